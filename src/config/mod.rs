@@ -1,0 +1,298 @@
+//! The file, checked: what the proxy runs with.
+//!
+//! Three stages: `raw` is what the file says, [`Config`] is what is valid, the running values live
+//! in the modules that were given them. Invariants: a [`Config`] is valid as a whole; checking
+//! reports all problems at once. Absent on purpose: reaching into other modules.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[server]`
+    pub server: ServerConfig,
+    /// `[admin]`
+    pub admin: AdminConfig,
+    /// `[cluster]`
+    pub cluster: ClusterConfig,
+    /// `[[node]]`, in file order; the index is the `NodeId`.
+    pub nodes: Vec<NodeConfig>,
+    /// `[pool]`
+    pub pool: PoolConfig,
+    /// `[route]`
+    pub route: RouteConfig,
+    /// `[auth]`
+    pub auth: AuthConfig,
+    /// `[log]`
+    pub log: LogConfig,
+}
+
+/// `[server]`: where clients connect, and how many.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerConfig {
+    /// TCP addresses to listen on. Default `["0.0.0.0:5432"]`.
+    pub listen: Vec<SocketAddr>,
+    /// Clients served at once; more wait in the accept queue. Default 10000.
+    pub max_client_connections: usize,
+    /// Clients that may wait in the accept queue; more are refused. Default 1000.
+    pub accept_queue: usize,
+    /// How long a client waits in the accept queue. Default 30 s.
+    pub accept_queue_timeout: Duration,
+    /// From accept to the end of authentication. Default 60 s (PostgreSQL's authentication_timeout).
+    pub login_timeout: Duration,
+    /// How long SIGTERM lets transactions finish. Default 30 s.
+    pub drain_timeout: Duration,
+    /// Threads of the data plane; 0 means one per core. Default 0.
+    pub workers: usize,
+    /// Longest message accepted from a client, bytes. Default 1 GiB (PostgreSQL's limit), range 64 KiB..=1 GiB.
+    pub message_bytes_max: usize,
+    /// A client that reads nothing for this long while we have bytes for it is cut. Default 5 min.
+    pub client_write_timeout: Duration,
+    /// A client idle outside a transaction for this long is cut; `None` (`"0s"`): never. Default never.
+    pub client_idle_timeout: Option<Duration>,
+}
+
+/// `[admin]`: metrics, health and API over HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdminConfig {
+    /// Address to listen on; `None` turns it off. Default `127.0.0.1:9187`.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Who promotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailoverMode {
+    /// The proxy promotes a standby when the primary is lost.
+    Automatic,
+    /// The proxy only follows roles; a person promotes.
+    Manual,
+    /// Another tool (Patroni, repmgr, …) promotes; the proxy follows.
+    Follow,
+}
+
+/// Where the right to change the primary is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CoordinationKind {
+    /// One proxy only.
+    Single,
+}
+
+/// `[cluster]`: the cluster, its monitor and its failover policy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterConfig {
+    /// Name for logs, metrics and the state file.
+    pub name: String,
+    /// Role used for probes and promotion.
+    pub monitor_user: String,
+    /// Its password; empty for trust.
+    pub monitor_password: Secret,
+    /// Database the monitor connects to. Default `postgres`.
+    pub monitor_database: String,
+    /// Who promotes. Default automatic.
+    pub failover: FailoverMode,
+    /// Coordination store. Default single.
+    pub coordination: CoordinationKind,
+    /// Directory for the small state file (epoch, primary, system identifier). Default `/var/lib/pgregent`.
+    pub state_dir: PathBuf,
+    /// Interval of probes to a healthy node. Default 500 ms.
+    pub probe_interval: Duration,
+    /// Interval of probes to a suspect node. Default 100 ms.
+    pub probe_suspect_interval: Duration,
+    /// Time limit of one probe. Default 1 s.
+    pub probe_timeout: Duration,
+    /// Missed probes until a node is down. Default 3.
+    pub probe_fall: u32,
+    /// Good probes until a node that was down is healthy. Default 2.
+    pub probe_rise: u32,
+    /// Least time between two WAL position samples for read-your-writes. Default 5 ms.
+    pub sample_interval: Duration,
+    /// Least time between two automatic failovers. Default 60 s.
+    pub failover_min_gap: Duration,
+    /// Automatic failovers per hour; more need a person. Default 3.
+    pub failover_max_per_hour: u32,
+    /// How long a primary that restarts in place is waited for before failing over. Default 30 s.
+    pub primary_start_timeout: Duration,
+    /// A candidate that lacks more WAL than this (against the highest position seen) is not promoted. Default 1 MiB.
+    pub failover_lag_bytes_max: u64,
+    /// How long a promotion may take before the next candidate is tried. Default 30 s.
+    pub promote_timeout: Duration,
+}
+
+/// `[[node]]`: one PostgreSQL instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeConfig {
+    /// Name, unique; letters, digits, `-`, `_`, `.`.
+    pub name: Arc<str>,
+    /// Host name or address.
+    pub host: String,
+    /// Port. Default 5432.
+    pub port: u16,
+    /// The address that other nodes stream from, if not `host:port` (the `host=… port=…` of primary_conninfo).
+    pub replication_host: String,
+    /// Its port.
+    pub replication_port: u16,
+    /// Share of reads relative to the others; 0: no reads while others can. Default 100, range 0..=1000.
+    pub weight: u32,
+    /// Preference among equally advanced candidates, higher first; 0: never promoted. Default 100, range 0..=1000.
+    pub failover_priority: u32,
+    /// Backends to this node over all pools. Default: from `[pool] node_budget`.
+    pub budget: usize,
+}
+
+/// When a backend goes back to the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolMode {
+    /// When the client disconnects.
+    Session,
+    /// When the transaction ends.
+    Transaction,
+    /// When the statement ends; explicit transactions are refused.
+    Statement,
+}
+
+/// `[pool]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolConfig {
+    /// Default transaction.
+    pub mode: PoolMode,
+    /// Backends per (node, database, user). Default 20.
+    pub size: usize,
+    /// Backends per node over all pools (unless the node says otherwise). Default 90.
+    pub node_budget: usize,
+    /// How long a session waits for a backend. Default 30 s.
+    pub queue_timeout: Duration,
+    /// Idle backends are closed after this; `None`: never. Default 10 min.
+    pub idle_timeout: Option<Duration>,
+    /// Backends are closed at release once this old; `None`: never. Default 1 h.
+    pub lifetime: Option<Duration>,
+    /// Connects under way at once per node. Default 8.
+    pub connects_max: usize,
+    /// Time limit of one connect including login. Default 5 s.
+    pub connect_timeout: Duration,
+    /// Prepared statements kept per backend before the least recently used is closed. Default 500.
+    pub prepared_statements_max: usize,
+    /// Idle transactions are cut after this; `None`: never. Default never.
+    pub transaction_idle_timeout: Option<Duration>,
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Lag limits only.
+    Eventual,
+    /// A session sees its own acknowledged writes.
+    Session,
+    /// A session sees every write acknowledged through this proxy.
+    Global,
+}
+
+/// How one of several eligible standbys is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BalanceKind {
+    /// The better of two random ones, by work in flight and weight.
+    Random2,
+    /// In turn, by weight.
+    RoundRobin,
+    /// The one with least work in flight.
+    LeastConnections,
+}
+
+/// `[route]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteConfig {
+    /// Send reads to standbys. Default true.
+    pub read_write_split: bool,
+    /// Default session.
+    pub consistency: Consistency,
+    /// Default random2.
+    pub balance: BalanceKind,
+    /// Standbys further behind than this take no reads; `None`: no limit. Default 16 MiB.
+    pub lag_bytes_max: Option<u64>,
+    /// Standbys further behind than this take no reads; `None`: no limit. Default 10 s.
+    pub replay_lag_max: Option<Duration>,
+    /// Longer statements are not classified and go to the primary, bytes. Default 64 KiB.
+    pub classify_bytes_max: usize,
+    /// Functions known to be harmless to run on a standby, besides PostgreSQL's own.
+    pub read_functions: Vec<String>,
+    /// Functions that must run on the primary whatever the built-in list says.
+    pub write_functions: Vec<String>,
+}
+
+/// How clients prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// No proof.
+    Trust,
+    /// Clear-text password.
+    Password,
+    /// MD5 challenge.
+    Md5,
+    /// SCRAM-SHA-256 (also accepts nothing weaker).
+    ScramSha256,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthConfig {
+    /// Default scram-sha-256.
+    pub method: AuthMethod,
+    /// `[[auth.user]]`
+    pub users: Vec<UserConfig>,
+    /// A PgBouncer-style userlist file.
+    pub userlist: Option<PathBuf>,
+    /// Query that returns (name, secret[, valid_until]) for `$1`, or `None`: not used.
+    pub auth_query: Option<String>,
+    /// Role that runs `auth_query`; default: the monitor's.
+    pub auth_query_user: String,
+    /// Its password.
+    pub auth_query_password: Secret,
+    /// Database it runs in; default: the monitor's.
+    pub auth_query_database: String,
+    /// How long an answer of `auth_query` is kept. Default 10 s.
+    pub auth_query_ttl: Duration,
+}
+
+/// `[[auth.user]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserConfig {
+    /// Role name.
+    pub name: String,
+    /// Password, or a stored secret as in `pg_authid` (`SCRAM-SHA-256$…` or `md5…`).
+    pub secret: Secret,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    /// Text or JSON lines. Default text.
+    pub json: bool,
+    /// A `tracing` filter. Default `info`.
+    pub filter: String,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(pub zeroize::Zeroizing<String>);
+
+impl Secret {
+    /// Wraps a text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(zeroize::Zeroizing::new(text.into()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}

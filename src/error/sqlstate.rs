@@ -1,0 +1,56 @@
+//! The SQLSTATE codes this proxy itself sends (PostgreSQL docs, appendix A).
+//!
+//! Absent on purpose: codes that only nodes send; those pass through as bytes.
+
+use std::fmt;
+
+/// A five-character error code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SqlState(pub &'static str);
+
+impl SqlState {
+    /// connection_failure
+    pub const CONNECTION_FAILURE: Self = Self("08006");
+    /// transaction_resolution_unknown
+    pub const RESOLUTION_UNKNOWN: Self = Self("08007");
+    /// protocol_violation
+    pub const PROTOCOL_VIOLATION: Self = Self("08P01");
+    /// feature_not_supported
+    pub const FEATURE_NOT_SUPPORTED: Self = Self("0A000");
+    /// invalid_parameter_value
+    pub const INVALID_PARAMETER_VALUE: Self = Self("22023");
+    /// in_failed_sql_transaction
+    pub const IN_FAILED_TRANSACTION: Self = Self("25P02");
+    /// read_only_sql_transaction
+    pub const READ_ONLY_TRANSACTION: Self = Self("25006");
+    /// invalid_sql_statement_name
+    pub const INVALID_STATEMENT_NAME: Self = Self("26000");
+    /// invalid_authorization_specification
+    pub const INVALID_AUTHORIZATION: Self = Self("28000");
+    /// invalid_password
+    pub const INVALID_PASSWORD: Self = Self("28P01");
+    /// invalid_catalog_name
+    pub const INVALID_CATALOG_NAME: Self = Self("3D000");
+    /// serialization_failure
+    pub const SERIALIZATION_FAILURE: Self = Self("40001");
+    /// duplicate_prepared_statement
+    pub const DUPLICATE_STATEMENT: Self = Self("42P05");
+    /// too_many_connections
+    pub const TOO_MANY_CONNECTIONS: Self = Self("53300");
+    /// program_limit_exceeded
+    pub const PROGRAM_LIMIT_EXCEEDED: Self = Self("54000");
+    /// query_canceled
+    pub const QUERY_CANCELED: Self = Self("57014");
+    /// admin_shutdown
+    pub const ADMIN_SHUTDOWN: Self = Self("57P01");
+    /// cannot_connect_now
+    pub const CANNOT_CONNECT_NOW: Self = Self("57P03");
+    /// internal_error
+    pub const INTERNAL_ERROR: Self = Self("XX000");
+}
+
+impl fmt::Display for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}

@@ -1,0 +1,94 @@
+//! What the failover machine wants done. Pure. Every action is idempotent and carries its epoch.
+
+use super::event::Record;
+use crate::clock::Time;
+use crate::ids::{Epoch, NodeId};
+use crate::topology::{Health, Role, Writes};
+use std::sync::Arc;
+
+/// Names one action until its `Event::ActionDone`. Never reused within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ActionId(pub u64);
+
+/// One output of `Machine::step`; to be started in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Publish roles, health and whether writes flow. The controller adds freshness and lag.
+    Publish(Plan),
+    /// Store the record durably; answers with `ActionDone`.
+    Record(ActionId, Record),
+    /// Stop the standby's WAL receiver (`primary_conninfo = ''`, reload), wait until it is gone,
+    /// read positions; answers with `Outcome::Detached`.
+    Detach(ActionId, NodeId, Epoch),
+    /// `pg_promote(false)` and poll until the node left recovery.
+    Promote(ActionId, NodeId, Epoch),
+    /// Let a standby stream from another upstream (`ALTER SYSTEM SET primary_conninfo`, reload).
+    Repoint {
+        /// Names the action.
+        id: ActionId,
+        /// The standby.
+        node: NodeId,
+        /// Its new upstream.
+        upstream: NodeId,
+        /// The epoch this belongs to.
+        epoch: Epoch,
+    },
+    /// Probe the node at once instead of at its next interval.
+    ProbeNow(NodeId),
+    /// Step with `Event::Tick` at this time.
+    WakeAt(Time),
+    /// Tell people (log line, counter).
+    Tell(Notice),
+}
+
+/// What the machine believes, for the topology snapshot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Who-is-primary number.
+    pub epoch: Epoch,
+    /// The primary, if writes may reach one.
+    pub primary: Option<NodeId>,
+    /// Whether writes flow.
+    pub writes: Writes,
+    /// One per configured node, by index.
+    pub nodes: Vec<NodePlan>,
+}
+
+/// One node in a [`Plan`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodePlan {
+    /// Assigned role.
+    pub role: Role,
+    /// Health.
+    pub health: Health,
+    /// Fit for reads as far as role and health go (lag is the controller's).
+    pub readable: bool,
+    /// See `NodeView::fence`.
+    pub fence: u64,
+    /// Why the node is not used.
+    pub note: Option<Arc<str>>,
+}
+
+/// Something people should know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notice {
+    /// Who must act: `Info` nobody, `Warn` someone should look, `Error` someone must.
+    pub level: Level,
+    /// Metric label and event name, from a closed set (`primary_lost`, `failover_done`, …).
+    pub kind: &'static str,
+    /// The node it is about.
+    pub node: Option<NodeId>,
+    /// One sentence.
+    pub text: String,
+}
+
+/// Who must act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Nobody.
+    Info,
+    /// Someone should look.
+    Warn,
+    /// Someone must act.
+    Error,
+}

@@ -1,0 +1,70 @@
+//! What the failover machine is told. Pure.
+
+use super::action::ActionId;
+use crate::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
+use crate::topology::{Fact, Observation};
+
+/// One input of `Machine::step`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// What the coordination store remembers, once, before anything else.
+    Recalled(Option<Record>),
+    /// A probe's outcome.
+    Observed(Observation),
+    /// Something live traffic saw.
+    Fact(Fact),
+    /// An action ended.
+    ActionDone {
+        /// Which.
+        id: ActionId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// A time asked for by `Action::WakeAt` has come (spurious ones are harmless).
+    Tick,
+    /// An operator's command.
+    Command(Command),
+}
+
+/// What must survive a restart of this proxy, so that it cannot go backwards.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Record {
+    /// Cluster identity.
+    pub system_id: SystemId,
+    /// Who-is-primary number.
+    pub epoch: Epoch,
+    /// Name of the primary of that epoch (a name, because indexes change with the config).
+    pub primary: String,
+    /// Its timeline; a lower one is never primary again.
+    pub timeline: TimelineId,
+}
+
+/// How an action ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done (promotion: the node left recovery).
+    Done,
+    /// A standby was detached from its upstream and stands at these positions.
+    Detached {
+        /// Flushed WAL (`pg_last_wal_receive_lsn()`), read after the receiver was gone.
+        flush_lsn: Lsn,
+        /// Replayed WAL.
+        replay_lsn: Lsn,
+    },
+    /// It failed, or its deadline passed (which proves nothing about what the node did).
+    Failed(String),
+}
+
+/// An operator's command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Decide nothing automatically until resumed.
+    Pause,
+    /// Decide again.
+    Resume,
+    /// Promote now, although the primary may still be reachable (it is fenced first).
+    Failover {
+        /// The candidate; `None`: the best one.
+        to: Option<NodeId>,
+    },
+}

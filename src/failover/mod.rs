@@ -1,0 +1,7 @@
+//! Decides who is primary (pure), then carries it out.
+//!
+//! Pure files: `event`, `action`, `machine` and their neighbours: no await, no clock, no log, no
+//! random. `controller` drives them, `execute` performs actions and reports back as events.
+
+pub mod action;
+pub mod event;

@@ -1,0 +1,168 @@
+//! Facts from the data plane to the control plane: bounded, lossy, counted.
+//!
+//! Invariants: sending never blocks and never allocates; a storm of failures drops facts, counts
+//! them, and cannot stop the control plane. Facts hold no judgement.
+
+use crate::clock::Time;
+use crate::ids::NodeId;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::{Notify, mpsc};
+
+/// Facts that fit in the channel before the next ones are dropped.
+pub const FACTS_MAX: usize = 1024;
+
+/// One thing that live traffic saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// A connect was refused (nothing listens).
+    ConnectRefused(NodeId),
+    /// A connect did not finish in time, or the host cannot be reached.
+    ConnectTimedOut(NodeId),
+    /// A backend ended without being asked to (EOF or reset).
+    BackendLost(NodeId),
+    /// A backend said 57P01, 57P02 or 57P03: shutting down, crashed or starting.
+    ShutdownSaid(NodeId),
+    /// The node we call primary refused a write with 25006.
+    WriteRefused(NodeId),
+}
+
+impl Fact {
+    /// The node the fact is about.
+    #[must_use]
+    pub fn node(self) -> NodeId {
+        match self {
+            Self::ConnectRefused(n)
+            | Self::ConnectTimedOut(n)
+            | Self::BackendLost(n)
+            | Self::ShutdownSaid(n)
+            | Self::WriteRefused(n) => n,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    dropped: AtomicU64,
+    last_write: AtomicU64,
+    sample_wanted: AtomicBool,
+    wake: Notify,
+}
+
+/// The data plane's end.
+#[derive(Clone, Debug)]
+pub struct FactSender {
+    facts: mpsc::Sender<Fact>,
+    shared: Arc<Shared>,
+}
+
+impl FactSender {
+    /// Hands a fact over, or drops and counts it when the control plane is behind.
+    pub fn send(&self, fact: Fact) {
+        if self.facts.try_send(fact).is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that a session's write was acknowledged at `now`, so that a WAL sample is wanted.
+    pub fn wrote(&self, now: Time) {
+        self.shared.last_write.fetch_max(now.as_nanos(), Ordering::AcqRel);
+        // Only the first write after a sample pays for the wake-up.
+        if !self.shared.sample_wanted.load(Ordering::Acquire) && !self.shared.sample_wanted.swap(true, Ordering::AcqRel)
+        {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// When any session of this proxy last had a write acknowledged ([`Time::ZERO`]: never).
+    #[must_use]
+    pub fn last_write(&self) -> Time {
+        Time::from_nanos(self.shared.last_write.load(Ordering::Acquire))
+    }
+
+    /// Facts dropped so far.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+}
+
+/// The control plane's end.
+#[derive(Debug)]
+pub struct FactReceiver {
+    facts: mpsc::Receiver<Fact>,
+    shared: Arc<Shared>,
+}
+
+impl FactReceiver {
+    /// The next fact; `None` when every sender is gone. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Fact> {
+        self.facts.recv().await
+    }
+
+    /// The handle by which a sampler waits for writes, separate from the fact stream.
+    #[must_use]
+    pub fn write_demand(&self) -> WriteDemand {
+        WriteDemand { shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// Tells the sampler that some session has written since the last sample.
+#[derive(Clone, Debug)]
+pub struct WriteDemand {
+    shared: Arc<Shared>,
+}
+
+impl WriteDemand {
+    /// Waits until a write was acknowledged after the last [`WriteDemand::take`]. Cancel-safe.
+    pub async fn wanted(&self) {
+        while !self.shared.sample_wanted.load(Ordering::Acquire) {
+            self.shared.wake.notified().await;
+        }
+    }
+
+    /// Resets the demand; to be called right before a sample is sent.
+    pub fn take(&self) {
+        self.shared.sample_wanted.store(false, Ordering::Release);
+    }
+
+    /// When any session last had a write acknowledged.
+    #[must_use]
+    pub fn last_write(&self) -> Time {
+        Time::from_nanos(self.shared.last_write.load(Ordering::Acquire))
+    }
+}
+
+/// Makes the two ends.
+#[must_use]
+pub fn fact_channel() -> (FactSender, FactReceiver) {
+    let (tx, rx) = mpsc::channel(FACTS_MAX);
+    let shared = Arc::new(Shared::default());
+    (FactSender { facts: tx, shared: Arc::clone(&shared) }, FactReceiver { facts: rx, shared })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_channel_drops_and_counts() {
+        let (tx, _rx) = fact_channel();
+        for _ in 0..FACTS_MAX + 7 {
+            tx.send(Fact::BackendLost(NodeId(0)));
+        }
+        assert_eq!(tx.dropped(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_write_wakes_the_sampler_once() {
+        let (tx, rx) = fact_channel();
+        let demand = rx.write_demand();
+        tx.wrote(Time::from_nanos(5));
+        tx.wrote(Time::from_nanos(3));
+        demand.wanted().await;
+        assert_eq!(demand.last_write(), Time::from_nanos(5));
+        demand.take();
+        assert!(!demand.shared.sample_wanted.load(Ordering::Acquire));
+    }
+}

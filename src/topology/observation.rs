@@ -1,0 +1,75 @@
+//! What a probe of one node brought back. Shared vocabulary of `monitor` and `failover`.
+//!
+//! Invariants: an observation is timed and holds no judgement.
+
+use crate::clock::Time;
+use crate::ids::{Lsn, NodeId, SystemId, TimelineId};
+use std::time::Duration;
+
+/// What a standby's WAL receiver says (`pg_stat_wal_receiver`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiverView {
+    /// `status = 'streaming'`.
+    pub streaming: bool,
+    /// `sender_host:sender_port`.
+    pub upstream: String,
+    /// Time since the last message from the upstream (`last_msg_receipt_time`).
+    pub last_message_age: Duration,
+}
+
+/// One node's answer to the probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeReport {
+    /// When the probe was sent: every write acknowledged before lies at or below `flush_lsn`.
+    pub sent_at: Time,
+    /// `pg_control_system().system_identifier`.
+    pub system_id: SystemId,
+    /// `pg_is_in_recovery()`: the observed role.
+    pub in_recovery: bool,
+    /// Current timeline: by WAL file name on a primary, by receiver or control file on a standby.
+    pub timeline: TimelineId,
+    /// Primary: `pg_current_wal_flush_lsn()`. Standby: `pg_last_wal_receive_lsn()`.
+    pub flush_lsn: Lsn,
+    /// Primary: `pg_current_wal_insert_lsn()`. Standby: `pg_last_wal_replay_lsn()`.
+    pub replay_lsn: Lsn,
+    /// `pg_is_wal_replay_paused()`.
+    pub replay_paused: bool,
+    /// The WAL receiver of a standby; `None` when it has none or on a primary.
+    pub receiver: Option<ReceiverView>,
+    /// Changes whenever shared memory was re-created (checkpointer's `backend_start`, microseconds).
+    pub incarnation: i64,
+    /// `server_version_num`.
+    pub version_num: u32,
+}
+
+/// Why a probe brought no report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeFailure {
+    /// ECONNREFUSED: nothing listens.
+    Refused,
+    /// No route, name not resolved.
+    Unreachable,
+    /// No answer within the probe's time limit.
+    TimedOut,
+    /// The held probe session ended (EOF, reset, 57P01).
+    SessionLost,
+    /// 57P03 while starting or in crash recovery: will come back by itself.
+    StartingUp,
+    /// 57P03 while shutting down, or 57P01 on connect.
+    ShuttingDown,
+    /// 53300: alive, no connection free.
+    TooManyConnections,
+    /// The node answered and refused the monitor (password, privilege, protocol): alive.
+    Rejected(String),
+}
+
+/// One timed report about a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Which node.
+    pub node: NodeId,
+    /// When the outcome was known.
+    pub at: Time,
+    /// What it was.
+    pub outcome: Result<NodeReport, ProbeFailure>,
+}
