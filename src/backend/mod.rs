@@ -1,1 +1,89 @@
-//! (being built)
+//! One authenticated connection to one node, and all that is known of its state.
+//!
+//! Invariants: [`Backend::is_clean`] is true only when every reply owed was seen (I4); a fenced
+//! backend is never believed again. Absent on purpose: pools and sessions.
+
+mod connect;
+mod owed;
+mod parameters;
+mod settings;
+mod statements;
+
+pub use connect::{ConnectError, Login, NodeRejection, Target, connect};
+pub use owed::{Owed, Pipeline, Reply, Unexpected};
+pub use parameters::Parameters;
+pub use settings::{Setting, Settings};
+pub use statements::{Statement, StatementTable, Statements};
+
+use crate::clock::Time;
+use crate::ids::{BackendId, NodeId};
+use crate::net::{Severer, Stream};
+use crate::wire::TxStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A connection to a node.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its number.
+    pub id: BackendId,
+    /// The node.
+    pub node: NodeId,
+    /// The socket.
+    pub stream: Stream,
+    /// What other tasks may do to it.
+    pub control: Arc<BackendControl>,
+    /// When it was opened.
+    pub opened: Time,
+    /// Requests sent whose replies are still owed.
+    pub owed: Pipeline,
+    /// Status said by the last ReadyForQuery.
+    pub tx: TxStatus,
+    /// Settings replayed onto it.
+    pub settings: Arc<Settings>,
+    /// Parameters it reported.
+    pub parameters: Parameters,
+    /// Prepared statements it knows.
+    pub statements: Statements,
+}
+
+impl Backend {
+    /// May it be given to another session: nothing owed, no transaction, not fenced?
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.owed.is_empty() && self.tx == TxStatus::Idle && !self.control.is_fenced()
+    }
+}
+
+/// The part of a backend that other tasks can reach: to fence it, or to cancel its statement.
+#[derive(Debug)]
+pub struct BackendControl {
+    /// Process id half of its cancel key.
+    pub pid: i32,
+    /// Secret half of its cancel key.
+    pub secret: Box<[u8]>,
+    /// Where to send a cancel request.
+    pub target: Target,
+    fenced: AtomicBool,
+    severer: Severer,
+}
+
+impl BackendControl {
+    /// For a backend with this cancel key.
+    #[must_use]
+    pub fn new(pid: i32, secret: Box<[u8]>, target: Target, severer: Severer) -> Self {
+        Self { pid, secret, target, fenced: AtomicBool::new(false), severer }
+    }
+
+    /// Ends the connection; whatever still arrives on it must not be believed.
+    pub fn fence(&self) {
+        self.fenced.store(true, Ordering::SeqCst);
+        self.severer.sever();
+    }
+
+    /// Was it fenced? To be asked after reading and before believing what was read.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::SeqCst)
+    }
+}

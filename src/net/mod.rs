@@ -1,1 +1,14 @@
-//! (being built)
+//! Sockets and the buffers that are read into.
+//!
+//! [`Stream`] is the only thing the data plane reads from and writes to; [`Buffer`] comes from a
+//! small per-thread stock, so that an idle client holds none and a busy one allocates none.
+//! Invariants: reading never grows a buffer beyond what its owner asked for; no call here blocks.
+//! Absent on purpose: messages.
+
+mod buffer;
+mod listen;
+mod stream;
+
+pub use buffer::{BUFFER_LEN, Buffer};
+pub use listen::{Accepted, Listener, bind};
+pub use stream::{Severer, Stream};

@@ -1,0 +1,180 @@
+//! Prepared statements: once per proxy by content, learned lazily by each backend.
+//!
+//! A client's name is virtual; on a backend a statement is called [`Statement::backend_name`].
+//! Invariants: equal content gives the same statement while anyone holds it; a backend knows at most
+//! its limit of them. Absent on purpose: the client's names (the session's matter).
+
+use crate::sql::Classification;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Weak};
+
+/// Beginning of every name we give a statement on a backend.
+pub const NAME_PREFIX: &str = "pgregent_";
+/// Entries after which dead ones are swept from the table.
+const SWEEP_AT_LEAST: usize = 1024;
+
+/// A prepared statement by content.
+#[derive(Debug)]
+pub struct Statement {
+    /// Its number, unique in this process.
+    pub id: u64,
+    /// Its name on backends.
+    pub backend_name: Box<[u8]>,
+    /// The Parse body after the name: text, NUL, parameter types.
+    pub content: Box<[u8]>,
+    /// What it may do.
+    pub class: Arc<Classification>,
+}
+
+/// All statements that some session holds.
+#[derive(Debug, Default)]
+pub struct StatementTable {
+    inner: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_content: HashMap<u64, Vec<Weak<Statement>>, foldhash::fast::RandomState>,
+    hasher: foldhash::fast::RandomState,
+    count: usize,
+    sweep_at: usize,
+    next_id: u64,
+}
+
+impl StatementTable {
+    /// The statement with this content, made if nobody holds one. `class` is asked only then.
+    pub fn intern(&self, content: &[u8], class: impl FnOnce() -> Arc<Classification>) -> Arc<Statement> {
+        let mut table = self.inner.lock();
+        let digest = table.hasher.hash_one(content);
+        let found = table.by_content.get(&digest).and_then(|entries| {
+            entries.iter().filter_map(Weak::upgrade).find(|statement| *statement.content == *content)
+        });
+        if let Some(statement) = found {
+            return statement;
+        }
+        table.sweep();
+        table.next_id += 1;
+        let id = table.next_id;
+        let statement = Arc::new(Statement {
+            id,
+            backend_name: format!("{NAME_PREFIX}{id:x}").into_bytes().into(),
+            content: content.into(),
+            class: class(),
+        });
+        table.by_content.entry(digest).or_default().push(Arc::downgrade(&statement));
+        table.count += 1;
+        statement
+    }
+
+    /// Statements in the table, dead ones that were not swept yet included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.lock().count
+    }
+
+    /// Is the table empty?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Table {
+    /// Forgets statements that nobody holds, each time the table has doubled since the last sweep.
+    fn sweep(&mut self) {
+        if self.count < self.sweep_at.max(SWEEP_AT_LEAST) {
+            return;
+        }
+        self.by_content.retain(|_, entries| {
+            entries.retain(|entry| entry.strong_count() > 0);
+            !entries.is_empty()
+        });
+        self.count = self.by_content.values().map(Vec::len).sum();
+        self.sweep_at = self.count * 2;
+    }
+}
+
+/// What one backend knows.
+#[derive(Debug)]
+pub struct Statements {
+    known: HashMap<u64, Known, foldhash::fast::RandomState>,
+    unnamed: Option<u64>,
+    tick: u64,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    last_used: u64,
+    statement: Arc<Statement>,
+}
+
+impl Statements {
+    /// A backend that may know up to `limit` statements (at least one).
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { known: HashMap::default(), unnamed: None, tick: 0, limit: limit.max(1) }
+    }
+
+    /// Is this statement prepared there? Marks it as used.
+    pub fn knows(&mut self, id: u64) -> bool {
+        self.tick += 1;
+        match self.known.get_mut(&id) {
+            Some(known) => {
+                known.last_used = self.tick;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Notes that a Parse for this statement is on its way; returns one that must be closed first,
+    /// when the limit is reached.
+    pub fn learn(&mut self, statement: &Arc<Statement>) -> Option<Arc<Statement>> {
+        let victim = if self.known.len() >= self.limit {
+            let oldest = self.known.iter().min_by_key(|(_, known)| known.last_used).map(|(&id, _)| id);
+            oldest.and_then(|id| self.known.remove(&id)).map(|known| known.statement)
+        } else {
+            None
+        };
+        self.tick += 1;
+        self.known.insert(statement.id, Known { last_used: self.tick, statement: Arc::clone(statement) });
+        victim
+    }
+
+    /// Notes that a Parse failed or never ran.
+    pub fn forget(&mut self, id: u64) {
+        self.known.remove(&id);
+    }
+
+    /// Notes that everything was deallocated (DEALLOCATE ALL, DISCARD ALL).
+    pub fn forget_all(&mut self) {
+        self.known.clear();
+        self.unnamed = None;
+    }
+
+    /// The content digest of the unnamed statement, if it is one of ours.
+    #[must_use]
+    pub fn unnamed(&self) -> Option<u64> {
+        self.unnamed
+    }
+
+    /// Notes what the unnamed statement is now.
+    pub fn note_unnamed(&mut self, digest: Option<u64>) {
+        self.unnamed = digest;
+    }
+
+    /// How many are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Is none known?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}

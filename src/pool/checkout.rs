@@ -1,0 +1,79 @@
+//! The guard around a backend in use.
+//!
+//! Invariants: dropping discards (the safe thing happens by accident); only [`Checkout::release`]
+//! reuses, and only what is clean. Absent on purpose: spawning from `drop`.
+
+use super::{DiscardReason, Pool};
+use crate::backend::Backend;
+use crate::clock::Time;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// Exclusive use of a backend.
+#[derive(Debug)]
+pub struct Checkout {
+    backend: Option<Box<Backend>>,
+    pool: Arc<Pool>,
+    since: Time,
+}
+
+impl Checkout {
+    pub(super) fn new(backend: Box<Backend>, pool: Arc<Pool>, since: Time) -> Self {
+        Self { backend: Some(backend), pool, since }
+    }
+
+    /// When it was checked out.
+    #[must_use]
+    pub fn since(&self) -> Time {
+        self.since
+    }
+
+    /// The pool it belongs to.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Gives the backend back for reuse; one that is not clean is discarded.
+    pub fn release(mut self, now: Time) {
+        if let Some(backend) = self.backend.take() {
+            if backend.is_clean() {
+                self.pool.release(backend, now);
+            } else {
+                let reason = if backend.control.is_fenced() { DiscardReason::Fenced } else { DiscardReason::Dirty };
+                self.pool.discard(backend, reason);
+            }
+        }
+    }
+
+    /// Closes the backend.
+    pub fn discard(mut self, reason: DiscardReason) {
+        if let Some(backend) = self.backend.take() {
+            self.pool.discard(backend, reason);
+        }
+    }
+}
+
+impl Deref for Checkout {
+    type Target = Backend;
+
+    #[allow(clippy::expect_used, reason = "the backend leaves only by value")]
+    fn deref(&self) -> &Backend {
+        self.backend.as_deref().expect("a checkout holds its backend until it is consumed")
+    }
+}
+
+impl DerefMut for Checkout {
+    #[allow(clippy::expect_used, reason = "the backend leaves only by value")]
+    fn deref_mut(&mut self) -> &mut Backend {
+        self.backend.as_deref_mut().expect("a checkout holds its backend until it is consumed")
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        if let Some(backend) = self.backend.take() {
+            self.pool.discard(backend, DiscardReason::Abandoned);
+        }
+    }
+}

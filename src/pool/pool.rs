@@ -1,0 +1,303 @@
+//! The backends of one (node, database, user).
+//!
+//! Invariants: `total` counts idle, checked-out and connecting backends and never exceeds `size`;
+//! each of them holds one place of the node's budget; [`Pool::admit`], [`Pool::release`] and
+//! [`Pool::discard`] are the only movers. Absent on purpose: opening (see `connector`).
+
+use super::set::Shared;
+use super::waiters::Waiters;
+use super::{Checkout, CheckoutError, DiscardReason, Ticket};
+use crate::backend::{Backend, BackendControl, ConnectError};
+use crate::clock::Time;
+use crate::ids::{BackendId, PoolKey};
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// Sessions that may wait for one pool.
+pub const WAITERS_MAX: usize = 100_000;
+
+/// A pool.
+#[derive(Debug)]
+pub struct Pool {
+    pub(super) key: PoolKey,
+    pub(super) shared: Arc<Shared>,
+    pub(super) state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub idle: Vec<Idle>,
+    pub waiters: Waiters,
+    /// Connects under way.
+    pub connecting: usize,
+    /// Backends that exist, by number: idle and checked-out ones.
+    pub controls: HashMap<BackendId, Arc<BackendControl>>,
+    /// Fence generation; a backend admitted under another one is discarded.
+    pub fence: u64,
+    /// Why the last connect failed.
+    pub last_error: Option<ConnectError>,
+    /// When it was last asked for a backend.
+    pub last_used: Time,
+    pub closing: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Idle {
+    pub backend: Box<Backend>,
+    pub since: Time,
+}
+
+/// Counts for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Backends that wait for work.
+    pub idle: usize,
+    /// Backends in use.
+    pub active: usize,
+    /// Backends being opened.
+    pub connecting: usize,
+    /// Sessions that wait.
+    pub waiting: usize,
+}
+
+impl Pool {
+    pub(super) fn new(key: PoolKey, shared: Arc<Shared>, fence: u64, now: Time) -> Self {
+        let state = State {
+            idle: Vec::new(),
+            waiters: Waiters::default(),
+            connecting: 0,
+            controls: HashMap::new(),
+            fence,
+            last_error: None,
+            last_used: now,
+            closing: false,
+        };
+        Self { key, shared, state: Mutex::new(state) }
+    }
+
+    /// What it is keyed by.
+    #[must_use]
+    pub fn key(&self) -> &PoolKey {
+        &self.key
+    }
+
+    /// Takes an idle backend at once, unless others wait.
+    pub fn try_checkout(self: &Arc<Self>, now: Time) -> Option<Checkout> {
+        let mut dead = Vec::new();
+        let taken = {
+            let mut state = self.state.lock();
+            state.last_used = now;
+            if state.waiters.is_empty() { state.take_idle(&mut dead) } else { None }
+        };
+        for backend in dead {
+            self.discard_lost(backend);
+        }
+        taken.map(|backend| {
+            self.shared.metrics.backend_taken(self.key.node);
+            Checkout::new(backend, Arc::clone(self), now)
+        })
+    }
+
+    /// Joins the queue, and has a backend opened if limits allow.
+    ///
+    /// # Errors
+    /// [`CheckoutError::QueueFull`], [`CheckoutError::Closing`].
+    pub fn join(self: &Arc<Self>, deadline: Time) -> Result<Ticket, CheckoutError> {
+        let ticket = {
+            let mut state = self.state.lock();
+            if state.closing {
+                return Err(CheckoutError::Closing);
+            }
+            if state.waiters.len() >= WAITERS_MAX {
+                return Err(CheckoutError::QueueFull);
+            }
+            state.waiters.join(deadline)
+        };
+        self.shared.metrics.waiter_joined(self.key.node);
+        self.open_more();
+        Ok(ticket)
+    }
+
+    /// Polls a place in the queue. Ready once; the ticket is void afterwards.
+    pub fn poll_ticket(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        cx: &mut Context<'_>,
+        now: impl FnOnce() -> Time,
+    ) -> Poll<Result<Checkout, CheckoutError>> {
+        let grant = self.state.lock().waiters.poll(ticket, cx.waker());
+        let Some(grant) = grant else { return Poll::Pending };
+        self.shared.metrics.waiter_left(self.key.node);
+        Poll::Ready(grant.map(|backend| {
+            self.shared.metrics.backend_taken(self.key.node);
+            Checkout::new(backend, Arc::clone(self), now())
+        }))
+    }
+
+    /// Leaves the queue before a grant was taken.
+    pub fn leave(self: &Arc<Self>, ticket: Ticket, now: Time) {
+        let granted = self.state.lock().waiters.leave(ticket);
+        self.shared.metrics.waiter_left(self.key.node);
+        if let Some(backend) = granted {
+            self.put_back(backend, now);
+        }
+    }
+
+    /// Takes in a freshly opened backend. Its place in the budget was taken before.
+    pub(super) fn admit(self: &Arc<Self>, backend: Box<Backend>, fence: u64, now: Time) {
+        {
+            let mut state = self.state.lock();
+            state.connecting -= 1;
+            state.last_error = None;
+            state.controls.insert(backend.id, Arc::clone(&backend.control));
+            if state.fence != fence {
+                backend.control.fence();
+            }
+        }
+        self.put_back(backend, now);
+    }
+
+    /// Takes back a backend that a session has used and left clean.
+    pub(super) fn release(self: &Arc<Self>, backend: Box<Backend>, now: Time) {
+        self.shared.metrics.backend_released(self.key.node);
+        let expired = self.shared.settings().lifetime.is_some_and(|limit| now.since(backend.opened) > limit);
+        if expired {
+            return self.remove(backend, DiscardReason::Lifetime);
+        }
+        self.put_back(backend, now);
+    }
+
+    fn put_back(self: &Arc<Self>, backend: Box<Backend>, now: Time) {
+        let mut state = self.state.lock();
+        if state.closing || backend.control.is_fenced() {
+            drop(state);
+            let fenced = backend.control.is_fenced();
+            return self.remove(backend, if fenced { DiscardReason::Fenced } else { DiscardReason::Closing });
+        }
+        match state.waiters.serve(backend) {
+            Ok(waker) => {
+                drop(state);
+                waker.into_iter().for_each(Waker::wake);
+            }
+            Err(backend) => state.idle.push(Idle { backend, since: now }),
+        }
+    }
+
+    /// Closes a backend that was checked out.
+    pub(super) fn discard(self: &Arc<Self>, backend: Box<Backend>, reason: DiscardReason) {
+        self.shared.metrics.backend_released(self.key.node);
+        self.remove(backend, reason);
+    }
+
+    fn discard_lost(self: &Arc<Self>, backend: Box<Backend>) {
+        let fenced = backend.control.is_fenced();
+        if !fenced {
+            self.shared.facts.send(crate::topology::Fact::BackendLost(self.key.node));
+        }
+        self.remove(backend, if fenced { DiscardReason::Fenced } else { DiscardReason::Lost });
+    }
+
+    /// The one place where a backend ends: out of the table, out of the budget, closed.
+    pub(super) fn remove(self: &Arc<Self>, backend: Box<Backend>, reason: DiscardReason) {
+        self.state.lock().controls.remove(&backend.id);
+        drop(backend);
+        self.shared.metrics.backend_discarded(self.key.node, reason);
+        self.place_freed();
+    }
+
+    /// A place of the budget is free: the pool that waited longest for one may use it.
+    pub(super) fn place_freed(self: &Arc<Self>) {
+        if let Some(wanting) = self.shared.node(self.key.node).budget.give_back() {
+            wanting.open_more();
+        }
+        self.open_more();
+    }
+
+    /// Closes one idle backend, so that another pool of the node can have its place.
+    pub(super) fn evict_idle(self: &Arc<Self>) -> bool {
+        let victim = {
+            let mut state = self.state.lock();
+            if state.idle.is_empty() { None } else { Some(state.idle.remove(0)) }
+        };
+        match victim {
+            Some(idle) => {
+                self.remove(idle.backend, DiscardReason::Idle);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Fences every backend of this pool and sends its waiters elsewhere.
+    pub(super) fn fence(self: &Arc<Self>, generation: u64) {
+        let (idle, wakers) = {
+            let mut state = self.state.lock();
+            if state.fence == generation {
+                return;
+            }
+            state.fence = generation;
+            for control in state.controls.values() {
+                control.fence();
+            }
+            let idle = std::mem::take(&mut state.idle);
+            (idle, state.waiters.fail_all(&CheckoutError::NodeGone))
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        for entry in idle {
+            self.remove(entry.backend, DiscardReason::Fenced);
+        }
+    }
+
+    /// Ends the pool: nothing is handed out any more.
+    pub(super) fn close(self: &Arc<Self>) {
+        let (idle, wakers) = {
+            let mut state = self.state.lock();
+            state.closing = true;
+            (std::mem::take(&mut state.idle), state.waiters.fail_all(&CheckoutError::Closing))
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        for entry in idle {
+            self.remove(entry.backend, DiscardReason::Closing);
+        }
+    }
+
+    /// Counts for people.
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        let state = self.state.lock();
+        let idle = state.idle.len();
+        PoolStats {
+            idle,
+            active: state.controls.len().saturating_sub(idle),
+            connecting: state.connecting,
+            waiting: state.waiters.len(),
+        }
+    }
+}
+
+impl State {
+    /// Pops the backend used last; those on which something arrived while idle go to `dead`.
+    fn take_idle(&mut self, dead: &mut Vec<Box<Backend>>) -> Option<Box<Backend>> {
+        while let Some(Idle { backend, .. }) = self.idle.pop() {
+            // An idle backend has nothing to say; if it did, its state is not what we know.
+            if backend.control.is_fenced() || is_disturbed(&backend) {
+                dead.push(backend);
+                continue;
+            }
+            return Some(backend);
+        }
+        None
+    }
+}
+
+/// Has an idle backend ended, or said something since it was put back?
+pub(super) fn is_disturbed(backend: &Backend) -> bool {
+    if !backend.stream.has_input() {
+        return false;
+    }
+    // Readiness may be left over from a read that filled its buffer exactly; only the socket knows.
+    let mut byte = [0; 1];
+    !matches!(backend.stream.try_read(&mut byte), Err(err) if err.kind() == std::io::ErrorKind::WouldBlock)
+}
