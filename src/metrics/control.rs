@@ -1,0 +1,80 @@
+//! The control plane: epoch, failovers, notices, facts.
+
+use super::make::Maker;
+use super::{Histogram, IntCounter, IntGauge, Reasons};
+
+/// What a gauge shows when the value is not known. (0 would say "no lag".)
+pub(super) const UNKNOWN: f64 = f64::NAN;
+
+/// Whether writes flow, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WritesState {
+    /// The primary takes them.
+    Open,
+    /// Clients wait.
+    Held,
+    /// Clients get an error.
+    Refused,
+}
+
+impl WritesState {
+    const ALL: [Self; 3] = [Self::Open, Self::Held, Self::Refused];
+
+    /// Lower-case word for metrics and JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Held => "held",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Handles of the control plane.
+#[derive(Debug)]
+pub struct ControlMetrics {
+    /// Who-is-primary number.
+    pub epoch: IntGauge,
+    /// Changes of primary by result.
+    pub failovers: Reasons<IntCounter>,
+    /// From the loss of the primary until writes flow again, seconds.
+    pub failover_seconds: Histogram,
+    /// Notices by kind.
+    pub notices: Reasons<IntCounter>,
+    facts_dropped: IntCounter,
+    writes: [IntGauge; 3],
+}
+
+impl ControlMetrics {
+    pub(super) fn new(maker: &Maker) -> Self {
+        let writes = maker.gauges("writes", "Whether writes are in this state (0 or 1).", &["state"]);
+        Self {
+            epoch: maker.gauge("epoch", "Who-is-primary number, grows by one at each change (count)."),
+            failovers: maker.reasons("failovers_total", "Changes of the primary, by result (count).", "result"),
+            failover_seconds: maker.failover_times(
+                "failover_seconds",
+                "Time from the loss of the primary until writes flowed again (seconds).",
+            ),
+            notices: maker.reasons("notices_total", "Notices of the control plane, by kind (count).", "kind"),
+            facts_dropped: maker.counter(
+                "facts_dropped_total",
+                "Facts of live traffic dropped because the control plane was behind (count).",
+            ),
+            writes: WritesState::ALL.map(|state| writes.with_label_values(&[state.word()])),
+        }
+    }
+
+    /// Shows writes in this state and in no other.
+    pub fn show_writes(&self, state: WritesState) {
+        for (place, gauge) in self.writes.iter().enumerate() {
+            gauge.set(i64::from(place == state as usize));
+        }
+    }
+
+    /// Raises the counter of dropped facts to `total`; a smaller total is ignored. For one caller
+    /// at a time.
+    pub fn facts_dropped(&self, total: u64) {
+        self.facts_dropped.inc_by(total.saturating_sub(self.facts_dropped.get()));
+    }
+}

@@ -1,0 +1,49 @@
+//! Where statements went and why.
+
+use super::make::Maker;
+use super::{IntCounter, IntGauge, Reasons};
+
+/// Handles of classification, routing and pinning.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    /// Classifications answered from the cache.
+    pub classify_hits: IntCounter,
+    /// Classifications that ran the grammar.
+    pub classify_misses: IntCounter,
+    /// Statements that ran a second time on another node, by reason.
+    pub reruns: Reasons<IntCounter>,
+    /// Sessions pinned to their backend now, by reason.
+    pub pins: Reasons<IntGauge>,
+    reasons: Box<[&'static str]>,
+    decisions: Box<[IntCounter]>,
+}
+
+impl RouteMetrics {
+    pub(super) fn new(maker: &Maker, reasons: &[&'static str]) -> Self {
+        let decisions = maker.counters("route_total", "Routing decisions, by reason (count).", &["reason"]);
+        Self {
+            classify_hits: maker
+                .counter("classify_hits_total", "Statements whose classification was in the cache (count)."),
+            classify_misses: maker
+                .counter("classify_misses_total", "Statements that had to be parsed to be classified (count)."),
+            reruns: maker.reasons("reruns_total", "Statements run again on another node, by reason (count).", "reason"),
+            pins: maker.gauge_reasons("pins", "Sessions pinned to their backend now, by reason (sessions).", "reason"),
+            reasons: reasons.into(),
+            decisions: reasons.iter().map(|reason| decisions.with_label_values(&[reason])).collect(),
+        }
+    }
+
+    /// Counts a decision by the place of its reason in the slice given at construction.
+    ///
+    /// # Panics
+    /// If there is no such place.
+    pub fn decided(&self, index: usize) {
+        self.decisions[index].inc();
+    }
+
+    /// The place of a reason, for [`RouteMetrics::decided`].
+    #[must_use]
+    pub fn index_of(&self, reason: &str) -> Option<usize> {
+        self.reasons.iter().position(|known| *known == reason)
+    }
+}
