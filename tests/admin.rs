@@ -1,7 +1,10 @@
 //! The HTTP endpoints over real sockets, with made-up pools and topology.
 
-use pgregent::admin::{AdminDeps, HttpLimits, NodeAddress, Phase, Readiness, serve_limited};
+#![allow(clippy::unwrap_used, reason = "a test may stop where it fails")]
+
+use pgregent::admin::{AdminDeps, HttpLimits, NodeAddress, Phase, Readiness, log, serve_limited};
 use pgregent::clock::{Clock, Time};
+use pgregent::config::LogConfig;
 use pgregent::ids::{Epoch, Lsn, NodeId, TimelineId};
 use pgregent::metrics::Metrics;
 use pgregent::topology::{Health, Role, Topology, TopologyPublisher, Writes, topology_channel};
@@ -409,6 +412,15 @@ async fn something_that_is_not_http_is_turned_away() {
     assert!(ended.is_ok(), "still connected");
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{answer:?}");
     assert_eq!(admin.status("/health/live").await, 200);
+}
+
+#[test]
+fn logging_is_set_up_once_and_with_a_filter_that_can_be_read() {
+    let config = |filter: &str| LogConfig { json: true, filter: filter.to_owned() };
+    let unreadable = log::init(&config("pgregent=loud")).unwrap_err();
+    assert!(unreadable.to_string().contains("pgregent=loud"), "{unreadable}");
+    log::init(&config("error")).unwrap();
+    assert!(matches!(log::init(&config("error")), Err(log::LogError::AlreadySet)));
 }
 
 /// Sockets of this port that were accepted and not closed by us (proc(5), `/proc/net/tcp`).

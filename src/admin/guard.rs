@@ -33,7 +33,7 @@ pub const STOP_GRACE: Duration = Duration::from_millis(500);
 /// Pause after a failed accept (no file descriptor left, say).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// What HTTP clients may take. The default is what the constants of this module say.
+/// What HTTP clients may take. The defaults are [`CONNECTIONS_MAX`] and its neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
     /// Connections at once; one more cuts the oldest. At least 1.

@@ -173,7 +173,9 @@ async fn blocking<T: Send + 'static>(
         })
     };
     made.await.map_err(|error| {
-        shared.deps.metrics.process.panics.inc();
+        if error.is_panic() {
+            shared.deps.metrics.process.panics.inc();
+        }
         tracing::error!(%error, "an HTTP answer could not be made");
         failed()
     })

@@ -16,6 +16,6 @@ mod page;
 mod ready;
 mod report;
 
-pub use guard::HttpLimits;
-pub use http::{AdminDeps, NodeAddress, serve, serve_limited};
+pub use guard::{CONNECTION_TIME_MAX, CONNECTIONS_MAX, HttpLimits, REQUEST_BYTES_MAX, STOP_GRACE};
+pub use http::{AdminDeps, JsonSource, NodeAddress, serve, serve_limited};
 pub use ready::{Phase, Readiness};
