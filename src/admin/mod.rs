@@ -1,1 +1,21 @@
-//! (being built)
+//! Lets people and scrapers look.
+//!
+//! Reads snapshots ([`crate::topology::TopologyReader`]), [`crate::metrics::Metrics`] and a few
+//! closures given by the composition root; everything is served over HTTP by [`http::serve`].
+//! [`log`] sets up where log lines go.
+//!
+//! Invariants: nothing here changes the state of the proxy; every text that comes from outside is
+//! escaped where it is shown. Absent on purpose: authentication (the listener is bound to the
+//! address of the config, loopback by default) and any endpoint that acts.
+
+mod gauges;
+mod guard;
+pub mod http;
+pub mod log;
+mod page;
+mod ready;
+mod report;
+
+pub use guard::{CONNECTION_TIME_MAX, CONNECTIONS_MAX, HttpLimits, REQUEST_BYTES_MAX, STOP_GRACE};
+pub use http::{AdminDeps, JsonSource, NodeAddress, serve, serve_limited};
+pub use ready::{Phase, Readiness};

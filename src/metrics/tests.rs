@@ -1,5 +1,5 @@
 use super::*;
-use crate::error::Fault;
+use crate::error::{ClientError, Fault, Retry, SqlState};
 
 fn metrics() -> Arc<Metrics> {
     Metrics::new(&["pg1".into(), "pg2".into()], &["primary_write", "standby_read"])
@@ -202,6 +202,28 @@ fn label_values_are_bounded_and_nothing_is_lost() {
     assert_eq!(children, REASONS_MAX + 1);
     assert!(text.contains(&format!("pgregent_logins_total{{result=\"{OTHER}\"}} {}", 2 * extra)), "{text}");
     assert!(text.contains("pgregent_logins_total{result=\"reason0\"} 2"), "{text}");
+}
+
+#[test]
+fn a_failure_is_counted_by_its_own_answers() {
+    struct Busy;
+    impl Classify for Busy {
+        fn fault(&self) -> Fault {
+            Fault::Proxy
+        }
+        fn retry(&self) -> Retry {
+            Retry::Later
+        }
+        fn client(&self) -> ClientError {
+            ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "busy")
+        }
+        fn label(&self) -> &'static str {
+            "busy"
+        }
+    }
+    let metrics = metrics();
+    metrics.client_error(&Busy);
+    assert!(metrics.render().contains(r#"pgregent_client_errors_total{fault="proxy",reason="busy"} 1"#));
 }
 
 #[test]
