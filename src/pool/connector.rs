@@ -101,13 +101,13 @@ impl Pool {
         tokio::time::sleep(pause).await;
         let fence = self.state.lock().fence;
         let started = shared.clock.now();
-        shared.metrics.connect_started(self.key.node);
+        shared.connect_started(self.key.node);
         let outcome = self.connect().await;
         let now = shared.clock.now();
         let fine = outcome.as_ref().is_ok_and(|_| true) || outcome.as_ref().is_err_and(ConnectError::is_final);
         node.connecting.ended(fine, now);
         node.connect_ended.notify_one();
-        shared.metrics.connect_ended(self.key.node, outcome.as_ref().err(), now.since(started));
+        shared.connect_ended(self.key.node, outcome.as_ref().err(), now.since(started));
         match outcome {
             Ok(backend) => self.admit(Box::new(backend), fence, now),
             Err(err) => self.connect_failed(err),

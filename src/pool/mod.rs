@@ -10,6 +10,7 @@ mod budget;
 mod checkout;
 mod connector;
 mod error;
+mod gauges;
 mod maintain;
 #[allow(clippy::module_inception, reason = "the pool itself")]
 mod pool;

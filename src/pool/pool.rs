@@ -95,7 +95,7 @@ impl Pool {
             self.discard_lost(backend);
         }
         taken.map(|backend| {
-            self.shared.metrics.backend_taken(self.key.node);
+            self.shared.backend_taken(self.key.node);
             Checkout::new(backend, Arc::clone(self), now)
         })
     }
@@ -115,7 +115,7 @@ impl Pool {
             }
             state.waiters.join(deadline)
         };
-        self.shared.metrics.waiter_joined(self.key.node);
+        self.shared.waiter_joined(self.key.node);
         self.open_more();
         Ok(ticket)
     }
@@ -129,9 +129,9 @@ impl Pool {
     ) -> Poll<Result<Checkout, CheckoutError>> {
         let grant = self.state.lock().waiters.poll(ticket, cx.waker());
         let Some(grant) = grant else { return Poll::Pending };
-        self.shared.metrics.waiter_left(self.key.node);
+        self.shared.waiter_left(self.key.node);
         Poll::Ready(grant.map(|backend| {
-            self.shared.metrics.backend_taken(self.key.node);
+            self.shared.backend_taken(self.key.node);
             Checkout::new(backend, Arc::clone(self), now())
         }))
     }
@@ -139,7 +139,7 @@ impl Pool {
     /// Leaves the queue before a grant was taken.
     pub fn leave(self: &Arc<Self>, ticket: Ticket, now: Time) {
         let granted = self.state.lock().waiters.leave(ticket);
-        self.shared.metrics.waiter_left(self.key.node);
+        self.shared.waiter_left(self.key.node);
         if let Some(backend) = granted {
             self.put_back(backend, now);
         }
@@ -161,7 +161,7 @@ impl Pool {
 
     /// Takes back a backend that a session has used and left clean.
     pub(super) fn release(self: &Arc<Self>, backend: Box<Backend>, now: Time) {
-        self.shared.metrics.backend_released(self.key.node);
+        self.shared.backend_released(self.key.node);
         let expired = self.shared.settings().lifetime.is_some_and(|limit| now.since(backend.opened) > limit);
         if expired {
             return self.remove(backend, DiscardReason::Lifetime);
@@ -187,7 +187,7 @@ impl Pool {
 
     /// Closes a backend that was checked out.
     pub(super) fn discard(self: &Arc<Self>, backend: Box<Backend>, reason: DiscardReason) {
-        self.shared.metrics.backend_released(self.key.node);
+        self.shared.backend_released(self.key.node);
         self.remove(backend, reason);
     }
 
@@ -203,7 +203,7 @@ impl Pool {
     pub(super) fn remove(self: &Arc<Self>, backend: Box<Backend>, reason: DiscardReason) {
         self.state.lock().controls.remove(&backend.id);
         drop(backend);
-        self.shared.metrics.backend_discarded(self.key.node, reason);
+        self.shared.backend_removed(self.key.node, reason);
         self.place_freed();
     }
 

@@ -1,1 +1,224 @@
-//! (being built)
+//! The life of an authenticated client: waits, attaches, pins, releases.
+//!
+//! A session is one task. All waiting is in [`Session::run`]'s poll, all changing in the files beside
+//! this one: `unit` reads what the client wants, `attach` gets it a backend, `forward` passes it on,
+//! `replies` passes the answers back, `loss` says what a lost backend means, `local` answers what
+//! needs no node. Invariants: a backend is released only when every reply owed was seen and its state
+//! is known (I4); a write whose bytes left is never sent again (I5); nothing of one client is visible
+//! to another. Absent on purpose: the control plane, of which only the topology is seen.
+
+mod attach;
+mod deps;
+mod effects;
+mod forward;
+mod greet;
+mod local;
+mod loss;
+mod poll;
+mod prepared;
+mod replies;
+mod transaction;
+mod unit;
+
+pub use deps::{SessionDeps, Tunables};
+pub use greet::{GreetError, Greetings};
+
+use crate::backend::{Parameters, Settings};
+use crate::client::SessionHandle;
+use crate::clock::Time;
+use crate::ids::NodeId;
+use crate::net::Stream;
+use crate::pool::{Checkout, Pool, Ticket};
+use crate::relay::{Inbox, NodeScan, Outbox};
+use crate::route::{Dice, Target};
+use effects::Pins;
+use prepared::Prepared;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use transaction::Transaction;
+use unit::Unit;
+
+/// Why a session ended. The label is a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// Terminate, or end of stream between transactions.
+    ClientLeft,
+    /// The connection broke, or ended inside a transaction.
+    ClientLost,
+    /// The client broke the protocol.
+    Violation,
+    /// The client read nothing for too long.
+    ClientStalled,
+    /// The client was idle for too long.
+    IdleTimeout,
+    /// State that cannot move was lost with its backend.
+    StateLost,
+    /// The proxy stops.
+    Drained,
+}
+
+impl SessionEnd {
+    /// The metric label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ClientLeft => "client_left",
+            Self::ClientLost => "client_lost",
+            Self::Violation => "violation",
+            Self::ClientStalled => "client_stalled",
+            Self::IdleTimeout => "idle_timeout",
+            Self::StateLost => "state_lost",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+/// Who the client proved to be.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Role.
+    pub user: Arc<str>,
+    /// Database.
+    pub database: Arc<str>,
+}
+
+/// Where the session stands towards nodes.
+#[derive(Debug)]
+enum Stage {
+    /// It has no backend and wants none.
+    Detached,
+    /// A unit stands in the inbox; no node can take it yet.
+    WaitingForRoute(Box<RouteWait>),
+    /// A unit stands in the inbox; a backend is queued for.
+    WaitingForBackend(Box<BackendWait>),
+    /// It has a backend.
+    Attached(Box<Attachment>),
+}
+
+/// Waiting for a topology that has a node for the unit.
+struct RouteWait {
+    changed: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+    deadline: std::pin::Pin<Box<tokio::time::Sleep>>,
+    why: Arc<str>,
+}
+
+impl std::fmt::Debug for RouteWait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RouteWait").field("why", &self.why).finish_non_exhaustive()
+    }
+}
+
+/// Queued for a backend.
+#[derive(Debug)]
+struct BackendWait {
+    pool: Arc<Pool>,
+    ticket: Ticket,
+    target: Target,
+    since: Time,
+}
+
+/// A backend in use.
+#[derive(Debug)]
+struct Attachment {
+    checkout: Checkout,
+    target: Target,
+    /// Bytes for the node.
+    outbox: Outbox,
+    /// Bytes from the node that are not yet whole messages.
+    input: crate::net::Buffer,
+    scan: NodeScan,
+    /// The rest of a message being passed on unseen: to the node, and to the client.
+    to_node: usize,
+    to_client: Streamed,
+    /// Our own Query that replays settings: its failure text, once it failed.
+    replay: Option<Replay>,
+    gate: Gate,
+    /// The session knows that the node wants this unit elsewhere; everything up to its end is hidden.
+    rerouting: bool,
+}
+
+/// What happens to the rest of a streamed message from the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Streamed {
+    Forward,
+    Swallow,
+}
+
+/// A replay of settings under way.
+#[derive(Debug, Default)]
+struct Replay {
+    error: Option<Box<[u8]>>,
+}
+
+/// How much of what the client sends may be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    /// One read outside a transaction, which may run again elsewhere until its first answer.
+    OneRead,
+    /// That unit has been sent whole: nothing more until it is answered.
+    Shut,
+    /// Everything.
+    Free,
+}
+
+/// A client's session.
+#[derive(Debug)]
+pub struct Session {
+    deps: Arc<SessionDeps>,
+    identity: Identity,
+    handle: Arc<SessionHandle>,
+    stream: Stream,
+    inbox: Inbox,
+    outbox: Outbox,
+    stage: Stage,
+    transaction: Transaction,
+    /// Units sent whose ReadyForQuery is owed to the client, oldest first.
+    sent: VecDeque<Unit>,
+    /// The class of the last Parse scanned, and where that message stands in the inbox.
+    memo: Option<(usize, Arc<crate::sql::Classification>)>,
+    /// The unit being passed on.
+    unit: Unit,
+    prepared: Prepared,
+    settings: Arc<Settings>,
+    startup: Arc<Settings>,
+    told: Arc<Parameters>,
+    pins: Pins,
+    /// Commits may be acknowledged before they are flushed (`synchronous_commit = off`).
+    lazy_commits: Option<std::time::Duration>,
+    /// When its last write was acknowledged: what it must be able to read.
+    floor: Time,
+    dice: Dice,
+    pools: Box<[Option<Arc<Pool>>]>,
+    /// Reroutes of the present unit, and the node it left last.
+    attempts: u32,
+    avoid: Option<NodeId>,
+    force_primary: bool,
+    /// The present unit failed here; the client's messages are skipped up to its Sync.
+    skip_to_sync: bool,
+    /// When the present unit must have found a backend.
+    queue_deadline: Option<Time>,
+    timer: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Session {
+    fn note_error(&self, error: &impl crate::error::Classify) {
+        self.deps.metrics.client_error(error);
+    }
+
+    /// Ends the task's part: leaves queues, closes or releases the backend.
+    fn leave(&mut self, end: SessionEnd) {
+        match std::mem::replace(&mut self.stage, Stage::Detached) {
+            Stage::WaitingForBackend(wait) => wait.pool.leave(wait.ticket, self.deps.clock.now()),
+            Stage::Attached(attachment) => self.part(*attachment, end),
+            Stage::Detached | Stage::WaitingForRoute(_) => {}
+        }
+        self.deps.registry.unregister(&self.handle);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // A panic or an abort must not leave a queue entry or a registration behind.
+        self.leave(SessionEnd::ClientLost);
+    }
+}

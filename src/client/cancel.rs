@@ -1,0 +1,236 @@
+//! Cancel keys, and the one place through which other tasks reach a session.
+//!
+//! A cancel is exact: it is sent only while its session holds the backend, and that backend is never
+//! reused afterwards, because PostgreSQL acts on a cancel some time after it was sent. Invariants:
+//! [`SessionHandle::detach`] and [`SessionHandle::cancel`] exclude each other; secrets are compared in
+//! constant time; keys of ended sessions find nothing. Absent on purpose: what a signal means to the
+//! session.
+
+use crate::backend::{BackendControl, Target};
+use crate::ids::SessionId;
+use crate::net::Stream;
+use crate::wire::{PROTOCOL_3_2, encode};
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use std::io;
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+use tokio::net::TcpStream;
+
+/// Bytes of the secret half of a key under protocol 3.2; four under 3.0.
+const SECRET_LONG: usize = 32;
+/// How long a cancel request to a node may take.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What another task asks of a session. Several may be pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// End as soon as no transaction is open.
+    Drain = 1,
+    /// End now.
+    Kill = 2,
+    /// Stop waiting for a backend: the client canceled its statement.
+    CancelWait = 4,
+}
+
+/// The key that a client is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CancelKey {
+    /// Process id half.
+    pub pid: i32,
+    /// Secret half.
+    pub secret: Box<[u8]>,
+}
+
+/// A session as other tasks see it.
+#[derive(Debug)]
+pub struct SessionHandle {
+    /// Its number.
+    pub id: SessionId,
+    key: CancelKey,
+    signals: AtomicU8,
+    waker: OnceLock<Waker>,
+    attached: Mutex<Attached>,
+}
+
+#[derive(Debug, Default)]
+struct Attached {
+    control: Option<Arc<BackendControl>>,
+    canceled: bool,
+}
+
+impl SessionHandle {
+    /// The key to tell the client.
+    #[must_use]
+    pub fn key(&self) -> &CancelKey {
+        &self.key
+    }
+
+    /// Notes whom to wake. A task's waker stays the same for its whole life, so once is enough.
+    pub fn set_waker(&self, waker: &Waker) {
+        self.waker.get_or_init(|| waker.clone());
+    }
+
+    /// Asks something of the session and wakes it.
+    pub fn signal(&self, signal: Signal) {
+        self.signals.fetch_or(signal as u8, Ordering::SeqCst);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Is this asked?
+    #[must_use]
+    pub fn is_signaled(&self, signal: Signal) -> bool {
+        self.signals.load(Ordering::Acquire) & signal as u8 != 0
+    }
+
+    /// Is anything asked? One load, for the steady path.
+    #[must_use]
+    pub fn has_signals(&self) -> bool {
+        self.signals.load(Ordering::Acquire) != 0
+    }
+
+    /// Notes that a signal was acted upon.
+    pub fn clear(&self, signal: Signal) {
+        self.signals.fetch_and(!(signal as u8), Ordering::SeqCst);
+    }
+
+    /// The session holds this backend from now on.
+    pub fn attach(&self, control: &Arc<BackendControl>) {
+        let mut attached = self.attached.lock();
+        attached.control = Some(Arc::clone(control));
+        attached.canceled = false;
+    }
+
+    /// The session lets its backend go. True: a cancel was sent to it, so it must not be reused.
+    pub fn detach(&self) -> bool {
+        let mut attached = self.attached.lock();
+        attached.control = None;
+        attached.canceled
+    }
+
+    /// Marks the attached backend as canceled and returns where to send the request.
+    fn cancel(&self) -> Option<Arc<BackendControl>> {
+        let mut attached = self.attached.lock();
+        let control = attached.control.clone()?;
+        attached.canceled = true;
+        Some(control)
+    }
+}
+
+/// All sessions, by the process id half of their keys.
+#[derive(Debug, Default)]
+pub struct CancelRegistry {
+    sessions: Mutex<HashMap<i32, Arc<SessionHandle>>>,
+    next_pid: AtomicI32,
+    next_id: AtomicU64,
+}
+
+impl CancelRegistry {
+    /// A handle and key for a new session of this protocol version.
+    #[must_use]
+    pub fn register(&self, version: u32) -> Arc<SessionHandle> {
+        let secret: [u8; SECRET_LONG] = rand::random();
+        let len = if version >= PROTOCOL_3_2 { SECRET_LONG } else { 4 };
+        let mut sessions = self.sessions.lock();
+        let pid = loop {
+            let pid = self.next_pid.fetch_add(1, Ordering::Relaxed) & i32::MAX;
+            if pid != 0 && !sessions.contains_key(&pid) {
+                break pid;
+            }
+        };
+        let handle = Arc::new(SessionHandle {
+            id: SessionId(self.next_id.fetch_add(1, Ordering::Relaxed) + 1),
+            key: CancelKey { pid, secret: secret[..len].into() },
+            signals: AtomicU8::new(0),
+            waker: OnceLock::new(),
+            attached: Mutex::new(Attached::default()),
+        });
+        sessions.insert(pid, Arc::clone(&handle));
+        handle
+    }
+
+    /// Forgets a session.
+    pub fn unregister(&self, handle: &SessionHandle) {
+        self.sessions.lock().remove(&handle.key.pid);
+    }
+
+    /// All sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Arc<SessionHandle>> {
+        self.sessions.lock().values().cloned().collect()
+    }
+
+    fn find(&self, pid: i32, secret: &[u8]) -> Option<Arc<SessionHandle>> {
+        let handle = self.sessions.lock().get(&pid).cloned()?;
+        bool::from(handle.key.secret.ct_eq(secret)).then_some(handle)
+    }
+
+    /// Acts on a cancel request. The answer is a metric label; the client is told nothing, as by PostgreSQL.
+    pub async fn cancel(&self, pid: i32, secret: &[u8]) -> &'static str {
+        let Some(handle) = self.find(pid, secret) else { return "unknown_key" };
+        match handle.cancel() {
+            Some(control) => match send_cancel(&control.target, control.pid, &control.secret).await {
+                Ok(()) => "sent",
+                Err(_) => "failed",
+            },
+            None => {
+                handle.signal(Signal::CancelWait);
+                "not_running"
+            }
+        }
+    }
+}
+
+/// Sends a cancel request to a node and waits until the node has taken it (it closes the connection).
+///
+/// # Errors
+/// What the socket says; `TimedOut`.
+pub async fn send_cancel(target: &Target, pid: i32, secret: &[u8]) -> io::Result<()> {
+    let work = async {
+        let mut stream = Stream::new(TcpStream::connect((&*target.host, target.port)).await?)?;
+        let mut out = Vec::with_capacity(16 + secret.len());
+        encode::cancel_request(&mut out, pid, secret);
+        stream.write_all(&out).await?;
+        let mut rest = Vec::with_capacity(64);
+        // The end of the stream is the answer; anything else a node might say is of no use.
+        let _ = stream.read_more(&mut rest).await;
+        Ok(())
+    };
+    tokio::time::timeout(CANCEL_LIMIT, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::PROTOCOL_3_0;
+
+    #[test]
+    fn keys_are_unique_and_must_match_whole() {
+        let registry = CancelRegistry::default();
+        let one = registry.register(PROTOCOL_3_0);
+        let two = registry.register(PROTOCOL_3_2);
+        assert_eq!((one.key.secret.len(), two.key.secret.len()), (4, 32));
+        assert_ne!(one.key.pid, two.key.pid);
+        assert!(registry.find(one.key.pid, &one.key.secret).is_some());
+        assert!(registry.find(one.key.pid, &two.key.secret).is_none());
+        assert!(registry.find(one.key.pid, &one.key.secret[..3]).is_none());
+        registry.unregister(&one);
+        assert!(registry.find(one.key.pid, &one.key.secret).is_none());
+    }
+
+    #[test]
+    fn signals_are_kept_until_cleared() {
+        let registry = CancelRegistry::default();
+        let handle = registry.register(PROTOCOL_3_0);
+        assert!(!handle.has_signals());
+        handle.signal(Signal::Drain);
+        handle.signal(Signal::CancelWait);
+        handle.clear(Signal::CancelWait);
+        assert!(handle.is_signaled(Signal::Drain) && !handle.is_signaled(Signal::CancelWait));
+    }
+}

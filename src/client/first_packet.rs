@@ -1,0 +1,152 @@
+//! The first packet: length, encryption requests answered, cancel or session.
+//!
+//! Invariants: at most [`STARTUP_LEN_MAX`] bytes are read before login; plaintext behind an
+//! encryption request is refused (CVE-2021-23214). Absent on purpose: TLS itself; SSLRequest is
+//! answered `N` until it is offered.
+
+use super::EnterError;
+use crate::error::{ClientError, SqlState};
+use crate::net::Stream;
+use crate::wire::{PROTOCOL_3_2, STARTUP_LEN_MAX, StartupError, StartupPacket, parse_startup};
+use std::sync::Arc;
+
+/// Encryption requests answered on one connection (libpq sends at most two).
+const ENCRYPTION_REQUESTS_MAX: usize = 2;
+
+/// How a connection begins.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// Cancel a statement and close.
+    Cancel {
+        /// Process id half of the key.
+        pid: i32,
+        /// Secret half.
+        secret: Vec<u8>,
+    },
+    /// A session.
+    Session(Hello),
+}
+
+/// What a client wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Role.
+    pub user: Arc<str>,
+    /// Database; the role's name where the client names none.
+    pub database: Arc<str>,
+    /// The other parameters, in order.
+    pub parameters: Vec<(String, String)>,
+    /// Protocol version spoken: the client's, or the newest we know.
+    pub version: u32,
+    /// NegotiateProtocolVersion must be sent, naming these options.
+    pub negotiate: Option<Vec<String>>,
+}
+
+/// Reads up to the packet that begins a session or a cancel.
+///
+/// # Errors
+/// [`EnterError`]; the caller tells the client and closes.
+pub async fn receive(stream: &mut Stream, input: &mut Vec<u8>) -> Result<Entrance, EnterError> {
+    for _ in 0..=ENCRYPTION_REQUESTS_MAX {
+        let packet = read_packet(stream, input).await?;
+        match packet {
+            StartupPacket::SslRequest | StartupPacket::GssEncRequest => {
+                if !input.is_empty() {
+                    return Err(EnterError::Smuggled);
+                }
+                stream.write_all(b"N").await?;
+            }
+            StartupPacket::Cancel { pid, secret } => return Ok(Entrance::Cancel { pid, secret }),
+            StartupPacket::Session { version, parameters, options } => {
+                return Ok(Entrance::Session(hello(version, parameters, options)?));
+            }
+        }
+    }
+    Err(EnterError::BadStartup(StartupError::BadLayout))
+}
+
+async fn read_packet(stream: &mut Stream, input: &mut Vec<u8>) -> Result<StartupPacket, EnterError> {
+    loop {
+        if let Some(&length) = input.first_chunk::<4>() {
+            if is_http(&length) {
+                return Err(EnterError::Http);
+            }
+            let length = u32::from_be_bytes(length) as usize;
+            if !(8..=STARTUP_LEN_MAX).contains(&length) {
+                return Err(EnterError::BadStartup(StartupError::BadLength));
+            }
+            if input.len() >= length {
+                let packet = parse_startup(&input[4..length])?;
+                input.drain(..length);
+                return Ok(packet);
+            }
+        }
+        stream.read_more(input).await?;
+    }
+}
+
+fn is_http(start: &[u8; 4]) -> bool {
+    matches!(start, b"GET " | b"POST" | b"HEAD" | b"PUT " | b"OPTI" | b"DELE" | b"PRI " | b"CONN" | b"TRAC" | b"PATC")
+}
+
+fn hello(version: u32, parameters: Vec<(String, String)>, options: Vec<String>) -> Result<Hello, EnterError> {
+    let value = |name: &str| parameters.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    let user = value("user").unwrap_or_default();
+    if user.is_empty() {
+        let error = ClientError::fatal(SqlState::INVALID_AUTHORIZATION, "no PostgreSQL user name specified in startup packet");
+        return Err(EnterError::Refused(Box::new(error)));
+    }
+    let database = value("database").filter(|name| !name.is_empty()).unwrap_or(user);
+    if value("replication").is_some_and(|mode| !is_off(mode)) {
+        let error = ClientError::fatal(SqlState::FEATURE_NOT_SUPPORTED, "replication connections are not passed through the proxy")
+            .hint("Connect to the node itself.");
+        return Err(EnterError::Refused(Box::new(error)));
+    }
+    let newer = version > PROTOCOL_3_2 || version == PROTOCOL_3_2 - 1;
+    let spoken = if newer { PROTOCOL_3_2 } else { version };
+    let negotiate = (version > PROTOCOL_3_2 || !options.is_empty()).then_some(options);
+    Ok(Hello {
+        user: user.into(),
+        database: database.into(),
+        version: spoken,
+        negotiate,
+        parameters: parameters
+            .into_iter()
+            .filter(|(name, _)| !matches!(name.as_str(), "user" | "database" | "replication"))
+            .collect(),
+    })
+}
+
+fn is_off(mode: &str) -> bool {
+    ["0", "off", "false", "no", "n", "f"].contains(&mode.to_ascii_lowercase().as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::PROTOCOL_3_0;
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    }
+
+    #[test]
+    fn the_database_defaults_to_the_user() {
+        let got = hello(PROTOCOL_3_0, pairs(&[("user", "ann"), ("application_name", "x")]), vec![]).unwrap();
+        assert_eq!((&*got.database, got.version, got.negotiate), ("ann", PROTOCOL_3_0, None));
+        assert_eq!(got.parameters, pairs(&[("application_name", "x")]));
+        assert!(hello(PROTOCOL_3_0, pairs(&[("database", "d")]), vec![]).is_err());
+        assert!(hello(PROTOCOL_3_0, pairs(&[("user", "u"), ("replication", "true")]), vec![]).is_err());
+        assert!(hello(PROTOCOL_3_0, pairs(&[("user", "u"), ("replication", "off")]), vec![]).is_ok());
+    }
+
+    #[test]
+    fn newer_versions_and_options_are_negotiated() {
+        let user = pairs(&[("user", "ann")]);
+        let newer = hello(3 << 16 | 9999, user.clone(), vec![]).unwrap();
+        assert_eq!((newer.version, newer.negotiate), (PROTOCOL_3_2, Some(vec![])));
+        let option = hello(PROTOCOL_3_2, user.clone(), vec!["_pq_.x".into()]).unwrap();
+        assert_eq!(option.negotiate, Some(vec!["_pq_.x".to_owned()]));
+        assert_eq!(hello(PROTOCOL_3_2, user, vec![]).unwrap().negotiate, None);
+    }
+}

@@ -1,0 +1,142 @@
+//! What every session shares.
+//!
+//! Invariant: nothing here is locked per message. Absent on purpose: state of one session.
+
+use super::Greetings;
+use crate::backend::StatementTable;
+use crate::client::CancelRegistry;
+use crate::clock::Clock;
+use crate::config::{Config, Consistency, PoolMode};
+use crate::ids::NodeId;
+use crate::metrics::Metrics;
+use crate::pool::PoolSet;
+use crate::route::{Balance, balance};
+use crate::sql::{Classification, Classifier, Settings as ClassifierSettings};
+use crate::topology::{FactSender, TopologyReader};
+use arc_swap::ArcSwap;
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Handles and limits that all sessions use.
+pub struct SessionDeps {
+    /// Backends.
+    pub pools: PoolSet,
+    /// Who is who.
+    pub topology: TopologyReader,
+    /// Where facts go.
+    pub facts: FactSender,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Time.
+    pub clock: Clock,
+    /// Prepared statements of all sessions.
+    pub statements: StatementTable,
+    /// Cancel keys and handles.
+    pub registry: Arc<CancelRegistry>,
+    /// What clients are greeted with.
+    pub greetings: Greetings,
+    /// What can be reloaded.
+    pub tunables: ArcSwap<Tunables>,
+    /// Units in flight per node.
+    pub load: Box<[AtomicUsize]>,
+    /// Seed of the classification cache's keys.
+    pub classifier_seed: u64,
+}
+
+impl std::fmt::Debug for SessionDeps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionDeps").finish_non_exhaustive()
+    }
+}
+
+/// Settings that a reload replaces.
+pub struct Tunables {
+    /// Grows with each reload.
+    pub generation: u64,
+    /// `[pool] mode`
+    pub mode: PoolMode,
+    /// `[pool] queue_timeout`
+    pub queue_timeout: Duration,
+    /// `[pool] transaction_idle_timeout`
+    pub transaction_idle_timeout: Option<Duration>,
+    /// `[server] client_idle_timeout`
+    pub client_idle_timeout: Option<Duration>,
+    /// `[server] client_write_timeout`
+    pub client_write_timeout: Duration,
+    /// `[server] message_bytes_max`
+    pub message_bytes_max: usize,
+    /// `[route] read_write_split`
+    pub split: bool,
+    /// `[route] consistency`
+    pub consistency: Consistency,
+    /// `[route] balance`
+    pub balance: &'static dyn Balance,
+    /// `[[node]] weight`
+    pub weights: Vec<u32>,
+    /// `[route] classify_bytes_max` and the function lists.
+    pub classifier: ClassifierSettings,
+}
+
+impl Tunables {
+    /// From a checked configuration.
+    #[must_use]
+    pub fn new(config: &Config, generation: u64) -> Self {
+        Self {
+            generation,
+            mode: config.pool.mode,
+            queue_timeout: config.pool.queue_timeout,
+            transaction_idle_timeout: config.pool.transaction_idle_timeout,
+            client_idle_timeout: config.server.client_idle_timeout,
+            client_write_timeout: config.server.client_write_timeout,
+            message_bytes_max: config.server.message_bytes_max,
+            split: config.route.read_write_split,
+            consistency: config.route.consistency,
+            balance: balance(config.route.balance),
+            weights: config.nodes.iter().map(|node| node.weight).collect(),
+            classifier: ClassifierSettings {
+                classify_bytes_max: config.route.classify_bytes_max,
+                read_functions: config.route.read_functions.clone(),
+                write_functions: config.route.write_functions.clone(),
+            },
+        }
+    }
+}
+
+thread_local! {
+    /// One classifier per worker thread: its cache is hot there and needs no lock.
+    static CLASSIFIER: RefCell<Option<(u64, Classifier)>> = const { RefCell::new(None) };
+}
+
+impl SessionDeps {
+    /// Work in flight on a node.
+    #[must_use]
+    pub fn load_of(&self, node: NodeId) -> usize {
+        self.load[node.index()].load(Ordering::Relaxed)
+    }
+
+    fn with_classifier<T>(&self, work: impl FnOnce(&mut Classifier) -> T) -> T {
+        CLASSIFIER.with_borrow_mut(|slot| {
+            let tunables = self.tunables.load();
+            match slot {
+                Some((generation, classifier)) if *generation == tunables.generation => work(classifier),
+                stale => {
+                    let fresh = Classifier::new(self.classifier_seed, &tunables.classifier);
+                    work(&mut stale.insert((tunables.generation, fresh)).1)
+                }
+            }
+        })
+    }
+
+    /// What a statement text may do.
+    #[must_use]
+    pub fn classify(&self, text: &[u8]) -> Arc<Classification> {
+        self.with_classifier(|classifier| classifier.classify(text))
+    }
+
+    /// Remembers that statements of this shape are refused by standbys.
+    pub fn learn_write(&self, text: &[u8]) {
+        self.with_classifier(|classifier| classifier.mark_write(text));
+    }
+}

@@ -1,0 +1,385 @@
+//! From the client to the node: messages passed on, renamed where they name prepared statements.
+//!
+//! Invariants: one entry in the queue of replies owed per request that the node will answer; a
+//! prepared statement is on the backend before anything names it; while the node skips to Sync
+//! nothing is queued that it will not answer. Absent on purpose: reading replies.
+
+use super::effects::Effect;
+use super::unit::{HOLD_MAX, Unit, Violation};
+use super::{Attachment, Gate, Session};
+use crate::backend::{Owed, Statement};
+use crate::relay::Message;
+use crate::sql::Classification;
+use crate::wire::frontend::{self, Named};
+use crate::wire::{HEADER_LEN, encode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes for the node that may wait before more is taken from the client.
+const NODE_OUTBOX_MAX: usize = 64 * 1024;
+
+/// Tells unnamed statements apart, process-wide.
+static UNNAMED_SERIAL: AtomicU64 = AtomicU64::new(1);
+
+/// What became of a message.
+enum Passed {
+    /// Passed on or answered.
+    Yes,
+    /// More bytes are needed.
+    More(usize),
+    /// The client says goodbye.
+    Terminate,
+}
+
+impl Session {
+    /// Passes on what the client sent, as far as the gate and the node's outbox allow. True: the
+    /// client said goodbye.
+    pub(super) fn forward(&mut self, attachment: &mut Attachment) -> Result<bool, Violation> {
+        let limit = self.deps.tunables.load().message_bytes_max;
+        loop {
+            if attachment.to_node > 0 {
+                let take = attachment.to_node.min(self.inbox.unread().len());
+                if take == 0 {
+                    break;
+                }
+                attachment.outbox.push(self.inbox.bytes(self.inbox.cursor(), take));
+                self.inbox.advance(take);
+                self.inbox.settle();
+                attachment.to_node -= take;
+            }
+            if attachment.gate == Gate::Shut || attachment.outbox.len() > NODE_OUTBOX_MAX || attachment.replay_failed() {
+                break;
+            }
+            let Some(message) = self.inbox.message_at(self.inbox.cursor(), limit)? else { break };
+            match self.pass(attachment, message)? {
+                Passed::Yes => {}
+                Passed::More(need) => {
+                    self.wanted = need;
+                    break;
+                }
+                Passed::Terminate => return Ok(true),
+            }
+            if attachment.gate == Gate::Free {
+                self.inbox.settle();
+            }
+        }
+        Ok(false)
+    }
+
+    fn pass(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
+        let skipping = attachment.checkout.owed.skipping();
+        if skipping && !matches!(message.tag, frontend::SYNC | frontend::TERMINATE) {
+            return Ok(self.drop_message(attachment, message));
+        }
+        match message.tag {
+            frontend::COPY_DATA => Ok(self.stream(attachment, message)),
+            frontend::COPY_DONE | frontend::COPY_FAIL => {
+                if message.whole {
+                    attachment.checkout.owed.copy_ended();
+                }
+                Ok(self.whole_or_more(attachment, message))
+            }
+            frontend::QUERY => self.pass_query(attachment, message),
+            frontend::PARSE if message.whole => self.pass_parse(attachment, message),
+            frontend::BIND => self.pass_bind(attachment, message),
+            frontend::DESCRIBE if message.whole => self.pass_describe(attachment, message),
+            frontend::EXECUTE if message.whole => {
+                attachment.checkout.owed.push(Owed::Execute);
+                Ok(self.stream(attachment, message))
+            }
+            frontend::CLOSE if message.whole => self.pass_close(attachment, message),
+            frontend::SYNC if message.whole => {
+                self.pass_sync(attachment, message);
+                Ok(Passed::Yes)
+            }
+            frontend::FLUSH => Ok(self.whole_or_more(attachment, message)),
+            frontend::FUNCTION_CALL => {
+                attachment.checkout.owed.push(Owed::Function);
+                self.unit.access = crate::sql::Access::Write;
+                self.unit.writes = true;
+                self.unit_sent(attachment);
+                Ok(self.stream(attachment, message))
+            }
+            frontend::TERMINATE => Ok(Passed::Terminate),
+            frontend::PARSE | frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE | frontend::SYNC => {
+                Ok(self.more(message))
+            }
+            other => Err(Violation::Tag(other)),
+        }
+    }
+
+    fn more(&self, message: Message) -> Passed {
+        Passed::More(message.len - self.inbox.bytes(message.at, message.len).len())
+    }
+
+    /// Passes a message on as it is; the rest of a long one follows as it arrives.
+    fn stream(&mut self, attachment: &mut Attachment, message: Message) -> Passed {
+        let there = self.inbox.bytes(message.at, message.len);
+        attachment.outbox.push(there);
+        attachment.to_node = message.len - there.len();
+        let len = there.len();
+        self.inbox.advance(len);
+        Passed::Yes
+    }
+
+    fn whole_or_more(&mut self, attachment: &mut Attachment, message: Message) -> Passed {
+        if message.whole { self.stream(attachment, message) } else { self.more(message) }
+    }
+
+    /// The node would skip this message, so it need not see it.
+    fn drop_message(&mut self, attachment: &mut Attachment, message: Message) -> Passed {
+        if message.whole {
+            self.inbox.advance(message.len);
+            return Passed::Yes;
+        }
+        if message.len > HOLD_MAX { self.stream(attachment, message) } else { self.more(message) }
+    }
+
+    fn pass_query(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
+        let class = match (&self.query_class, message.whole) {
+            (Some(class), true) => Some(Arc::clone(class)),
+            (None, true) => Some(self.deps.classify(frontend::query(self.inbox.body(message))?)),
+            (_, false) => {
+                let classify_max = self.deps.tunables.load().classifier.classify_bytes_max;
+                if message.len <= classify_max + HEADER_LEN {
+                    return Ok(self.more(message));
+                }
+                None
+            }
+        };
+        self.query_class = None;
+        match class {
+            Some(class) => {
+                self.unit.add(&class);
+                let text = frontend::query(self.inbox.body(message))?;
+                self.unit.effects.extend(Effect::of(&class, text));
+            }
+            // Too long to look at: it may do anything.
+            None => {
+                self.unit.access = crate::sql::Access::Write;
+                self.unit.writes = true;
+            }
+        }
+        // A simple query drops the unnamed statement (PostgreSQL docs, "Extended Query").
+        self.prepared.unnamed.class = None;
+        attachment.checkout.statements.note_unnamed(None);
+        attachment.checkout.owed.push(Owed::Query { swallow: false });
+        self.unit_sent(attachment);
+        Ok(self.stream(attachment, message))
+    }
+
+    fn pass_sync(&mut self, attachment: &mut Attachment, message: Message) {
+        let ignored = attachment.checkout.owed.copy_in();
+        attachment.checkout.owed.push(Owed::Sync { swallow: false });
+        if !ignored {
+            self.unit_sent(attachment);
+        }
+        self.stream(attachment, message);
+    }
+
+    /// The unit is complete: its ReadyForQuery is owed.
+    pub(super) fn unit_sent(&mut self, attachment: &mut Attachment) {
+        let unit = std::mem::take(&mut self.unit);
+        self.pins.add(unit.pins);
+        self.sent.push_back(unit);
+        if attachment.gate == Gate::OneRead {
+            attachment.gate = Gate::Shut;
+        }
+    }
+
+    fn pass_parse(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
+        let view = frontend::parse(self.inbox.body(message))?;
+        let class = match self.memo.take() {
+            Some((at, class)) if at == message.at => class,
+            _ => self.deps.classify(view.text),
+        };
+        self.unit.loose_settings |= class.statements > 1;
+        if view.name.is_empty() {
+            let serial = UNNAMED_SERIAL.fetch_add(1, Ordering::Relaxed);
+            let unnamed = &mut self.prepared.unnamed;
+            unnamed.content.clear();
+            unnamed.content.extend_from_slice(view.content);
+            unnamed.class = Some(class);
+            unnamed.serial = serial;
+            attachment.checkout.statements.note_unnamed(Some(serial));
+            attachment.checkout.owed.push(Owed::Parse { swallow: false, id: 0 });
+            self.prepared.defining_unnamed();
+            return Ok(self.stream(attachment, message));
+        }
+        if let Some(existing) = self.prepared.find(view.name) {
+            // The node refuses the duplicate itself (42P05), with all that means for the transaction.
+            let existing = Arc::clone(existing);
+            attachment.know(&existing);
+            let content = view.content.to_vec();
+            attachment.push_parse(&existing.backend_name, &content);
+            attachment.checkout.owed.push(Owed::Parse { swallow: false, id: 0 });
+            self.prepared.defining_unnamed();
+        } else {
+            let statement = self.deps.statements.intern(view.content, || class);
+            let name = view.name.to_vec();
+            self.prepared.defining(&name, Arc::clone(&statement));
+            if attachment.knows(&statement) {
+                attachment.checkout.owed.push(Owed::InventParse);
+            } else {
+                attachment.teach(&statement, false);
+            }
+        }
+        self.inbox.advance(message.len);
+        Ok(Passed::Yes)
+    }
+
+    fn pass_bind(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
+        let there = self.inbox.bytes(message.at + HEADER_LEN, message.len - HEADER_LEN);
+        let view = match frontend::bind(there) {
+            Ok(view) => view,
+            Err(_) if !message.whole && message.len <= HOLD_MAX => return Ok(self.more(message)),
+            Err(error) => return Err(error.into()),
+        };
+        let names_len = view.names_len;
+        if view.statement.is_empty() {
+            self.ensure_unnamed(attachment);
+            self.note_run(None);
+            attachment.checkout.owed.push(Owed::Bind);
+            return Ok(self.stream(attachment, message));
+        }
+        let Some(statement) = self.prepared.find(view.statement).cloned() else {
+            // Not one of ours: made by SQL PREPARE, or unknown; the node knows.
+            self.unit.access = crate::sql::Access::Write;
+            self.unit.writes = true;
+            attachment.checkout.owed.push(Owed::Bind);
+            return Ok(self.stream(attachment, message));
+        };
+        attachment.know(&statement);
+        self.note_run(Some(&statement));
+        let portal_len = view.portal.len();
+        let there = self.inbox.bytes(message.at, message.len);
+        let body_len = message.len - HEADER_LEN - names_len + portal_len + 1 + statement.backend_name.len() + 1;
+        let out = attachment.outbox.tail();
+        out.push(frontend::BIND);
+        out.extend_from_slice(&u32::try_from(body_len + 4).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(&there[HEADER_LEN..=HEADER_LEN + portal_len]);
+        out.extend_from_slice(&statement.backend_name);
+        out.push(0);
+        out.extend_from_slice(&there[HEADER_LEN + names_len..]);
+        attachment.to_node = message.len - there.len();
+        let len = there.len();
+        attachment.checkout.owed.push(Owed::Bind);
+        self.inbox.advance(len);
+        Ok(Passed::Yes)
+    }
+
+    /// A statement is going to run: what it may do counts for the unit.
+    fn note_run(&mut self, statement: Option<&Statement>) {
+        let (class, content): (&Arc<Classification>, &[u8]) = match statement {
+            Some(statement) => (&statement.class, &statement.content),
+            None => match &self.prepared.unnamed.class {
+                Some(class) => (class, &self.prepared.unnamed.content),
+                None => return,
+            },
+        };
+        self.unit.add(class);
+        let text = content.split(|byte| *byte == 0).next().unwrap_or_default();
+        self.unit.effects.extend(Effect::of(class, text));
+    }
+
+    /// The backend's unnamed statement must be this client's, or none at all.
+    fn ensure_unnamed(&mut self, attachment: &mut Attachment) {
+        let unnamed = &self.prepared.unnamed;
+        let there = attachment.checkout.statements.unnamed();
+        match &unnamed.class {
+            Some(_) if there == Some(unnamed.serial) => {}
+            Some(_) => {
+                attachment.push_parse(b"", &unnamed.content);
+                attachment.checkout.owed.push(Owed::Parse { swallow: true, id: 0 });
+                attachment.checkout.statements.note_unnamed(Some(unnamed.serial));
+            }
+            None if there.is_some() => {
+                encode::close_statement(attachment.outbox.tail(), b"");
+                attachment.checkout.owed.push(Owed::Close { swallow: true });
+                attachment.checkout.statements.note_unnamed(None);
+            }
+            None => {}
+        }
+    }
+
+    fn pass_describe(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
+        let named = frontend::named(self.inbox.body(message))?;
+        if let Named::Statement(name) = named {
+            if name.is_empty() {
+                self.ensure_unnamed(attachment);
+            } else if let Some(statement) = self.prepared.find(name).cloned() {
+                attachment.know(&statement);
+                encode::message(attachment.outbox.tail(), frontend::DESCRIBE, |out| {
+                    out.push(b'S');
+                    out.extend_from_slice(&statement.backend_name);
+                    out.push(0);
+                });
+                attachment.checkout.owed.push(Owed::Describe);
+                self.inbox.advance(message.len);
+                return Ok(Passed::Yes);
+            }
+        }
+        attachment.checkout.owed.push(Owed::Describe);
+        Ok(self.stream(attachment, message))
+    }
+
+    fn pass_close(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
+        let named = frontend::named(self.inbox.body(message))?;
+        if let Named::Statement(name) = named
+            && !name.is_empty()
+        {
+            // The backend keeps it for others; only the client's name goes.
+            let name = name.to_vec();
+            self.prepared.closing(&name);
+            attachment.checkout.owed.push(Owed::InventClose);
+            self.inbox.advance(message.len);
+            return Ok(Passed::Yes);
+        }
+        if named == Named::Statement(b"") {
+            self.prepared.unnamed.class = None;
+            attachment.checkout.statements.note_unnamed(None);
+        }
+        attachment.checkout.owed.push(Owed::Close { swallow: false });
+        Ok(self.stream(attachment, message))
+    }
+}
+
+impl Attachment {
+    fn knows(&mut self, statement: &Arc<Statement>) -> bool {
+        self.checkout.statements.knows(statement.id)
+    }
+
+    /// Makes sure that the backend knows the statement, unseen by the client.
+    fn know(&mut self, statement: &Arc<Statement>) {
+        if !self.knows(statement) {
+            self.teach(statement, true);
+        }
+    }
+
+    fn teach(&mut self, statement: &Arc<Statement>, swallow: bool) {
+        if let Some(victim) = self.checkout.statements.learn(statement) {
+            encode::close_statement(self.outbox.tail(), &victim.backend_name);
+            self.checkout.owed.push(Owed::Close { swallow: true });
+        }
+        self.push_parse(&statement.backend_name, &statement.content);
+        self.checkout.owed.push(Owed::Parse { swallow, id: statement.id });
+    }
+
+    fn push_parse(&mut self, name: &[u8], content: &[u8]) {
+        encode::message(self.outbox.tail(), frontend::PARSE, |out| {
+            out.extend_from_slice(name);
+            out.push(0);
+            out.extend_from_slice(content);
+        });
+    }
+
+    /// Did the replay of settings fail, so that nothing more may be sent?
+    fn replay_failed(&self) -> bool {
+        self.replay.as_ref().is_some_and(|replay| replay.error.is_some())
+    }
+}
+
+/// An empty unit, for a new attachment.
+pub(super) fn fresh_unit() -> Unit {
+    Unit::default()
+}

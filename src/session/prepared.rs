@@ -1,0 +1,129 @@
+//! The client's prepared statements: virtual names for statements shared by content.
+//!
+//! Invariants: a name means what the client last had confirmed (definitions and closes take effect
+//! with their replies, in order); names still on their way are found by the messages behind them.
+//! Absent on purpose: what backends know.
+
+use crate::backend::Statement;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Names that one client may define; more are refused.
+pub const NAMES_MAX: usize = 100_000;
+
+/// A change of a name whose reply is owed.
+#[derive(Debug)]
+enum Change {
+    Define(Box<[u8]>, Arc<Statement>),
+    Close(Box<[u8]>),
+    /// Parse of the unnamed statement: only keeps the order.
+    Unnamed,
+}
+
+/// The client's unnamed statement.
+#[derive(Debug, Default)]
+pub struct Unnamed {
+    /// The Parse body after the (empty) name.
+    pub content: Vec<u8>,
+    /// What it may do; `None` when there is no unnamed statement.
+    pub class: Option<Arc<crate::sql::Classification>>,
+    /// Tells this one from every other unnamed statement of the process.
+    pub serial: u64,
+}
+
+/// The client's statements.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    names: HashMap<Box<[u8]>, Arc<Statement>, foldhash::fast::RandomState>,
+    changes: VecDeque<Change>,
+    /// The unnamed one.
+    pub unnamed: Unnamed,
+}
+
+impl Prepared {
+    /// The statement of this (non-empty) name, counting definitions and closes on their way.
+    #[must_use]
+    pub fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        for change in self.changes.iter().rev() {
+            match change {
+                Change::Define(known, statement) if **known == *name => return Some(statement),
+                Change::Close(known) if **known == *name => return None,
+                _ => {}
+            }
+        }
+        self.names.get(name)
+    }
+
+    /// Is there room for one more name?
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.names.len() + self.changes.len() < NAMES_MAX
+    }
+
+    /// A Parse of this name is on its way.
+    pub fn defining(&mut self, name: &[u8], statement: Arc<Statement>) {
+        self.changes.push_back(Change::Define(name.into(), statement));
+    }
+
+    /// A Parse of the unnamed statement is on its way.
+    pub fn defining_unnamed(&mut self) {
+        self.changes.push_back(Change::Unnamed);
+    }
+
+    /// A Close of this name is on its way.
+    pub fn closing(&mut self, name: &[u8]) {
+        self.changes.push_back(Change::Close(name.into()));
+    }
+
+    /// The oldest change was confirmed.
+    pub fn confirm(&mut self) {
+        match self.changes.pop_front() {
+            Some(Change::Define(name, statement)) => {
+                self.names.insert(name, statement);
+            }
+            Some(Change::Close(name)) => {
+                self.names.remove(&name);
+            }
+            Some(Change::Unnamed) | None => {}
+        }
+    }
+
+    /// The `count` oldest changes will never be confirmed.
+    pub fn abandon(&mut self, count: usize) {
+        for _ in 0..count {
+            if let Some(Change::Unnamed) = self.changes.pop_front() {
+                self.unnamed.class = None;
+            }
+        }
+    }
+
+    /// No change on its way will be confirmed.
+    pub fn abandon_all(&mut self) {
+        self.abandon(self.changes.len());
+    }
+
+    /// Forgets all names (DEALLOCATE ALL, DISCARD ALL).
+    pub fn clear(&mut self) {
+        self.names.clear();
+        self.unnamed.class = None;
+    }
+
+    /// The client's name for a statement of this name on backends.
+    #[must_use]
+    pub fn name_of(&self, backend_name: &[u8]) -> Option<&[u8]> {
+        let pending = self.changes.iter().find_map(|change| match change {
+            Change::Define(name, statement) if *statement.backend_name == *backend_name => Some(&**name),
+            _ => None,
+        });
+        pending.or_else(|| {
+            self.names.iter().find(|(_, statement)| *statement.backend_name == *backend_name).map(|(name, _)| &**name)
+        })
+    }
+
+    /// Names defined.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+}

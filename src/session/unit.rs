@@ -1,0 +1,240 @@
+//! One unit of work: what goes to a node as a whole, up to its ReadyForQuery.
+//!
+//! A simple Query, a FunctionCall, or extended-protocol messages up to Sync. Invariants: a unit is
+//! classified before any of it is sent; what is not known whole, or ends without Sync, counts as a
+//! write (unknown means primary). Absent on purpose: sending it (`forward`).
+
+use super::Session;
+use super::effects::Effect;
+use crate::relay::Message;
+use crate::sql::{Access, Classification, TxControl};
+use crate::wire::frontend::{self, Named};
+use crate::wire::{FrameError, HEADER_LEN};
+use std::sync::Arc;
+
+/// Bytes of a unit that are waited for before it is sent without knowing the rest.
+pub const HOLD_MAX: usize = 64 * 1024;
+/// Bytes by which a Query may exceed the classification limit and still be waited for whole.
+const QUERY_SLACK: usize = 16;
+
+/// What is known of a unit, from its scan to its ReadyForQuery.
+#[derive(Debug)]
+pub struct Unit {
+    /// Read only if every part is.
+    pub access: Access,
+    /// Transaction control by the last statement that has any.
+    pub tx: TxControl,
+    /// May it have changed data (transaction control and settings do not)?
+    pub writes: bool,
+    /// What it leaves behind, once it succeeds.
+    pub effects: Vec<Effect>,
+    /// Why the session must stay, once it was sent.
+    pub pins: u32,
+    /// It changed settings in a way that is not followed.
+    pub loose_settings: bool,
+    /// An error was passed on.
+    pub failed: bool,
+    /// Part of its answer was passed on.
+    pub answered: bool,
+}
+
+impl Default for Unit {
+    fn default() -> Self {
+        Self {
+            access: Access::Read,
+            tx: TxControl::None,
+            writes: false,
+            effects: Vec::new(),
+            pins: 0,
+            loose_settings: false,
+            failed: false,
+            answered: false,
+        }
+    }
+}
+
+impl Unit {
+    /// Adds a statement that is going to run.
+    pub fn add(&mut self, class: &Classification) {
+        if class.access == Access::Write {
+            self.access = Access::Write;
+            let harmless = class.tx != TxControl::None || class.setting != crate::sql::SettingEffect::None;
+            self.writes |= !harmless || class.statements > 1;
+        }
+        if class.tx != TxControl::None {
+            self.tx = class.tx;
+        }
+        self.pins |= class.pins;
+    }
+}
+
+/// What stands at the beginning of the unread messages.
+#[derive(Debug)]
+pub enum Scan {
+    /// Not enough to decide; so many bytes are missing at least.
+    More(usize),
+    /// Needs no node: up to and including this many bytes.
+    Local(usize),
+    /// Messages that mean nothing here (COPY data after a failed COPY).
+    Ignore(usize),
+    /// Needs a node.
+    Route {
+        /// Read or write.
+        access: Access,
+        /// It ends with a Sync or is one Query: nothing else belongs to it.
+        closed: bool,
+        /// The class of a single simple Query.
+        class: Option<Arc<Classification>>,
+    },
+    /// The client says goodbye.
+    Terminate,
+}
+
+/// The client broke the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A message type that no client sends here.
+    #[error("invalid frontend message type {0}")]
+    Tag(u8),
+    /// A body that does not hold what it should.
+    #[error("invalid message format")]
+    Frame(#[from] FrameError),
+}
+
+/// The state of a scan over extended-protocol messages.
+struct Batch {
+    access: Access,
+    runs: bool,
+    needs_node: bool,
+}
+
+impl Session {
+    /// Looks at the unread messages while no backend is attached.
+    pub(super) fn scan_unit(&mut self) -> Result<Scan, Violation> {
+        let limit = self.deps.tunables.load().message_bytes_max;
+        let mut at = self.inbox.cursor();
+        let first = at;
+        let mut batch = Batch { access: Access::Read, runs: false, needs_node: false };
+        loop {
+            let Some(message) = self.inbox.message_at(at, limit)? else { return Ok(Scan::More(HEADER_LEN)) };
+            let begins = at == first;
+            match message.tag {
+                frontend::QUERY if begins => return self.scan_query(message),
+                frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL if begins => {
+                    return Ok(if message.whole { Scan::Ignore(message.len) } else { self.missing(message) });
+                }
+                frontend::TERMINATE if begins => return Ok(Scan::Terminate),
+                frontend::SYNC => {
+                    let len = at + message.len - first;
+                    if !message.whole {
+                        return Ok(self.missing(message));
+                    }
+                    return Ok(batch.end(len));
+                }
+                // A batch without Sync, or one that another kind of message ends, is not known whole.
+                frontend::FLUSH | frontend::FUNCTION_CALL | frontend::QUERY | frontend::TERMINATE if batch.needs_node || message.tag == frontend::FUNCTION_CALL => {
+                    return Ok(Scan::Route { access: Access::Write, closed: false, class: None });
+                }
+                frontend::FLUSH if message.whole => {}
+                frontend::PARSE | frontend::BIND | frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE => {
+                    if !message.whole {
+                        let long = at + message.len - first > HOLD_MAX && message.tag != frontend::PARSE;
+                        return Ok(if long {
+                            Scan::Route { access: Access::Write, closed: false, class: None }
+                        } else {
+                            self.missing(message)
+                        });
+                    }
+                    self.scan_extended(message, &mut batch)?;
+                }
+                frontend::QUERY | frontend::TERMINATE | frontend::FLUSH => return Ok(Scan::Local(at - first)),
+                frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {
+                    return Ok(Scan::Route { access: Access::Write, closed: false, class: None });
+                }
+                other => return Err(Violation::Tag(other)),
+            }
+            at += message.len;
+            if at - first > HOLD_MAX {
+                return Ok(Scan::Route { access: Access::Write, closed: false, class: None });
+            }
+        }
+    }
+
+    fn missing(&self, message: Message) -> Scan {
+        Scan::More(message.len - self.inbox.bytes(message.at, message.len).len())
+    }
+
+    fn scan_query(&mut self, message: Message) -> Result<Scan, Violation> {
+        if !message.whole {
+            let classify_max = self.deps.tunables.load().classifier.classify_bytes_max;
+            return Ok(if message.len > classify_max + QUERY_SLACK {
+                Scan::Route { access: Access::Write, closed: true, class: None }
+            } else {
+                self.missing(message)
+            });
+        }
+        let text = frontend::query(self.inbox.body(message))?;
+        let class = self.deps.classify(text);
+        Ok(Scan::Route { access: class.access, closed: true, class: Some(class) })
+    }
+
+    fn scan_extended(&mut self, message: Message, batch: &mut Batch) -> Result<(), Violation> {
+        let body = self.inbox.body(message);
+        match message.tag {
+            frontend::PARSE => {
+                let view = frontend::parse(body)?;
+                let class = self.deps.classify(view.text);
+                batch.add(class.access);
+                if class.tx != TxControl::None {
+                    batch.access = Access::Write;
+                }
+                self.memo = Some((message.at, class));
+            }
+            frontend::BIND => {
+                let view = frontend::bind(body)?;
+                let access = if view.statement.is_empty() {
+                    // Its Parse stands in this batch, or was remembered.
+                    let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());
+                    let known = self.prepared.unnamed.class.as_ref().map(|class| class.access);
+                    if in_batch { Access::Read } else { known.unwrap_or(Access::Write) }
+                } else {
+                    let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());
+                    match self.prepared.find(view.statement) {
+                        Some(statement) => statement.class.access,
+                        // Defined in this batch: its Parse has been counted.
+                        None if in_batch => Access::Read,
+                        None => Access::Write,
+                    }
+                };
+                batch.add(access);
+            }
+            frontend::DESCRIBE => {
+                frontend::named(body)?;
+                batch.needs_node = true;
+            }
+            frontend::EXECUTE => {
+                batch.runs = true;
+                batch.needs_node = true;
+            }
+            _ => {
+                if matches!(frontend::named(body)?, Named::Portal(_)) {
+                    batch.needs_node = true;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Batch {
+    fn add(&mut self, access: Access) {
+        self.needs_node = true;
+        if access == Access::Write {
+            self.access = Access::Write;
+        }
+    }
+
+    fn end(&self, len: usize) -> Scan {
+        if self.needs_node { Scan::Route { access: self.access, closed: true, class: None } } else { Scan::Local(len) }
+    }
+}
