@@ -11,9 +11,9 @@ mod statements;
 
 pub use connect::{ConnectError, Login, NodeRejection, Target, connect};
 pub use owed::{Owed, Pipeline, Reply, Unexpected};
-pub use parameters::Parameters;
+pub use parameters::{Parameters, is_node_local};
 pub use settings::{Setting, Settings};
-pub use statements::{Statement, StatementTable, Statements};
+pub use statements::{NAME_PREFIX, Statement, StatementTable, Statements};
 
 use crate::clock::Time;
 use crate::ids::{BackendId, NodeId};

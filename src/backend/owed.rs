@@ -83,6 +83,10 @@ pub struct Pipeline {
     entries: VecDeque<Owed>,
     /// Statements whose Parse was dropped by an error; the caller takes and forgets them.
     failed: Vec<u64>,
+    /// Definitions and closes of the client that were dropped by an error.
+    undefined: usize,
+    /// Requests that would have ended with ReadyForQuery, dropped by an error.
+    unready: usize,
     /// The node waits for COPY data; Sync is ignored there until it ends.
     copy_in: bool,
     /// An error of the extended protocol was seen; the node skips to the next Sync.
@@ -141,6 +145,17 @@ impl Pipeline {
     /// Takes a statement number whose Parse failed or was skipped.
     pub fn take_failed(&mut self) -> Option<u64> {
         self.failed.pop()
+    }
+
+    /// Takes the number of the client's definitions and closes that an error dropped.
+    pub fn take_undefined(&mut self) -> usize {
+        std::mem::take(&mut self.undefined)
+    }
+
+    /// Takes the number of requests before the next Sync that the node skips although each would
+    /// have ended with ReadyForQuery.
+    pub fn take_unready(&mut self) -> usize {
+        std::mem::take(&mut self.unready)
     }
 
     /// Counts the ReadyForQuery messages the client still waits for.
@@ -210,11 +225,15 @@ impl Pipeline {
         }
         self.skipping = true;
         while let Some(owed) = self.front() {
-            if owed.ends_with_ready() {
-                break;
-            }
-            if let Owed::Parse { id, .. } = owed {
-                self.failed.push(id);
+            match owed {
+                Owed::Sync { .. } => break,
+                Owed::Parse { id, swallow } => {
+                    self.failed.push(id);
+                    self.undefined += usize::from(!swallow);
+                }
+                Owed::InventParse | Owed::InventClose => self.undefined += 1,
+                Owed::Query { .. } | Owed::Function => self.unready += 1,
+                _ => {}
             }
             self.entries.pop_front();
         }
@@ -232,6 +251,8 @@ impl Pipeline {
     pub fn clear(&mut self) {
         self.entries.clear();
         self.failed.clear();
+        self.undefined = 0;
+        self.unready = 0;
         self.copy_in = false;
         self.skipping = false;
     }

@@ -4,10 +4,11 @@
 //! Invariants: equal content gives the same statement while anyone holds it; a backend knows at most
 //! its limit of them. Absent on purpose: the client's names (the session's matter).
 
-use crate::sql::Classification;
+use crate::sql::{Access, Classification};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Beginning of every name we give a statement on a backend.
@@ -24,8 +25,22 @@ pub struct Statement {
     pub backend_name: Box<[u8]>,
     /// The Parse body after the name: text, NUL, parameter types.
     pub content: Box<[u8]>,
-    /// What it may do.
+    /// What it may do, by its text.
     pub class: Arc<Classification>,
+    learned_write: AtomicBool,
+}
+
+impl Statement {
+    /// Read or write, counting what standbys have said since.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        if self.learned_write.load(Ordering::Relaxed) { Access::Write } else { self.class.access }
+    }
+
+    /// A standby refused it as a write.
+    pub fn learn_write(&self) {
+        self.learned_write.store(true, Ordering::Relaxed);
+    }
 }
 
 /// All statements that some session holds.
@@ -62,6 +77,7 @@ impl StatementTable {
             backend_name: format!("{NAME_PREFIX}{id:x}").into_bytes().into(),
             content: content.into(),
             class: class(),
+            learned_write: AtomicBool::new(false),
         });
         table.by_content.entry(digest).or_default().push(Arc::downgrade(&statement));
         table.count += 1;

@@ -46,6 +46,14 @@ impl Checkout {
         }
     }
 
+    /// Has the backend forget all session state (DISCARD ALL), in the background, and reuses it then.
+    pub fn reset(mut self) {
+        if let Some(backend) = self.backend.take() {
+            let pool = Arc::clone(&self.pool);
+            self.pool.shared.tracker.spawn(async move { pool.reset(backend).await });
+        }
+    }
+
     /// Closes the backend.
     pub fn discard(mut self, reason: DiscardReason) {
         if let Some(backend) = self.backend.take() {

@@ -14,6 +14,7 @@ mod gauges;
 mod maintain;
 #[allow(clippy::module_inception, reason = "the pool itself")]
 mod pool;
+mod reset;
 mod set;
 mod waiters;
 

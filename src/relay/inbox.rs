@@ -49,6 +49,12 @@ impl Inbox {
         &self.buffer[self.cursor..]
     }
 
+    /// Where what is not done with begins.
+    #[must_use]
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
     /// Where the cursor is.
     #[must_use]
     pub fn cursor(&self) -> usize {

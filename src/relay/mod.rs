@@ -12,4 +12,4 @@ mod scan;
 
 pub use inbox::{Inbox, Message};
 pub use outbox::Outbox;
-pub use scan::{NodeScan, Scanned, WHOLE_MAX};
+pub use scan::{NodeScan, STREAMED_MIN, Scanned, WHOLE_MAX};

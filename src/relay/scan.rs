@@ -8,6 +8,9 @@ use crate::wire::{FrameError, LENGTH_MAX, backend, frontend, header};
 
 /// Longest message that is waited for whole, bytes.
 pub const WHOLE_MAX: usize = 1024 * 1024;
+/// Rows up to this length are waited for whole as well, so that a node that dies in the middle of
+/// one leaves a client that can still be told, bytes.
+pub const STREAMED_MIN: usize = 8 * 1024;
 
 /// What stands at the beginning of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +70,7 @@ impl NodeScan {
         let Some(head) = header(bytes, LENGTH_MAX)? else { return Ok(Scanned::More) };
         let take = head.message_len().min(bytes.len());
         let whole = take == head.message_len();
-        if !whole && !is_streamed(head.tag) {
+        if !whole && (!is_streamed(head.tag) || head.body_len < STREAMED_MIN) {
             let length = u32::try_from(head.body_len + 4).unwrap_or(u32::MAX);
             return if head.body_len > WHOLE_MAX { Err(FrameError::BadLength(length)) } else { Ok(Scanned::More) };
         }
@@ -92,10 +95,11 @@ mod tests {
         let ready = message(b'Z', b"I");
         assert_eq!(scan.next(&ready[..5]), Ok(Scanned::More));
         assert_eq!(scan.next(&ready), Ok(Scanned::Begin { tag: b'Z', take: 6, whole: true }));
-        let row = message(b'D', b"0123456789");
+        assert_eq!(scan.next(&message(b'D', b"0123456789")[..7]), Ok(Scanned::More));
+        let row = message(b'D', &[7; STREAMED_MIN]);
         assert_eq!(scan.next(&row[..7]), Ok(Scanned::Begin { tag: b'D', take: 7, whole: false }));
         assert!(scan.is_inside());
-        assert_eq!(scan.next(&row[7..]), Ok(Scanned::Rest { take: 8 }));
+        assert_eq!(scan.next(&row[7..]), Ok(Scanned::Rest { take: STREAMED_MIN - 2 }));
         assert!(!scan.is_inside());
     }
 
@@ -109,7 +113,7 @@ mod tests {
     proptest! {
         /// However the bytes are cut, the same messages come out and nothing is lost.
         #[test]
-        fn cutting_changes_nothing(bodies in proptest::collection::vec((0usize..4, 0usize..50), 1..10), cuts in proptest::collection::vec(1usize..20, 1..200)) {
+        fn cutting_changes_nothing(bodies in proptest::collection::vec((0usize..4, prop_oneof![0usize..50, 8000usize..9000]), 1..6), cuts in proptest::collection::vec(1usize..700, 1..50)) {
             let tags = b"DTZE";
             let all: Vec<u8> = bodies.iter().flat_map(|(tag, len)| message(tags[*tag], &vec![7; *len])).collect();
             let mut scan = NodeScan::default();

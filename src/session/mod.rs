@@ -176,6 +176,18 @@ pub struct Session {
     sent: VecDeque<Unit>,
     /// The class of the last Parse scanned, and where that message stands in the inbox.
     memo: Option<(usize, Arc<crate::sql::Classification>)>,
+    /// The class of the simple Query at the cursor, from its scan.
+    query_class: Option<Arc<crate::sql::Classification>>,
+    /// Bytes that the message at the cursor still lacks.
+    wanted: usize,
+    /// The unit that seeks a backend, or has one.
+    wanted_unit: attach::Wanted,
+    /// Effects of the open transaction: they count when it commits.
+    pending: Vec<effects::Effect>,
+    /// The last command of the present unit was ROLLBACK.
+    rolled_back: bool,
+    /// Confirmed names that count only once the held answer is let go.
+    held_confirms: usize,
     /// The unit being passed on.
     unit: Unit,
     prepared: Prepared,
@@ -195,6 +207,12 @@ pub struct Session {
     force_primary: bool,
     /// The present unit failed here; the client's messages are skipped up to its Sync.
     skip_to_sync: bool,
+    /// Bytes of a message of the client's that are to be dropped.
+    skip_bytes: usize,
+    /// In a lost transaction: the statement prepared or bound last would end it.
+    ending_lost: bool,
+    /// The session ends as soon as the client has been sent what stands in its outbox.
+    ending: Option<SessionEnd>,
     /// When the present unit must have found a backend.
     queue_deadline: Option<Time>,
     timer: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,

@@ -200,7 +200,7 @@ impl Session {
                 } else {
                     let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());
                     match self.prepared.find(view.statement) {
-                        Some(statement) => statement.class.access,
+                        Some(statement) => statement.access(),
                         // Defined in this batch: its Parse has been counted.
                         None if in_batch => Access::Read,
                         None => Access::Write,

@@ -1,0 +1,315 @@
+//! Getting a backend for a unit: route, checkout or queue, bring the backend to the session's state.
+//!
+//! Invariants: a unit is sent under the epoch of the snapshot it was routed by; a session that waits
+//! has a deadline; settings are replayed before anything of the client. Absent on purpose: how nodes
+//! are chosen (`route`) and how backends are opened (`pool`).
+
+use super::unit::Unit;
+use super::{Attachment, BackendWait, Gate, Replay, RouteWait, Session, SessionEnd, Stage, Streamed};
+use crate::backend::Owed;
+use crate::clock::Time;
+use crate::config::{Consistency, PoolMode};
+use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
+use crate::ids::{NodeId, PoolKey};
+use crate::net::Buffer;
+use crate::pool::{Checkout, CheckoutError, DiscardReason, Pool};
+use crate::relay::{NodeScan, Outbox};
+use crate::route::{NoRoute, Target, Wishes, choose};
+use crate::sql::{Access, Classification, TxControl};
+use crate::topology::{Role, TopologyReader};
+use crate::wire::encode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Nodes tried for one read before it goes to the primary.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// Why a unit got no backend.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Denied {
+    /// No node can take it, and it waited long enough.
+    #[error("no node can take the statement: {0}")]
+    NoRoute(Arc<str>),
+    /// An operator must act first.
+    #[error("writes are refused: {0}")]
+    Refused(Arc<str>),
+    /// The pool had none.
+    #[error(transparent)]
+    Checkout(CheckoutError),
+    /// The client canceled it while it waited.
+    #[error("canceled while waiting")]
+    Canceled,
+}
+
+impl Classify for Denied {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::NoRoute(_) | Self::Refused(_) => Fault::Topology,
+            Self::Checkout(err) => err.fault(),
+            Self::Canceled => Fault::Client,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Checkout(err) => err.retry(),
+            _ => Retry::Later,
+        }
+    }
+
+    fn client(&self) -> ClientError {
+        match self {
+            Self::NoRoute(why) => ClientError::error(SqlState::CANNOT_CONNECT_NOW, "no node can take this statement at the moment")
+                .detail(format!("The proxy waited as long as [pool] queue_timeout allows: {why}."))
+                .hint("Nothing was executed; try again later."),
+            Self::Refused(why) => ClientError::error(SqlState::CANNOT_CONNECT_NOW, "writes are refused until an operator acts")
+                .detail(format!("The reason is: {why}."))
+                .hint("Reads on standbys go on. The operator finds the details under /api/v1/cluster."),
+            Self::Checkout(err) => err.client(),
+            Self::Canceled => ClientError::error(SqlState::QUERY_CANCELED, "canceling statement due to user request"),
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        match self {
+            Self::NoRoute(_) => "no_route",
+            Self::Refused(_) => "writes_refused",
+            Self::Checkout(err) => err.label(),
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+/// A unit that wants a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub access: Access,
+    pub closed: bool,
+}
+
+impl Session {
+    /// Looks for a node and a backend for the unit in the inbox.
+    pub(super) fn seek(&mut self, wanted: Wanted) {
+        self.wanted_unit = wanted;
+        let held = match self.route(wanted) {
+            Ok(target) => return self.checkout(target),
+            Err(NoRoute::Refused { why }) => return self.deny(&Denied::Refused(why)),
+            Err(NoRoute::Held { .. }) => self.deps.topology.clone(),
+        };
+        // Asked again after the mark, so that a snapshot published in between is not missed.
+        let mut reader = held;
+        reader.mark_seen();
+        match self.route(wanted) {
+            Ok(target) => self.checkout(target),
+            Err(NoRoute::Refused { why }) => self.deny(&Denied::Refused(why)),
+            Err(NoRoute::Held { why }) => self.wait_for_route(reader, why),
+        }
+    }
+
+    fn route(&mut self, wanted: Wanted) -> Result<Target, NoRoute> {
+        let deps = Arc::clone(&self.deps);
+        let tunables = deps.tunables.load();
+        let topology = deps.topology.load();
+        let access = if self.force_primary || self.attempts >= ATTEMPTS_MAX { Access::Write } else { wanted.access };
+        let split = tunables.split && tunables.mode != PoolMode::Session && !self.restricts_reads();
+        let wishes = Wishes { access, split, floor: self.read_floor(tunables.consistency), avoid: self.avoid };
+        let target = choose(&wishes, &topology, &tunables.weights, tunables.balance, |node| deps.load_of(node), &mut self.dice)?;
+        let permitted = target.role != Role::Primary || deps.topology.permit().allows(target.epoch, || deps.clock.now());
+        if !permitted {
+            return Err(NoRoute::Held { why: "this proxy holds no permit to write".into() });
+        }
+        deps.metrics.route.decided(target.reason as usize);
+        Ok(target)
+    }
+
+    /// Settings under which a read may not be one, or a standby refuses it.
+    fn restricts_reads(&self) -> bool {
+        self.settings.entries().iter().any(|entry| {
+            let name = &*entry.name;
+            name.starts_with("default_transaction_") || name.starts_with("transaction_") || name == "session_replication_role"
+        })
+    }
+
+    fn read_floor(&self, consistency: Consistency) -> Time {
+        match consistency {
+            Consistency::Eventual => Time::ZERO,
+            Consistency::Session => self.floor,
+            Consistency::Global => self.deps.facts.last_write().max(self.floor),
+        }
+    }
+
+    fn deadline(&mut self) -> Time {
+        let timeout = self.deps.tunables.load().queue_timeout;
+        let deps = &self.deps;
+        *self.queue_deadline.get_or_insert_with(|| deps.clock.now() + timeout)
+    }
+
+    fn wait_for_route(&mut self, mut reader: TopologyReader, why: Arc<str>) {
+        let deadline = self.deadline();
+        if deadline <= self.deps.clock.now() {
+            return self.deny(&Denied::NoRoute(why));
+        }
+        let changed = Box::pin(async move { reader.changed().await });
+        let deadline = Box::pin(tokio::time::sleep_until(self.deps.clock.instant(deadline)));
+        self.stage = Stage::WaitingForRoute(Box::new(RouteWait { changed, deadline, why }));
+    }
+
+    fn pool_of(&mut self, node: NodeId) -> Arc<Pool> {
+        let identity = &self.identity;
+        let deps = &self.deps;
+        let pool = self.pools[node.index()].get_or_insert_with(|| {
+            let key = PoolKey { node, database: Arc::clone(&identity.database), user: Arc::clone(&identity.user) };
+            deps.pools.pool(&key)
+        });
+        Arc::clone(pool)
+    }
+
+    fn checkout(&mut self, target: Target) {
+        let now = self.deps.clock.now();
+        let pool = self.pool_of(target.node);
+        if let Some(checkout) = pool.try_checkout(now) {
+            self.deps.metrics.node(target.node).queue_wait_seconds.observe(0.0);
+            return self.attach(checkout, target);
+        }
+        let deadline = self.deadline();
+        match pool.join(deadline) {
+            Ok(ticket) => {
+                self.stage = Stage::WaitingForBackend(Box::new(BackendWait { pool, ticket, target, since: now }));
+            }
+            Err(error) => self.deny(&Denied::Checkout(error)),
+        }
+    }
+
+    /// The queue answered.
+    pub(super) fn granted(&mut self, target: Target, since: Time, outcome: Result<Checkout, CheckoutError>) {
+        self.stage = Stage::Detached;
+        let waited = self.deps.clock.now().since(since);
+        self.deps.metrics.node(target.node).queue_wait_seconds.observe(waited.as_secs_f64());
+        match outcome {
+            Ok(checkout) => self.attach(checkout, target),
+            Err(error) if error.retry() == Retry::OtherNode => {
+                // The unit has not left us: any node of the next snapshot will do.
+                self.avoid = Some(target.node);
+                if self.deadline() <= self.deps.clock.now() {
+                    return self.deny(&Denied::Checkout(error));
+                }
+                self.seek(self.wanted_unit);
+            }
+            Err(error) => self.deny(&Denied::Checkout(error)),
+        }
+    }
+
+    fn attach(&mut self, checkout: Checkout, target: Target) {
+        self.handle.attach(&checkout.control);
+        self.deps.load[target.node.index()].fetch_add(1, Ordering::Relaxed);
+        self.queue_deadline = None;
+        self.timer = None;
+        self.unit = Unit::default();
+        let alone = self.wanted_unit.closed && self.wanted_unit.access == Access::Read && self.transaction.is_none();
+        let mut attachment = Attachment {
+            checkout,
+            target,
+            outbox: Outbox::default(),
+            input: Buffer::empty(),
+            scan: NodeScan::default(),
+            to_node: 0,
+            to_client: Streamed::Forward,
+            replay: None,
+            gate: if alone { Gate::OneRead } else { Gate::Free },
+            rerouting: false,
+        };
+        self.replay_settings(&mut attachment);
+        self.replay_begin(&mut attachment);
+        if self.deps.tunables.load().mode == PoolMode::Session {
+            self.pins.add(super::effects::Pins::SESSION_MODE);
+        }
+        if alone {
+            self.outbox.hold();
+        }
+        self.stage = Stage::Attached(Box::new(attachment));
+    }
+
+    /// Brings the backend to the session's settings with one Query whose replies are hidden.
+    fn replay_settings(&mut self, attachment: &mut Attachment) {
+        let backend = &mut attachment.checkout;
+        if Arc::ptr_eq(&backend.settings, &self.settings) || backend.settings.same(&self.settings) {
+            if backend.parameters.digest() != self.told.digest() {
+                self.tell_parameters(attachment);
+            }
+            return;
+        }
+        let statements = backend.settings.statements_to(&self.settings);
+        backend.settings = Arc::clone(&self.settings);
+        encode::query(attachment.outbox.tail(), &statements.join(";"));
+        attachment.checkout.owed.push(Owed::Query { swallow: true });
+        attachment.checkout.statements.note_unnamed(None);
+        attachment.replay = Some(Replay::default());
+    }
+
+    /// Sends the BEGIN that was answered before a node was known.
+    fn replay_begin(&mut self, attachment: &mut Attachment) {
+        if let super::Transaction::Deferred(text) = &self.transaction {
+            encode::query(attachment.outbox.tail(), &String::from_utf8_lossy(text));
+            attachment.checkout.owed.push(Owed::Query { swallow: true });
+            let on_standby = attachment.target.role == Role::Standby;
+            self.transaction = super::Transaction::Open { on_standby, wrote: false, failed: false };
+        }
+    }
+
+    /// Tells the client the parameters in which this backend differs from what it was told.
+    pub(super) fn tell_parameters(&mut self, attachment: &Attachment) {
+        let now = &attachment.checkout.parameters;
+        let mut told = (*self.told).clone();
+        for (name, value) in now.shared().filter(|(name, value)| self.told.value(name) != Some(value)) {
+            encode::parameter_status(self.outbox.tail(), name, value);
+            told.note(name.as_bytes(), value.as_bytes());
+        }
+        self.told = Arc::new(told);
+    }
+
+    /// Lets a backend go that is between units: reused if clean and not needed any more.
+    pub(super) fn detach(&mut self, attachment: Attachment) {
+        let now = self.deps.clock.now();
+        let Attachment { checkout, target, .. } = attachment;
+        self.deps.load[target.node.index()].fetch_sub(1, Ordering::Relaxed);
+        self.deps.metrics.node(target.node).transaction_seconds.observe(now.since(checkout.since()).as_secs_f64());
+        if self.handle.detach() {
+            checkout.discard(DiscardReason::Canceled);
+        } else {
+            checkout.release(now);
+        }
+    }
+
+    /// Lets a backend go that must not be reused.
+    pub(super) fn abandon(&mut self, attachment: Attachment, reason: DiscardReason) {
+        let Attachment { checkout, target, .. } = attachment;
+        self.deps.load[target.node.index()].fetch_sub(1, Ordering::Relaxed);
+        self.handle.detach();
+        checkout.discard(reason);
+    }
+
+    /// The client is gone: whatever state its backend holds goes with it.
+    pub(super) fn part(&mut self, attachment: Attachment, end: SessionEnd) {
+        let clean = attachment.checkout.is_clean() && attachment.to_node == 0 && attachment.outbox.is_empty();
+        if clean && self.pins.is_empty() {
+            self.detach(attachment);
+        } else if clean && end == SessionEnd::ClientLeft && !self.handle.detach() {
+            self.deps.load[attachment.target.node.index()].fetch_sub(1, Ordering::Relaxed);
+            attachment.checkout.reset();
+        } else {
+            self.abandon(attachment, DiscardReason::Abandoned);
+        }
+    }
+
+    /// BEGIN READ ONLY waits for its first statement, so that this may choose the node.
+    pub(super) fn defers(&self, class: &Classification) -> bool {
+        let split = self.deps.tunables.load().split;
+        split
+            && self.transaction.is_none()
+            && self.pins.is_empty()
+            && class.statements == 1
+            && matches!(class.tx, TxControl::Begin { read_only: true, serializable: false })
+            && !self.restricts_reads()
+            && self.deps.tunables.load().mode == PoolMode::Transaction
+    }
+}

@@ -1,0 +1,435 @@
+//! From the node to the client: replies passed on, hidden or made up, and what they change.
+//!
+//! Invariants: every byte from the node is accounted for by the queue of replies owed; the answer of
+//! a read that may still move is held back until its first row or completion; a unit's effects count
+//! only when it succeeded, and those of a transaction only when it committed. Absent on purpose: what
+//! a lost backend means (`loss`).
+
+use super::effects::{Effect, Pins};
+use super::loss::Loss;
+use super::unit::Unit;
+use super::{Attachment, Gate, Session, Streamed};
+use crate::backend::{Owed, Reply, Settings};
+use crate::metrics::Class;
+use crate::net::Buffer;
+use crate::relay::Scanned;
+use crate::sql::{Access, TxControl};
+use crate::topology::{Fact, Role};
+use crate::wire::{HEADER_LEN, LENGTH_MAX, TxStatus, backend as tags, encode, frontend};
+use std::sync::Arc;
+
+/// What the node's bytes led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The backend is still needed.
+    Stay,
+    /// It can be let go.
+    Release,
+    /// The unit must run on another node.
+    Reroute,
+    /// The replay of settings failed with this ErrorResponse body.
+    ReplayFailed(Box<[u8]>),
+}
+
+/// Where the bytes of a message go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Forward,
+    Swallow,
+    /// Handled, and nothing behind it may be handled before the session acts.
+    Stop(bool),
+}
+
+impl Session {
+    /// Handles what the node sent.
+    pub(super) fn on_node_bytes(&mut self, attachment: &mut Attachment) -> Result<Progress, Loss> {
+        let mut input = attachment.input.take();
+        let outcome = self.consume(attachment, &mut input);
+        // A tail that is no whole message yet stays.
+        attachment.input = input;
+        outcome
+    }
+
+    fn consume(&mut self, attachment: &mut Attachment, input: &mut Buffer) -> Result<Progress, Loss> {
+        let (mut at, mut run) = (0, 0);
+        let mut progress = Progress::Stay;
+        while at < input.len() {
+            let scanned = attachment.scan.next(&input[at..]).map_err(|_| Loss::Garbage)?;
+            let (take, fate) = match scanned {
+                Scanned::More => break,
+                Scanned::Rest { take } => (take, attachment.to_client.fate()),
+                Scanned::Begin { tag, take, .. } => (take, self.on_message(attachment, tag, &input[at..at + take])?),
+            };
+            let forward = matches!(fate, Fate::Forward | Fate::Stop(true));
+            if !forward {
+                self.outbox.push(&input[run..at]);
+                run = at + take;
+            }
+            at += take;
+            if attachment.checkout.owed.front().is_some_and(|owed| matches!(owed, Owed::InventParse | Owed::InventClose)) {
+                self.outbox.push(&input[run..at]);
+                run = at;
+                self.emit_invented(attachment);
+            }
+            if let Fate::Stop(_) = fate {
+                progress = self.after_ready(attachment, at == input.len());
+                if progress != Progress::Stay {
+                    break;
+                }
+            }
+        }
+        if run == 0 && at == input.len() {
+            self.outbox.push_buffer(input);
+        } else {
+            self.outbox.push(&input[run..at]);
+            input.drain(..at);
+            if input.is_empty() {
+                input.give_back();
+            }
+        }
+        if progress == Progress::Reroute {
+            self.outbox.drop_held();
+        }
+        Ok(progress)
+    }
+
+    /// Sends the replies that were owed for requests no node was asked.
+    pub(super) fn emit_invented(&mut self, attachment: &mut Attachment) {
+        while let Some(invented) = attachment.checkout.owed.take_invented() {
+            let tag = if invented == Owed::InventParse { tags::PARSE_COMPLETE } else { tags::CLOSE_COMPLETE };
+            encode::bare(self.outbox.tail(), tag);
+            self.confirm_name();
+        }
+    }
+
+    fn confirm_name(&mut self) {
+        if self.outbox.is_holding() {
+            self.held_confirms += 1;
+        } else {
+            self.prepared.confirm();
+        }
+    }
+
+    fn on_message(&mut self, attachment: &mut Attachment, tag: u8, bytes: &[u8]) -> Result<Fate, Loss> {
+        let body = &bytes[HEADER_LEN..];
+        let front = attachment.checkout.owed.front();
+        let hidden = matches!(front, Some(Owed::Query { swallow: true }));
+        match tag {
+            tags::NOTICE if hidden => return Ok(Fate::Swallow),
+            tags::NOTICE | tags::NOTIFICATION => return Ok(Fate::Forward),
+            tags::PARAMETER_STATUS => return self.on_parameter(attachment, body, hidden),
+            tags::ERROR => return self.on_error(attachment, body, front),
+            tags::READY => return self.on_ready(attachment, body),
+            _ => {}
+        }
+        let verdict = attachment.checkout.owed.on_reply(tag).map_err(|_| Loss::Garbage)?;
+        if verdict == Reply::Swallow {
+            attachment.to_client = Streamed::Swallow;
+            return Ok(Fate::Swallow);
+        }
+        attachment.to_client = Streamed::Forward;
+        match tag {
+            tags::PARSE_COMPLETE => self.confirm_name(),
+            tags::BIND_COMPLETE | tags::CLOSE_COMPLETE | tags::ROW_DESCRIPTION | tags::PARAMETER_DESCRIPTION | tags::NO_DATA => {}
+            tags::COMMAND_COMPLETE => {
+                self.rolled_back = body == b"ROLLBACK\0";
+                self.decided();
+            }
+            _ => self.decided(),
+        }
+        Ok(Fate::Forward)
+    }
+
+    /// The unit's answer is this node's: what was held goes, and the unit's bytes are done with.
+    fn decided(&mut self) {
+        if !self.outbox.is_holding() {
+            return;
+        }
+        self.outbox.release();
+        for _ in 0..std::mem::take(&mut self.held_confirms) {
+            self.prepared.confirm();
+        }
+        self.inbox.settle();
+        if let Some(unit) = self.sent.front_mut() {
+            unit.answered = true;
+        }
+    }
+
+    fn on_parameter(&mut self, attachment: &mut Attachment, body: &[u8], hidden: bool) -> Result<Fate, Loss> {
+        let (name, value) = tags::parameter(body).map_err(|_| Loss::Garbage)?;
+        attachment.checkout.parameters.note(name, value);
+        if crate::backend::is_node_local(name) {
+            return Ok(Fate::Swallow);
+        }
+        let name_text = String::from_utf8_lossy(name);
+        let known = self.told.value(&name_text).is_some_and(|told| told.as_bytes() == value);
+        if known && hidden {
+            return Ok(Fate::Swallow);
+        }
+        if !known {
+            Arc::make_mut(&mut self.told).note(name, value);
+        }
+        Ok(Fate::Forward)
+    }
+
+    fn on_error(&mut self, attachment: &mut Attachment, body: &[u8], front: Option<Owed>) -> Result<Fate, Loss> {
+        let view = tags::error(body).map_err(|_| Loss::Garbage)?;
+        if matches!(view.severity, b"FATAL" | b"PANIC") {
+            return Err(Loss::Ended { sqlstate: String::from_utf8_lossy(view.sqlstate).into(), message: String::from_utf8_lossy(view.message).into() });
+        }
+        if matches!(front, Some(Owed::Query { swallow: true })) {
+            attachment.replay.get_or_insert_default().error = Some(body.into());
+            attachment.checkout.owed.on_reply(tags::ERROR).map_err(|_| Loss::Garbage)?;
+            return Ok(Fate::Swallow);
+        }
+        let refused = attachment.target.role == Role::Standby && self.outbox.is_holding();
+        if refused && let Some(refusal) = StandbyRefusal::of(view.sqlstate) {
+            attachment.rerouting = true;
+            self.note_refusal(attachment, refusal);
+        }
+        if view.sqlstate == b"25006" && attachment.target.role == Role::Primary && !self.transaction.is_open() {
+            self.deps.facts.send(Fact::WriteRefused(attachment.target.node));
+        }
+        attachment.checkout.owed.on_reply(tags::ERROR).map_err(|_| Loss::Garbage)?;
+        while let Some(id) = attachment.checkout.owed.take_failed() {
+            if id == 0 {
+                // Whose unnamed statement is there now is not known.
+                attachment.checkout.statements.note_unnamed(Some(u64::MAX));
+            } else {
+                attachment.checkout.statements.forget(id);
+            }
+        }
+        let undefined = attachment.checkout.owed.take_undefined();
+        for _ in 0..attachment.checkout.owed.take_unready() {
+            self.sent.pop_front();
+        }
+        self.sent.front_mut().unwrap_or(&mut self.unit).failed = true;
+        if attachment.rerouting {
+            return Ok(Fate::Forward);
+        }
+        self.decided();
+        self.prepared.abandon(undefined);
+        Ok(match self.rename_error(body) {
+            true => Fate::Swallow,
+            false => Fate::Forward,
+        })
+    }
+
+    /// A name that we gave a statement must not reach the client.
+    fn rename_error(&mut self, body: &[u8]) -> bool {
+        let prefix = crate::backend::NAME_PREFIX.as_bytes();
+        let Some(at) = memchr::memmem::find(body, prefix) else { return false };
+        let end = body[at..].iter().position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_')).map_or(body.len(), |len| at + len);
+        let Some(name) = self.prepared.name_of(&body[at..end]).map(<[u8]>::to_vec) else { return false };
+        encode::message(self.outbox.tail(), tags::ERROR, |out| {
+            out.extend_from_slice(&body[..at]);
+            out.extend_from_slice(&name);
+            out.extend_from_slice(&body[end..]);
+        });
+        true
+    }
+
+    fn note_refusal(&mut self, attachment: &Attachment, refusal: StandbyRefusal) {
+        self.deps.metrics.route.reruns.inc(refusal.label());
+        self.attempts += 1;
+        match refusal {
+            StandbyRefusal::Conflict => self.avoid = Some(attachment.target.node),
+            StandbyRefusal::Unable => self.force_primary = true,
+            StandbyRefusal::Write => {
+                self.force_primary = true;
+                self.learn_writes();
+            }
+        }
+    }
+
+    /// Statements of the shapes in this unit are no reads: a standby has said so.
+    fn learn_writes(&self) {
+        let mut at = self.inbox.start();
+        while let Ok(Some(message)) = self.inbox.message_at(at, LENGTH_MAX) {
+            if !message.whole || message.at >= self.inbox.cursor() {
+                break;
+            }
+            let body = self.inbox.body(message);
+            match message.tag {
+                frontend::QUERY => drop(frontend::query(body).map(|text| self.deps.learn_write(text))),
+                frontend::PARSE => drop(frontend::parse(body).map(|view| self.deps.learn_write(view.text))),
+                frontend::BIND => {
+                    if let Ok(view) = frontend::bind(body)
+                        && let Some(statement) = self.prepared.find(view.statement)
+                    {
+                        statement.learn_write();
+                    }
+                }
+                _ => {}
+            }
+            at += message.len;
+        }
+    }
+
+    fn on_ready(&mut self, attachment: &mut Attachment, body: &[u8]) -> Result<Fate, Loss> {
+        let status = tags::ready(body).map_err(|_| Loss::Garbage)?;
+        let verdict = attachment.checkout.owed.on_reply(tags::READY).map_err(|_| Loss::Garbage)?;
+        attachment.checkout.tx = status;
+        if verdict == Reply::Swallow {
+            self.on_replayed(attachment);
+            return Ok(Fate::Stop(false));
+        }
+        let unit = self.sent.pop_front().unwrap_or_default();
+        if attachment.rerouting {
+            return Ok(Fate::Stop(true));
+        }
+        self.decided();
+        self.account(attachment, &unit, status);
+        self.finish_unit(attachment, unit, status);
+        Ok(Fate::Stop(true))
+    }
+
+    fn on_replayed(&mut self, attachment: &mut Attachment) {
+        if attachment.replay.as_ref().is_some_and(|replay| replay.error.is_none()) {
+            attachment.replay = None;
+            if attachment.checkout.parameters.digest() != self.told.digest() && !self.outbox.is_holding() {
+                self.tell_parameters(attachment);
+            }
+        }
+    }
+
+    fn account(&self, attachment: &Attachment, unit: &Unit, status: TxStatus) {
+        let class = if self.transaction.is_open() || status != TxStatus::Idle {
+            Class::Transaction
+        } else if unit.access == Access::Read {
+            Class::Read
+        } else if unit.writes {
+            Class::Write
+        } else {
+            Class::Other
+        };
+        self.deps.metrics.node(attachment.target.node).statements(class).inc();
+    }
+
+    fn finish_unit(&mut self, attachment: &mut Attachment, unit: Unit, status: TxStatus) {
+        let on_primary = attachment.target.role == Role::Primary;
+        let wrote = unit.writes || matches!(self.transaction, super::Transaction::Open { wrote: true, .. });
+        if !unit.failed {
+            self.apply_immediate(attachment, &unit);
+            self.pending.extend(unit.effects);
+        }
+        let partial = matches!(unit.tx, TxControl::RollbackTo | TxControl::Other | TxControl::Mixed);
+        if partial && !self.pending.is_empty() {
+            self.pins.add(Pins::UNKNOWN_SETTINGS);
+        }
+        self.transaction.on_ready(status, !on_primary, unit.writes);
+        if status != TxStatus::Idle {
+            return;
+        }
+        let rolled_back = std::mem::take(&mut self.rolled_back) || unit.failed;
+        let pending = std::mem::take(&mut self.pending);
+        if !rolled_back && !pending.is_empty() {
+            self.apply_settings(attachment, &pending);
+        }
+        if wrote && on_primary {
+            let now = self.deps.clock.now();
+            self.floor = now + self.lazy_commits.unwrap_or_default();
+            self.deps.facts.wrote(now);
+        }
+        self.attempts = 0;
+        self.avoid = None;
+        self.force_primary = false;
+    }
+
+    /// DISCARD ALL and DEALLOCATE ALL count at once, whatever the transaction does.
+    fn apply_immediate(&mut self, attachment: &mut Attachment, unit: &Unit) {
+        for effect in &unit.effects {
+            match effect {
+                Effect::DiscardAll => {
+                    self.pins.clear_state();
+                    self.prepared.clear();
+                    attachment.checkout.statements.forget_all();
+                }
+                Effect::DeallocateAll => {
+                    self.prepared.clear();
+                    attachment.checkout.statements.forget_all();
+                }
+                Effect::Set(_) | Effect::Reset(_) | Effect::ResetAll => {}
+            }
+        }
+    }
+
+    fn apply_settings(&mut self, attachment: &mut Attachment, effects: &[Effect]) {
+        let fold = |settings: &Settings, apply: &dyn Fn(&Effect, &Settings) -> Settings| {
+            effects.iter().fold(settings.clone(), |settings, effect| apply(effect, &settings))
+        };
+        let session = fold(&self.settings, &|effect, settings| effect.apply(settings, &self.startup));
+        let backend = fold(&attachment.checkout.settings, &|effect, settings| effect.apply_to_backend(settings));
+        self.settings = Arc::new(session);
+        // Sharing one value makes the comparison at the next checkout a comparison of pointers.
+        attachment.checkout.settings =
+            if backend.same(&self.settings) { Arc::clone(&self.settings) } else { Arc::new(backend) };
+    }
+
+    /// After a ReadyForQuery: can the backend go? `drained`: nothing of the node's is left over.
+    fn after_ready(&mut self, attachment: &mut Attachment, drained: bool) -> Progress {
+        let owed_none = attachment.checkout.owed.is_empty();
+        if attachment.rerouting && owed_none {
+            return Progress::Reroute;
+        }
+        if let Some(error) = attachment.replay.as_mut().and_then(|replay| replay.error.take()) {
+            return Progress::ReplayFailed(error);
+        }
+        let idle = attachment.checkout.tx == TxStatus::Idle && owed_none && self.sent.is_empty();
+        let passing = attachment.to_node > 0 || !attachment.outbox.is_empty();
+        if idle && self.pins.is_empty() && !passing && drained && self.unit_is_untouched() {
+            return Progress::Release;
+        }
+        if attachment.gate == Gate::Shut && owed_none {
+            attachment.gate = Gate::Free;
+        }
+        Progress::Stay
+    }
+
+    /// Has nothing of a further unit been passed on?
+    fn unit_is_untouched(&self) -> bool {
+        self.unit.access == Access::Read && self.unit.effects.is_empty() && self.unit.pins == 0
+    }
+}
+
+impl Streamed {
+    fn fate(self) -> Fate {
+        match self {
+            Self::Forward => Fate::Forward,
+            Self::Swallow => Fate::Swallow,
+        }
+    }
+}
+
+/// Why a standby did not do a read that the primary (or another standby) would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StandbyRefusal {
+    /// It was no read.
+    Write,
+    /// It may need something that only a primary has.
+    Unable,
+    /// Replay needed what the read held.
+    Conflict,
+}
+
+impl StandbyRefusal {
+    /// The cases measured on PostgreSQL 15 (docs/decisions/0003-healing.md).
+    /// The message says "recovery", but in the node's language; a read that fails on the primary too
+    /// fails there with the same error, so asking twice is harmless.
+    fn of(sqlstate: &[u8]) -> Option<Self> {
+        match sqlstate {
+            b"25006" => Some(Self::Write),
+            b"0A000" | b"55000" | b"XX000" => Some(Self::Unable),
+            b"40001" => Some(Self::Conflict),
+            _ => None,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Write => "standby_refused",
+            Self::Unable => "standby_unable",
+            Self::Conflict => "recovery_conflict",
+        }
+    }
+}
