@@ -386,6 +386,16 @@ async fn auth_query_that_cannot_work_says_why_to_the_operator() {
         let text = text(&node.query(query)).await;
         assert!(text.contains(wanted), "{query}: {text}");
     }
+    // An operator who corrects the function need not restart anything.
+    node.sql("CREATE FUNCTION auth.late(text) RETURNS TABLE (a text, b text) LANGUAGE sql AS 'SELECT $1, ''1''/0'");
+    let query = node.auth_query(&node.query("SELECT * FROM auth.late($1)"));
+    assert!(matches!(query.lookup("joe", at(0)).await, Err(AuthError::QueryBroken(_))));
+    node.sql(
+        "DROP FUNCTION auth.late; CREATE FUNCTION auth.late(text) RETURNS TABLE (a text, b text, c timestamptz) \
+         LANGUAGE sql AS 'SELECT $1, ''pencil'', ''-infinity''::timestamptz'",
+    );
+    assert_eq!(query.lookup("joe", at(1)).await, Ok(None), "its third column counts");
+
     let default = || node.query(DEFAULT_AUTH_QUERY);
     for (config, wanted) in [
         (
@@ -463,6 +473,15 @@ async fn auth_query_goes_where_a_node_answers() {
     assert!(all.iter().all(|answer| answer.is_err()));
     node.ctl_start();
     assert_eq!(found(at(6)).await, Ok(true));
+
+    // Who waits for a connect that fails does not repeat it.
+    silent.set_nonblocking(true).unwrap();
+    while silent.accept().is_ok() {}
+    *offered.lock().unwrap() = vec![here(silent.local_addr().unwrap().port())];
+    let all = futures::future::join_all(["a", "b", "c"].map(|user| query.lookup(user, at(6)))).await;
+    assert!(all.iter().all(|answer| *answer == Err(AuthError::Unavailable(Unavailability::NoNode))));
+    assert!(silent.accept().is_ok());
+    assert!(silent.accept().is_err(), "one connect for all three");
 
     // A node that is no longer offered is not asked any more.
     *offered.lock().unwrap() = vec![here(free_port())];

@@ -47,6 +47,8 @@ const TRIES: usize = 2;
 const CANDIDATES_MAX: usize = 16;
 /// A connection to another node than the first is given up after this, if the first may be back.
 const PREFER_FIRST_AFTER: Duration = Duration::from_secs(30);
+/// A connection is made anew after this, so that a changed query function is seen as it is now.
+const LIFETIME: Duration = Duration::from_secs(600);
 /// Users being looked up at once; every login waits for at most one.
 const LOOKUPS_MAX: usize = 4_096;
 /// Longest secret accepted from the query, bytes.
@@ -98,10 +100,12 @@ struct Link {
 
 /// Why a node gave no answer.
 enum Failure {
-    /// The node is unreachable or busy ending; another one may do.
+    /// The node is unreachable, busy or ending; another one may do.
     Gone(String),
-    /// It would fail on any node.
-    Broken(String),
+    /// The node refuses the login or the query, as any other would.
+    Refused(String),
+    /// The query works but does not give what it must.
+    Unusable(String),
 }
 
 impl AuthQuery {
@@ -208,7 +212,12 @@ impl Inner {
             let link = self.link(now, silent.as_ref()).await?;
             let why = match timeout(QUERY_TIMEOUT, link.fetch(user, now)).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(Failure::Broken(why))) => return Err(AuthError::QueryBroken(why.into())),
+                Ok(Err(Failure::Unusable(why))) => return Err(AuthError::QueryBroken(why.into())),
+                Ok(Err(Failure::Refused(why))) => {
+                    // What the query names may have been changed: prepare anew next time.
+                    self.give_up(&link).await;
+                    return Err(AuthError::QueryBroken(why.into()));
+                }
                 Ok(Err(Failure::Gone(why))) => why,
                 Err(_) => "no answer in time".to_owned(),
             };
@@ -242,7 +251,7 @@ impl Inner {
             let connect = self.connect(node, first.clone().unwrap_or_default(), now);
             match timeout(CONNECT_TIMEOUT, connect).await {
                 Ok(Ok(link)) => return Ok(Arc::clone(slot.link.insert(Arc::new(link)))),
-                Ok(Err(Failure::Broken(why))) => error = AuthError::QueryBroken(why.into()),
+                Ok(Err(Failure::Refused(why) | Failure::Unusable(why))) => error = AuthError::QueryBroken(why.into()),
                 Ok(Err(Failure::Gone(why))) => tracing::debug!(%host, port, %why, "auth_query: cannot connect"),
                 Err(_) => tracing::debug!(%host, port, "auth_query: cannot connect in time"),
             }
@@ -279,7 +288,7 @@ impl Inner {
         let probe = client.prepare(&self.query).await.map_err(|error| failure(&error))?;
         let (parameters, columns) = (probe.params().len(), probe.columns().len());
         if parameters != 1 || !(2..=3).contains(&columns) {
-            return Err(Failure::Broken(format!(
+            return Err(Failure::Unusable(format!(
                 "the query must take the user as $1 and return (name, secret[, valid until]); \
                  it takes {parameters} parameters and returns {columns} columns"
             )));
@@ -329,11 +338,12 @@ fn wrapped(query: &str, has_valid_until: bool) -> String {
 }
 
 impl Link {
-    /// Alive, to a node that is still offered, and to the first one unless that was down just now.
+    /// Alive, not old, to a node that is still offered, and to the first one unless that was down just now.
     fn is_right(&self, candidates: &[(String, u16)], now: Time) -> bool {
         let Some(first) = candidates.first() else { return false };
-        let settled = self.node == *first || (self.first == *first && now.since(self.made_at) < PREFER_FIRST_AFTER);
-        settled && candidates.contains(&self.node) && !self.client.is_closed()
+        let age = now.since(self.made_at);
+        let settled = self.node == *first || (self.first == *first && age < PREFER_FIRST_AFTER);
+        settled && age < LIFETIME && candidates.contains(&self.node) && !self.client.is_closed()
     }
 
     async fn fetch(&self, user: &str, now: Time) -> Result<Answer, Failure> {
@@ -341,28 +351,30 @@ impl Link {
         match rows.as_slice() {
             [] => Ok(Answer::nobody()),
             [row] => read_row(row, user, now),
-            _ => Err(Failure::Broken(format!("the query returns several rows for user \"{user}\""))),
+            _ => Err(Failure::Unusable(format!("the query returns several rows for user \"{user}\""))),
         }
     }
 }
 
 fn read_row(row: &Row, user: &str, now: Time) -> Result<Answer, Failure> {
-    let bad = |error: tokio_postgres::Error| Failure::Broken(error.to_string());
+    let bad = |error: tokio_postgres::Error| Failure::Unusable(error.to_string());
     let name: Option<&str> = row.try_get(0).map_err(bad)?;
     let secret: Option<&str> = row.try_get(1).map_err(bad)?;
     let remaining: Option<f64> = row.try_get(2).map_err(bad)?;
     if name != Some(user) {
         // One user must never log in with another's password.
-        return Err(Failure::Broken(format!("the query returns another name for user \"{user}\"")));
+        return Err(Failure::Unusable(format!("the query returns another name for user \"{user}\"")));
     }
     let Some(secret) = secret else { return Ok(Answer::nobody()) };
     if secret.len() > SECRET_BYTES_MAX {
-        return Err(Failure::Broken(format!("the secret of user \"{user}\" is longer than {SECRET_BYTES_MAX} bytes")));
+        return Err(Failure::Unusable(format!(
+            "the secret of user \"{user}\" is longer than {SECRET_BYTES_MAX} bytes"
+        )));
     }
     let secret = match StoredSecret::parse(secret) {
         Ok(secret) => secret,
         Err(BadSecret::Empty) => return Ok(Answer::nobody()),
-        Err(why) => return Err(Failure::Broken(format!("user \"{user}\": {why}"))),
+        Err(why) => return Err(Failure::Unusable(format!("user \"{user}\": {why}"))),
     };
     Ok(Answer { secret: Some(Arc::new(secret)), valid_until: valid_until(remaining, now) })
 }
@@ -381,12 +393,12 @@ fn failure(error: &tokio_postgres::Error) -> Failure {
     let Some(told) = error.as_db_error() else {
         let io = error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
         let text = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-        return if error.is_closed() || io { Failure::Gone(text) } else { Failure::Broken(text) };
+        return if error.is_closed() || io { Failure::Gone(text) } else { Failure::Refused(text) };
     };
     let text = format!("{} ({})", told.message(), told.code().code());
     match told.code().code().get(..2) {
         Some("08" | "53" | "57" | "58") => Failure::Gone(text),
-        _ => Failure::Broken(text),
+        _ => Failure::Refused(text),
     }
 }
 
