@@ -484,7 +484,10 @@ async fn auth_query_goes_where_a_node_answers() {
     assert!(silent.accept().is_err(), "one connect for all three");
 
     // A node that is no longer offered is not asked any more.
-    *offered.lock().unwrap() = vec![here(free_port())];
+    let first = here(free_port());
+    *offered.lock().unwrap() = vec![first.clone(), here(node.port)];
+    assert_eq!(found(at(7)).await, Ok(true));
+    *offered.lock().unwrap() = vec![first];
     assert_eq!(found(at(7)).await, down);
     *offered.lock().unwrap() = Vec::new();
     assert_eq!(found(at(8)).await, down);

@@ -150,6 +150,28 @@ mod tests {
         }
     }
 
+    /// Who knows the password can sign any client-final message; it must still be the one due.
+    #[test]
+    fn a_right_proof_of_a_wrong_message_does_not_get_in() {
+        let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+        let salted = super::super::salted_password(b"pencil", &salt, 4096);
+        let client_key = super::super::client_key(&salted);
+        let signed = |without_proof: &str| {
+            let auth_message: [&[u8]; 4] = [&CLIENT_FIRST[3..], b",", SERVER_FIRST.as_bytes(), b","];
+            let auth_message = [auth_message.concat().as_slice(), without_proof.as_bytes()].concat();
+            let proof = xor(&client_key, &hmac_sha256(&*hash(&client_key), &[&auth_message]));
+            let message = format!("{without_proof},p={}", STANDARD.encode(*proof));
+            rfc7677().next.check(message.as_bytes()).map(|checked| checked.is_some())
+        };
+        let nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+        assert_eq!(signed(&format!("c=biws,r={nonce}")), Ok(true));
+        assert_eq!(signed(&format!("c=biws,r={nonce},x=later")), Ok(true), "extensions are signed, not read");
+        assert_eq!(signed(&format!("c=biws,r={nonce}0")), Err(Flaw::NonceMismatch));
+        assert_eq!(signed("c=biws,r=rOprNGfwEbeRWgbNEkqO"), Err(Flaw::NonceMismatch));
+        assert_eq!(signed(&format!("c=eSws,r={nonce}")), Err(Flaw::ChannelBindingMismatch), "y,, after n,,");
+        assert_eq!(signed(&format!("r={nonce},c=biws")), Err(Flaw::Attribute));
+    }
+
     #[test]
     fn first_messages_that_ask_for_too_much() {
         let answer = |message: &[u8]| {
