@@ -104,7 +104,9 @@ impl Classify for ConnectError {
     fn client(&self) -> ClientError {
         match self {
             Self::Auth(err) => err.client(),
-            Self::Rejected(rejection) => ClientError::fatal(SqlState::CONNECTION_FAILURE, rejection.message.to_string()),
+            Self::Rejected(rejection) => {
+                ClientError::fatal(SqlState::CONNECTION_FAILURE, rejection.message.to_string())
+            }
             _ => ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "no node accepts connections at the moment")
                 .hint("Try again later; the proxy keeps trying to reach the nodes."),
         }
@@ -190,7 +192,8 @@ impl Greeter {
             match tag {
                 tags::AUTHENTICATION => self.on_auth(&body).await?,
                 tags::PARAMETER_STATUS => {
-                    let (name, value) = tags::parameter(&body).map_err(|_| ConnectError::Garbage("parameter status"))?;
+                    let (name, value) =
+                        tags::parameter(&body).map_err(|_| ConnectError::Garbage("parameter status"))?;
                     self.parameters.note(name, value);
                 }
                 tags::KEY_DATA => {

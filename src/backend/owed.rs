@@ -58,7 +58,10 @@ impl Owed {
     fn swallowed(self) -> bool {
         matches!(
             self,
-            Self::Query { swallow: true } | Self::Parse { swallow: true, .. } | Self::Close { swallow: true } | Self::Sync { swallow: true }
+            Self::Query { swallow: true }
+                | Self::Parse { swallow: true, .. }
+                | Self::Close { swallow: true }
+                | Self::Sync { swallow: true }
         )
     }
 }

@@ -112,7 +112,8 @@ impl Settings {
                 statements.push(sql);
             }
         }
-        statements.extend(to.entries.iter().filter(|entry| !self.entries.contains(entry)).map(|entry| entry.sql.to_string()));
+        statements
+            .extend(to.entries.iter().filter(|entry| !self.entries.contains(entry)).map(|entry| entry.sql.to_string()));
         statements
     }
 }

@@ -93,13 +93,17 @@ fn hello(version: u32, parameters: Vec<(String, String)>, options: Vec<String>) 
     let value = |name: &str| parameters.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let user = value("user").unwrap_or_default();
     if user.is_empty() {
-        let error = ClientError::fatal(SqlState::INVALID_AUTHORIZATION, "no PostgreSQL user name specified in startup packet");
+        let error =
+            ClientError::fatal(SqlState::INVALID_AUTHORIZATION, "no PostgreSQL user name specified in startup packet");
         return Err(EnterError::Refused(Box::new(error)));
     }
     let database = value("database").filter(|name| !name.is_empty()).unwrap_or(user);
     if value("replication").is_some_and(|mode| !is_off(mode)) {
-        let error = ClientError::fatal(SqlState::FEATURE_NOT_SUPPORTED, "replication connections are not passed through the proxy")
-            .hint("Connect to the node itself.");
+        let error = ClientError::fatal(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            "replication connections are not passed through the proxy",
+        )
+        .hint("Connect to the node itself.");
         return Err(EnterError::Refused(Box::new(error)));
     }
     let newer = version > PROTOCOL_3_2 || version == PROTOCOL_3_2 - 1;

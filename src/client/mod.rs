@@ -88,9 +88,12 @@ impl Classify for EnterError {
             Self::Http => violation("this port speaks the PostgreSQL protocol, not HTTP".into()),
             Self::BadMessage(_) => violation("invalid message format".into()),
             Self::OutOfOrder(tag) => violation(format!("expected a password message, got message type {tag:?}")),
-            Self::Smuggled => violation("received unencrypted data after an encryption request".into())
-                .detail("This could be either a client-software bug or evidence of an attempted man-in-the-middle attack."),
-            Self::TimedOut => ClientError::fatal(SqlState::INVALID_AUTHORIZATION, "canceling authentication due to timeout"),
+            Self::Smuggled => violation("received unencrypted data after an encryption request".into()).detail(
+                "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack.",
+            ),
+            Self::TimedOut => {
+                ClientError::fatal(SqlState::INVALID_AUTHORIZATION, "canceling authentication due to timeout")
+            }
             Self::Auth(err) => err.client(),
             Self::Refused(err) => (**err).clone(),
             Self::TooMany => ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")

@@ -49,6 +49,30 @@ impl SqlState {
     pub const INTERNAL_ERROR: Self = Self("XX000");
 }
 
+/// Codes that a node may refuse startup settings with, and that are passed on as they are.
+const PASSED_ON: &[SqlState] = &[
+    SqlState("22023"),
+    SqlState("25001"),
+    SqlState("28000"),
+    SqlState("3D000"),
+    SqlState("42501"),
+    SqlState("42601"),
+    SqlState("42602"),
+    SqlState("42704"),
+    SqlState("42P02"),
+    SqlState("55P02"),
+    SqlState("55P04"),
+    SqlState("0A000"),
+];
+
+impl SqlState {
+    /// This code if it is one of the few that are passed on from a node, internal_error otherwise.
+    #[must_use]
+    pub fn known(code: &[u8]) -> Self {
+        PASSED_ON.iter().copied().find(|known| known.0.as_bytes() == code).unwrap_or(Self::INTERNAL_ERROR)
+    }
+}
+
 impl fmt::Display for SqlState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)

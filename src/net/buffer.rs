@@ -31,9 +31,7 @@ impl Buffer {
     /// Makes sure that there is memory, from the stock if possible.
     pub fn reserve(&mut self) {
         if self.bytes.capacity() == 0 {
-            self.bytes = STOCK
-                .with_borrow_mut(Vec::pop)
-                .unwrap_or_else(|| Vec::with_capacity(BUFFER_LEN));
+            self.bytes = STOCK.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BUFFER_LEN));
         }
     }
 

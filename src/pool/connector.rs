@@ -124,7 +124,16 @@ impl Pool {
         };
         let target = &shared.node(self.key.node).target;
         let id = shared.next_backend();
-        connect(self.key.node, id, target, &login, settings.prepared_statements_max, settings.connect_timeout, &shared.clock).await
+        connect(
+            self.key.node,
+            id,
+            target,
+            &login,
+            settings.prepared_statements_max,
+            settings.connect_timeout,
+            &shared.clock,
+        )
+        .await
     }
 
     fn connect_failed(self: &Arc<Self>, err: ConnectError) {

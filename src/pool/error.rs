@@ -55,12 +55,19 @@ impl Classify for CheckoutError {
                 ClientError::error(SqlState::TOO_MANY_CONNECTIONS, "timed out waiting for a connection from the pool")
                     .hint("Raise [pool] size or queue_timeout, or shorten transactions.")
             }
-            Self::QueueFull => ClientError::error(SqlState::TOO_MANY_CONNECTIONS, "too many sessions wait for this pool")
-                .hint("Raise [pool] size, or open fewer sessions."),
-            Self::NodeGone => ClientError::error(SqlState::CANNOT_CONNECT_NOW, "the node went away before the statement was sent")
-                .hint("Nothing was executed; try again."),
+            Self::QueueFull => {
+                ClientError::error(SqlState::TOO_MANY_CONNECTIONS, "too many sessions wait for this pool")
+                    .hint("Raise [pool] size, or open fewer sessions.")
+            }
+            Self::NodeGone => {
+                ClientError::error(SqlState::CANNOT_CONNECT_NOW, "the node went away before the statement was sent")
+                    .hint("Nothing was executed; try again.")
+            }
             Self::Rejected(err) => err.client(),
-            Self::Closing => ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection because the proxy is shutting down"),
+            Self::Closing => ClientError::fatal(
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection because the proxy is shutting down",
+            ),
         }
     }
 

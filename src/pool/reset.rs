@@ -45,7 +45,10 @@ async fn discard_all(backend: &mut Backend) -> Option<()> {
                     backend.parameters.note(name, value);
                 }
                 tags::COMMAND_COMPLETE | tags::NOTICE | tags::NOTIFICATION => {}
-                tags::READY => return (tags::ready(body).ok()? == TxStatus::Idle && input.len() == head.message_len()).then_some(()),
+                tags::READY => {
+                    return (tags::ready(body).ok()? == TxStatus::Idle && input.len() == head.message_len())
+                        .then_some(());
+                }
                 _ => return None,
             }
             input.drain(..head.message_len());

@@ -94,7 +94,8 @@ impl Waiters {
 
     fn live_front(&mut self) -> Option<Ticket> {
         while let Some(&ticket) = self.order.front() {
-            let live = self.slots.get(ticket.slot).is_some_and(|slot| slot.number == ticket.number && slot.grant.is_none());
+            let live =
+                self.slots.get(ticket.slot).is_some_and(|slot| slot.number == ticket.number && slot.grant.is_none());
             if live {
                 return Some(ticket);
             }

@@ -149,7 +149,8 @@ pub fn choose(
         let picked = candidates[balance.pick(&candidates[..count], dice).min(count - 1)];
         return Ok(Target { node: picked.node, epoch: topology.epoch, role: Role::Standby, reason: Reason::Read });
     }
-    primary(topology, if stale { Reason::NotFresh } else { Reason::NoStandby }).or_else(|no| last_resort(wishes, topology, no))
+    primary(topology, if stale { Reason::NotFresh } else { Reason::NoStandby })
+        .or_else(|no| last_resort(wishes, topology, no))
 }
 
 fn takes_reads(view: &NodeView) -> bool {

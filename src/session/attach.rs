@@ -59,12 +59,16 @@ impl Classify for Denied {
 
     fn client(&self) -> ClientError {
         match self {
-            Self::NoRoute(why) => ClientError::error(SqlState::CANNOT_CONNECT_NOW, "no node can take this statement at the moment")
-                .detail(format!("The proxy waited as long as [pool] queue_timeout allows: {why}."))
-                .hint("Nothing was executed; try again later."),
-            Self::Refused(why) => ClientError::error(SqlState::CANNOT_CONNECT_NOW, "writes are refused until an operator acts")
-                .detail(format!("The reason is: {why}."))
-                .hint("Reads on standbys go on. The operator finds the details under /api/v1/cluster."),
+            Self::NoRoute(why) => {
+                ClientError::error(SqlState::CANNOT_CONNECT_NOW, "no node can take this statement at the moment")
+                    .detail(format!("The proxy waited as long as [pool] queue_timeout allows: {why}."))
+                    .hint("Nothing was executed; try again later.")
+            }
+            Self::Refused(why) => {
+                ClientError::error(SqlState::CANNOT_CONNECT_NOW, "writes are refused until an operator acts")
+                    .detail(format!("The reason is: {why}."))
+                    .hint("Reads on standbys go on. The operator finds the details under /api/v1/cluster.")
+            }
             Self::Checkout(err) => err.client(),
             Self::Canceled => ClientError::error(SqlState::QUERY_CANCELED, "canceling statement due to user request"),
         }
@@ -113,8 +117,10 @@ impl Session {
         let access = if self.force_primary || self.attempts >= ATTEMPTS_MAX { Access::Write } else { wanted.access };
         let split = tunables.split && tunables.mode != PoolMode::Session && !self.restricts_reads();
         let wishes = Wishes { access, split, floor: self.read_floor(tunables.consistency), avoid: self.avoid };
-        let target = choose(&wishes, &topology, &tunables.weights, tunables.balance, |node| deps.load_of(node), &mut self.dice)?;
-        let permitted = target.role != Role::Primary || deps.topology.permit().allows(target.epoch, || deps.clock.now());
+        let target =
+            choose(&wishes, &topology, &tunables.weights, tunables.balance, |node| deps.load_of(node), &mut self.dice)?;
+        let permitted =
+            target.role != Role::Primary || deps.topology.permit().allows(target.epoch, || deps.clock.now());
         if !permitted {
             return Err(NoRoute::Held { why: "this proxy holds no permit to write".into() });
         }
@@ -126,7 +132,9 @@ impl Session {
     fn restricts_reads(&self) -> bool {
         self.settings.entries().iter().any(|entry| {
             let name = &*entry.name;
-            name.starts_with("default_transaction_") || name.starts_with("transaction_") || name == "session_replication_role"
+            name.starts_with("default_transaction_")
+                || name.starts_with("transaction_")
+                || name == "session_replication_role"
         })
     }
 

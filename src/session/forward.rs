@@ -47,7 +47,8 @@ impl Session {
                 self.inbox.settle();
                 attachment.to_node -= take;
             }
-            if attachment.gate == Gate::Shut || attachment.outbox.len() > NODE_OUTBOX_MAX || attachment.replay_failed() {
+            if attachment.gate == Gate::Shut || attachment.outbox.len() > NODE_OUTBOX_MAX || attachment.replay_failed()
+            {
                 break;
             }
             let Some(message) = self.inbox.message_at(self.inbox.cursor(), limit)? else { break };
@@ -236,6 +237,7 @@ impl Session {
             Err(error) => return Err(error.into()),
         };
         let names_len = view.names_len;
+        let portal_len = view.portal.len();
         if view.statement.is_empty() {
             self.ensure_unnamed(attachment);
             self.note_run(None);
@@ -251,7 +253,6 @@ impl Session {
         };
         attachment.know(&statement);
         self.note_run(Some(&statement));
-        let portal_len = view.portal.len();
         let there = self.inbox.bytes(message.at, message.len);
         let body_len = message.len - HEADER_LEN - names_len + portal_len + 1 + statement.backend_name.len() + 1;
         let out = attachment.outbox.tail();

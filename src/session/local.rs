@@ -170,8 +170,11 @@ impl Session {
     }
 
     fn refuse_block(&mut self, message: Message) {
-        let error = ClientError::error(SqlState::FEATURE_NOT_SUPPORTED, "transaction blocks are not available in statement pooling mode")
-            .hint("Set [pool] mode = \"transaction\" to use them.");
+        let error = ClientError::error(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            "transaction blocks are not available in statement pooling mode",
+        )
+        .hint("Set [pool] mode = \"transaction\" to use them.");
         encode::error(self.outbox.tail(), &error);
         encode::ready(self.outbox.tail(), TxStatus::Idle);
         self.consumed(message.len);
@@ -193,7 +196,12 @@ impl Session {
                 self.skip_bytes = message.len;
                 return Ok(Pumped::Moved);
             }
-            frontend::QUERY | frontend::PARSE | frontend::BIND | frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE
+            frontend::QUERY
+            | frontend::PARSE
+            | frontend::BIND
+            | frontend::DESCRIBE
+            | frontend::EXECUTE
+            | frontend::CLOSE
                 if !message.whole && message.len <= super::unit::HOLD_MAX =>
             {
                 self.wanted = message.len - self.inbox.unread().len();
@@ -243,7 +251,10 @@ impl Session {
         let told = matches!(self.transaction, Transaction::Lost { told: true });
         self.transaction = Transaction::Lost { told: true };
         let error = if told {
-            ClientError::error(SqlState::IN_FAILED_TRANSACTION, "current transaction is aborted, commands ignored until end of transaction block")
+            ClientError::error(
+                SqlState::IN_FAILED_TRANSACTION,
+                "current transaction is aborted, commands ignored until end of transaction block",
+            )
         } else {
             lost_transaction()
         };

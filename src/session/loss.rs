@@ -84,26 +84,29 @@ impl Classify for Verdict {
 
     fn client(&self) -> ClientError {
         match self {
-            Self::RolledBack(why) => {
-                ClientError::error(SqlState::SERIALIZATION_FAILURE, "the transaction was rolled back because its node was lost")
-                    .detail(why.clone())
-                    .hint("The transaction can be retried.")
-            }
-            Self::Unknown(why) => {
-                ClientError::error(SqlState::RESOLUTION_UNKNOWN, "the node was lost before it answered: whether the change was made is not known")
-                    .detail(why.clone())
-                    .hint("Look whether the change was made before you repeat it.")
-            }
+            Self::RolledBack(why) => ClientError::error(
+                SqlState::SERIALIZATION_FAILURE,
+                "the transaction was rolled back because its node was lost",
+            )
+            .detail(why.clone())
+            .hint("The transaction can be retried."),
+            Self::Unknown(why) => ClientError::error(
+                SqlState::RESOLUTION_UNKNOWN,
+                "the node was lost before it answered: whether the change was made is not known",
+            )
+            .detail(why.clone())
+            .hint("Look whether the change was made before you repeat it."),
             Self::ReadBroken(why) => {
                 ClientError::error(SqlState::SERIALIZATION_FAILURE, "the node was lost in the middle of its answer")
                     .detail(why.clone())
                     .hint("The statement only reads and can be retried.")
             }
-            Self::StateLost(why) => {
-                ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection because its session state was lost with its node")
-                    .detail(why.clone())
-                    .hint("Temporary tables, session locks and the like cannot move to another node; connect again.")
-            }
+            Self::StateLost(why) => ClientError::fatal(
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection because its session state was lost with its node",
+            )
+            .detail(why.clone())
+            .hint("Temporary tables, session locks and the like cannot move to another node; connect again."),
         }
     }
 
@@ -150,7 +153,9 @@ impl Session {
         let node = attachment.target.node;
         match loss {
             Loss::Eof => self.deps.facts.send(Fact::BackendLost(node)),
-            Loss::Ended { sqlstate, .. } if sqlstate.starts_with("57P0") => self.deps.facts.send(Fact::ShutdownSaid(node)),
+            Loss::Ended { sqlstate, .. } if sqlstate.starts_with("57P0") => {
+                self.deps.facts.send(Fact::ShutdownSaid(node))
+            }
             Loss::Ended { .. } | Loss::Garbage | Loss::Fenced => {}
         }
     }
@@ -188,7 +193,8 @@ impl Session {
         let sent = std::mem::take(&mut self.sent);
         let half = std::mem::take(&mut self.unit);
         let half_passed = !untouched && (sent.is_empty() || half.access == Access::Write || half.failed);
-        let commits = sent.iter().any(|unit| matches!(unit.tx, TxControl::Commit | TxControl::Mixed)) || half.tx == TxControl::Commit;
+        let commits = sent.iter().any(|unit| matches!(unit.tx, TxControl::Commit | TxControl::Mixed))
+            || half.tx == TxControl::Commit;
         if in_transaction {
             let told = !sent.is_empty() || half_passed;
             self.transaction = if commits { Transaction::None } else { Transaction::Lost { told } };

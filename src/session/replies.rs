@@ -66,7 +66,12 @@ impl Session {
                 run = at + take;
             }
             at += take;
-            if attachment.checkout.owed.front().is_some_and(|owed| matches!(owed, Owed::InventParse | Owed::InventClose)) {
+            if attachment
+                .checkout
+                .owed
+                .front()
+                .is_some_and(|owed| matches!(owed, Owed::InventParse | Owed::InventClose))
+            {
                 self.outbox.push(&input[run..at]);
                 run = at;
                 self.emit_invented(attachment);
@@ -130,7 +135,11 @@ impl Session {
         attachment.to_client = Streamed::Forward;
         match tag {
             tags::PARSE_COMPLETE => self.confirm_name(),
-            tags::BIND_COMPLETE | tags::CLOSE_COMPLETE | tags::ROW_DESCRIPTION | tags::PARAMETER_DESCRIPTION | tags::NO_DATA => {}
+            tags::BIND_COMPLETE
+            | tags::CLOSE_COMPLETE
+            | tags::ROW_DESCRIPTION
+            | tags::PARAMETER_DESCRIPTION
+            | tags::NO_DATA => {}
             tags::COMMAND_COMPLETE => {
                 self.rolled_back = body == b"ROLLBACK\0";
                 self.decided();
@@ -175,7 +184,10 @@ impl Session {
     fn on_error(&mut self, attachment: &mut Attachment, body: &[u8], front: Option<Owed>) -> Result<Fate, Loss> {
         let view = tags::error(body).map_err(|_| Loss::Garbage)?;
         if matches!(view.severity, b"FATAL" | b"PANIC") {
-            return Err(Loss::Ended { sqlstate: String::from_utf8_lossy(view.sqlstate).into(), message: String::from_utf8_lossy(view.message).into() });
+            return Err(Loss::Ended {
+                sqlstate: String::from_utf8_lossy(view.sqlstate).into(),
+                message: String::from_utf8_lossy(view.message).into(),
+            });
         }
         if matches!(front, Some(Owed::Query { swallow: true })) {
             attachment.replay.get_or_insert_default().error = Some(body.into());
@@ -219,7 +231,10 @@ impl Session {
     fn rename_error(&mut self, body: &[u8]) -> bool {
         let prefix = crate::backend::NAME_PREFIX.as_bytes();
         let Some(at) = memchr::memmem::find(body, prefix) else { return false };
-        let end = body[at..].iter().position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_')).map_or(body.len(), |len| at + len);
+        let end = body[at..]
+            .iter()
+            .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'))
+            .map_or(body.len(), |len| at + len);
         let Some(name) = self.prepared.name_of(&body[at..end]).map(<[u8]>::to_vec) else { return false };
         encode::message(self.outbox.tail(), tags::ERROR, |out| {
             out.extend_from_slice(&body[..at]);

@@ -132,7 +132,9 @@ impl Session {
                     return Ok(batch.end(len));
                 }
                 // A batch without Sync, or one that another kind of message ends, is not known whole.
-                frontend::FLUSH | frontend::FUNCTION_CALL | frontend::QUERY | frontend::TERMINATE if batch.needs_node || message.tag == frontend::FUNCTION_CALL => {
+                frontend::FLUSH | frontend::FUNCTION_CALL | frontend::QUERY | frontend::TERMINATE
+                    if batch.needs_node || message.tag == frontend::FUNCTION_CALL =>
+                {
                     return Ok(Scan::Route { access: Access::Write, closed: false, class: None });
                 }
                 frontend::FLUSH if message.whole => {}

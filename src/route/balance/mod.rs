@@ -41,7 +41,8 @@ pub trait Balance: Sync + Send {
 }
 
 /// All algorithms; the first is the default.
-pub static BALANCES: &[&dyn Balance] = &[&random2::Random2, &round_robin::ROUND_ROBIN, &least_connections::LeastConnections];
+pub static BALANCES: &[&dyn Balance] =
+    &[&random2::Random2, &round_robin::ROUND_ROBIN, &least_connections::LeastConnections];
 
 /// The algorithm of this kind.
 #[must_use]

@@ -1,0 +1,361 @@
+//! The beginning of a session: what the client is told of the server, and the session made of it.
+//!
+//! The first client of a (database, user, startup settings) causes one backend to be asked; the
+//! answer greets the later ones. Invariants: a client is greeted only when a node has accepted its
+//! database, user and settings; at most [`GREETINGS_MAX`] answers are kept. Absent on purpose: login.
+
+use super::effects::Pins;
+use super::prepared::Prepared;
+use super::{Identity, Session, SessionDeps, Stage, Transaction, Unit, attach};
+use crate::backend::{Backend, Parameters, Settings};
+use crate::client::SessionHandle;
+use crate::clock::Time;
+use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
+use crate::ids::PoolKey;
+use crate::net::Stream;
+use crate::pool::{Checkout, CheckoutError, Pool, Ticket};
+use crate::relay::{Inbox, Outbox};
+use crate::route::{Dice, NoRoute, Wishes, choose};
+use crate::sql::Access;
+use crate::wire::{HEADER_LEN, backend as tags, encode, header};
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Answers kept.
+pub const GREETINGS_MAX: usize = 10_000;
+/// How long an answer is used.
+const GREETING_TTL: Duration = Duration::from_secs(300);
+/// Longest message believed while asking, bytes.
+const MESSAGE_MAX: usize = 64 * 1024;
+/// Asks for what decides how late a commit may reach the disk (PostgreSQL docs, "Asynchronous
+/// Commit": at most three times `wal_writer_delay`).
+const ASK: &str = "SELECT pg_catalog.current_setting('synchronous_commit'), \
+    extract(epoch from pg_catalog.current_setting('wal_writer_delay')::interval) * 1000";
+
+/// Why a session could not begin.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum GreetError {
+    /// No node was there in time.
+    #[error("no node: {0}")]
+    NoNode(Arc<str>),
+    /// The pool had no backend.
+    #[error(transparent)]
+    Checkout(#[from] CheckoutError),
+    /// The node refused the settings.
+    #[error("the node refused: {message}")]
+    Refused {
+        /// The body of its ErrorResponse.
+        body: Box<[u8]>,
+        /// Its message.
+        message: String,
+    },
+    /// The backend was lost while it was asked.
+    #[error("the node was lost")]
+    Lost,
+}
+
+impl Classify for GreetError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::NoNode(_) => Fault::Topology,
+            Self::Checkout(err) => err.fault(),
+            Self::Refused { .. } => Fault::Client,
+            Self::Lost => Fault::Node,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Checkout(err) => err.retry(),
+            Self::Refused { .. } => Retry::Never,
+            Self::NoNode(_) | Self::Lost => Retry::Later,
+        }
+    }
+
+    fn client(&self) -> ClientError {
+        match self {
+            Self::Checkout(err) => err.client(),
+            Self::Refused { body, message } => {
+                let code = tags::error(body).map_or(&b"XX000"[..], |view| view.sqlstate);
+                ClientError::error(SqlState::known(code), message.clone())
+            }
+            Self::NoNode(_) | Self::Lost => {
+                ClientError::error(SqlState::CANNOT_CONNECT_NOW, "no node accepts connections at the moment")
+                    .hint("Try again later; the proxy keeps trying to reach the nodes.")
+            }
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        match self {
+            Self::NoNode(_) => "no_node",
+            Self::Checkout(err) => err.label(),
+            Self::Refused { .. } => "settings_refused",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// What a client is told.
+#[derive(Debug)]
+struct Greeting {
+    parameters: Arc<Parameters>,
+    lazy_commits: Option<Duration>,
+    learned: Time,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct GreetingKey {
+    database: Arc<str>,
+    user: Arc<str>,
+    settings: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// The answers kept.
+#[derive(Debug, Default)]
+pub struct Greetings {
+    known: Mutex<HashMap<GreetingKey, Arc<Greeting>>>,
+}
+
+impl Greetings {
+    fn find(&self, key: &GreetingKey, now: Time) -> Option<Arc<Greeting>> {
+        let known = self.known.lock();
+        known.get(key).filter(|greeting| now.since(greeting.learned) < GREETING_TTL).cloned()
+    }
+
+    fn keep(&self, key: GreetingKey, greeting: &Arc<Greeting>) {
+        let mut known = self.known.lock();
+        if known.len() >= GREETINGS_MAX {
+            known.clear();
+        }
+        known.insert(key, Arc::clone(greeting));
+    }
+}
+
+impl Session {
+    /// Begins a session for a client that has proved who it is.
+    ///
+    /// # Errors
+    /// [`GreetError`] and the stream, on which the client is to be told.
+    pub async fn begin(
+        deps: Arc<SessionDeps>,
+        identity: Identity,
+        startup: Settings,
+        handle: Arc<SessionHandle>,
+        stream: Stream,
+    ) -> Result<Self, (GreetError, Stream)> {
+        let greeting = match greeting(&deps, &identity, &startup).await {
+            Ok(greeting) => greeting,
+            Err(error) => {
+                deps.registry.unregister(&handle);
+                return Err((error, stream));
+            }
+        };
+        let settings = Arc::new(startup);
+        let mut session = Self {
+            dice: Dice::new(handle.id.0),
+            pools: vec![None; deps.load.len()].into(),
+            deps,
+            identity,
+            handle,
+            stream,
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            stage: Stage::Detached,
+            transaction: Transaction::None,
+            sent: VecDeque::new(),
+            query_class: None,
+            wanted: 0,
+            wanted_unit: attach::Wanted { access: Access::Write, closed: false },
+            pending: Vec::new(),
+            rolled_back: false,
+            held_confirms: 0,
+            memo: None,
+            unit: Unit::default(),
+            prepared: Prepared::default(),
+            settings: Arc::clone(&settings),
+            startup: settings,
+            told: Arc::clone(&greeting.parameters),
+            pins: Pins::default(),
+            lazy_commits: greeting.lazy_commits,
+            floor: Time::ZERO,
+            attempts: 0,
+            avoid: None,
+            force_primary: false,
+            skip_to_sync: false,
+            skip_bytes: 0,
+            ending_lost: false,
+            ending: None,
+            queue_deadline: None,
+            timer: None,
+        };
+        session.greet();
+        Ok(session)
+    }
+
+    fn greet(&mut self) {
+        let out = self.outbox.tail();
+        for (name, value) in self.told.shared() {
+            encode::parameter_status(out, name, value);
+        }
+        // One server that takes writes: that is what the client talks to.
+        encode::parameter_status(out, "in_hot_standby", "off");
+        let key = self.handle.key();
+        encode::key_data(out, key.pid, &key.secret);
+        encode::ready(out, self.transaction.status());
+    }
+}
+
+async fn greeting(
+    deps: &Arc<SessionDeps>,
+    identity: &Identity,
+    startup: &Settings,
+) -> Result<Arc<Greeting>, GreetError> {
+    let settings = startup.entries().iter().map(|entry| (Arc::clone(&entry.name), Arc::clone(&entry.sql))).collect();
+    let key = GreetingKey { database: Arc::clone(&identity.database), user: Arc::clone(&identity.user), settings };
+    if let Some(known) = deps.greetings.find(&key, deps.clock.now()) {
+        return Ok(known);
+    }
+    let mut checkout = any_backend(deps, identity).await?;
+    let lazy_commits = ask(&mut checkout, startup).await?;
+    let now = deps.clock.now();
+    let greeting = Arc::new(Greeting { parameters: Arc::new(checkout.parameters.clone()), lazy_commits, learned: now });
+    checkout.release(now);
+    deps.greetings.keep(key, &greeting);
+    Ok(greeting)
+}
+
+/// A backend of any node that can take a read.
+async fn any_backend(deps: &Arc<SessionDeps>, identity: &Identity) -> Result<Checkout, GreetError> {
+    let deadline = deps.clock.now() + deps.tunables.load().queue_timeout;
+    let mut dice = Dice::new(deps.clock.now().as_nanos());
+    let mut reader = deps.topology.clone();
+    let mut avoid = None;
+    loop {
+        reader.mark_seen();
+        let wishes = Wishes { access: Access::Read, split: true, floor: Time::ZERO, avoid };
+        let choice = {
+            let tunables = deps.tunables.load();
+            choose(
+                &wishes,
+                &deps.topology.load(),
+                &tunables.weights,
+                tunables.balance,
+                |node| deps.load_of(node),
+                &mut dice,
+            )
+        };
+        let target = match choice {
+            Ok(target) => target,
+            Err(NoRoute::Held { why } | NoRoute::Refused { why }) => {
+                let patience = tokio::time::timeout_at(deps.clock.instant(deadline), reader.changed());
+                if patience.await.is_err() {
+                    return Err(GreetError::NoNode(why));
+                }
+                continue;
+            }
+        };
+        let key =
+            PoolKey { node: target.node, database: Arc::clone(&identity.database), user: Arc::clone(&identity.user) };
+        let pool = deps.pools.pool(&key);
+        match queue(deps, &pool, deadline).await {
+            Err(error) if error.retry() == Retry::OtherNode && deps.clock.now() < deadline => avoid = Some(target.node),
+            outcome => return Ok(outcome?),
+        }
+    }
+}
+
+/// A place in the queue that is given up when dropped.
+struct Queued<'a> {
+    deps: &'a SessionDeps,
+    pool: &'a Arc<Pool>,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.pool.leave(ticket, self.deps.clock.now());
+        }
+    }
+}
+
+async fn queue(deps: &SessionDeps, pool: &Arc<Pool>, deadline: Time) -> Result<Checkout, CheckoutError> {
+    if let Some(checkout) = pool.try_checkout(deps.clock.now()) {
+        return Ok(checkout);
+    }
+    let mut queued = Queued { deps, pool, ticket: Some(pool.join(deadline)?) };
+    poll_fn(|cx| match queued.ticket {
+        Some(ticket) => pool.poll_ticket(ticket, cx, || deps.clock.now()).map(|outcome| {
+            queued.ticket = None;
+            outcome
+        }),
+        None => std::task::Poll::Ready(Err(CheckoutError::Closing)),
+    })
+    .await
+}
+
+/// Brings the backend to the settings and asks how commits are made. On failure the checkout is
+/// dropped by the caller's `?`, which discards the backend.
+async fn ask(backend: &mut Backend, startup: &Settings) -> Result<Option<Duration>, GreetError> {
+    let mut text = backend.settings.statements_to(startup).join(";");
+    if !text.is_empty() {
+        text.push(';');
+    }
+    text.push_str(ASK);
+    let mut out = Vec::new();
+    encode::query(&mut out, &text);
+    backend.stream.write_all(&out).await.map_err(|_| GreetError::Lost)?;
+    let mut input = Vec::with_capacity(1024);
+    let mut last_row = Vec::new();
+    let mut refused = None;
+    loop {
+        while let Some(head) = header(&input, MESSAGE_MAX).map_err(|_| GreetError::Lost)? {
+            if input.len() < head.message_len() {
+                break;
+            }
+            let body = &input[HEADER_LEN..head.message_len()];
+            match head.tag {
+                tags::PARAMETER_STATUS => {
+                    let (name, value) = tags::parameter(body).map_err(|_| GreetError::Lost)?;
+                    backend.parameters.note(name, value);
+                }
+                tags::DATA_ROW => last_row = body.to_vec(),
+                tags::ERROR => {
+                    let message = tags::error(body)
+                        .map_or_else(|_| String::new(), |view| String::from_utf8_lossy(view.message).into());
+                    refused = Some(GreetError::Refused { body: body.into(), message });
+                }
+                tags::READY => {
+                    if let Some(refused) = refused {
+                        return Err(refused);
+                    }
+                    backend.settings = Arc::new(startup.clone());
+                    backend.statements.note_unnamed(None);
+                    return Ok(lazy_commits(&last_row));
+                }
+                _ => {}
+            }
+            input.drain(..head.message_len());
+        }
+        backend.stream.read_more(&mut input).await.map_err(|_| GreetError::Lost)?;
+    }
+}
+
+/// From the row of [`ASK`]: how long after its acknowledgement a commit may still be unflushed.
+fn lazy_commits(row: &[u8]) -> Option<Duration> {
+    let mut fields = crate::wire::Reader::new(row);
+    fields.int16().ok()?;
+    let len = usize::try_from(fields.int32().ok()?).ok()?;
+    let mode = fields.bytes(len).ok()?;
+    if mode != b"off" {
+        return None;
+    }
+    let len = usize::try_from(fields.int32().ok()?).ok()?;
+    let delay: f64 = std::str::from_utf8(fields.bytes(len).ok()?).ok()?.parse().ok()?;
+    Some(Duration::from_secs_f64((delay * 3.0 / 1000.0).clamp(0.0, 60.0)))
+}

@@ -1,0 +1,297 @@
+//! The session's one wait: what to read, what to write, what to wake for.
+//!
+//! Invariants: nothing is read from a node while the client has not taken what it was sent, and the
+//! other way round (backpressure); one poll goes on until nothing more moves. Cancel-safe in the sense
+//! that dropping the session drops its checkout, which discards the backend. Absent on purpose: what
+//! messages mean.
+
+use super::attach::Denied;
+use super::local::Pumped;
+use super::loss::Loss;
+use super::replies::Progress;
+use super::{Attachment, Gate, Session, SessionEnd, Stage, Transaction};
+use crate::client::{Signal, send_last};
+use crate::error::{ClientError, SqlState};
+use crate::net::BUFFER_LEN;
+use crate::pool::DiscardReason;
+use crate::wire::encode;
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+/// What one look at the session did.
+enum Step {
+    /// Something moved; look again.
+    Again,
+    /// Nothing can move.
+    Wait,
+}
+
+impl Session {
+    /// Serves the client until it leaves or the session must end.
+    pub async fn run(mut self) -> SessionEnd {
+        let end = poll_fn(|cx| self.poll(cx)).await;
+        self.leave(end);
+        if end == SessionEnd::Drained || end == SessionEnd::IdleTimeout {
+            self.say_goodbye(end).await;
+        }
+        end
+    }
+
+    async fn say_goodbye(&mut self, end: SessionEnd) {
+        let error = if end == SessionEnd::Drained {
+            ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection because the proxy is shutting down")
+        } else {
+            ClientError::fatal(SqlState("57P05"), "terminating connection due to idle-session timeout")
+        };
+        let mut out = Vec::new();
+        encode::error(&mut out, &error);
+        send_last(&mut self.stream, &out).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        self.handle.set_waker(cx.waker());
+        loop {
+            if self.handle.has_signals()
+                && let Some(end) = self.on_signals()
+            {
+                return Poll::Ready(end);
+            }
+            let open = match self.outbox.poll_flush(&mut self.stream, cx) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(_)) => return Poll::Ready(SessionEnd::ClientLost),
+                Poll::Pending => false,
+            };
+            if let Some(end) = self.ending
+                && open
+            {
+                return Poll::Ready(end);
+            }
+            if !open {
+                let limit = self.deps.tunables.load().client_write_timeout;
+                ready!(self.poll_timer(cx, Some(limit)));
+                return Poll::Ready(SessionEnd::ClientStalled);
+            }
+            let step = match &self.stage {
+                Stage::Detached => ready!(self.poll_detached(cx)),
+                Stage::WaitingForRoute(_) => ready!(self.poll_route(cx)),
+                Stage::WaitingForBackend(_) => ready!(self.poll_queue(cx)),
+                Stage::Attached(_) => ready!(self.poll_attached(cx)),
+            };
+            match step {
+                Ok(Step::Again) => self.timer = None,
+                Ok(Step::Wait) => return Poll::Pending,
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+    }
+
+    /// Ready when nothing has moved for `limit`.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, limit: Option<Duration>) -> Poll<()> {
+        let Some(limit) = limit else { return Poll::Pending };
+        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+    }
+
+    fn on_signals(&mut self) -> Option<SessionEnd> {
+        if self.handle.is_signaled(Signal::Kill) {
+            return Some(SessionEnd::Drained);
+        }
+        if self.handle.is_signaled(Signal::CancelWait) {
+            self.handle.clear(Signal::CancelWait);
+            match std::mem::replace(&mut self.stage, Stage::Detached) {
+                Stage::WaitingForRoute(_) => self.deny(&Denied::Canceled),
+                Stage::WaitingForBackend(wait) => {
+                    wait.pool.leave(wait.ticket, self.deps.clock.now());
+                    self.deny(&Denied::Canceled);
+                }
+                stage => self.stage = stage,
+            }
+        }
+        let between =
+            matches!(self.stage, Stage::Detached) && self.transaction.is_none() && !self.outbox.has_sendable();
+        let idle_pinned = match &self.stage {
+            Stage::Attached(attachment) => {
+                attachment.checkout.is_clean() && self.sent.is_empty() && self.transaction.is_none()
+            }
+            _ => false,
+        };
+        let drained = self.handle.is_signaled(Signal::Drain) && (between || idle_pinned) && !self.inbox.has_unread();
+        drained.then_some(SessionEnd::Drained)
+    }
+
+    fn poll_detached(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+        match self.pump() {
+            Pumped::Moved => return Poll::Ready(Ok(Step::Again)),
+            Pumped::End(end) => {
+                self.ending = Some(end);
+                return Poll::Ready(Ok(Step::Again));
+            }
+            Pumped::Hungry => {}
+        }
+        match self.poll_client(cx) {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            Poll::Pending => {
+                let limit =
+                    if self.transaction.is_none() { self.deps.tunables.load().client_idle_timeout } else { None };
+                ready!(self.poll_timer(cx, limit));
+                Poll::Ready(Err(SessionEnd::IdleTimeout))
+            }
+        }
+    }
+
+    /// Reads from the client; the end of its stream ends the session.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+        match ready!(self.inbox.poll_fill(&mut self.stream, cx, self.wanted)) {
+            Ok(0) => {
+                let between =
+                    self.inbox.is_empty() && self.transaction.is_none() && matches!(self.stage, Stage::Detached);
+                Poll::Ready(Err(if between { SessionEnd::ClientLeft } else { SessionEnd::ClientLost }))
+            }
+            Ok(_) => {
+                self.wanted = 0;
+                Poll::Ready(Ok(Step::Again))
+            }
+            Err(_) => Poll::Ready(Err(SessionEnd::ClientLost)),
+        }
+    }
+
+    /// While waiting: notices that the client has gone, and takes what it sends meanwhile.
+    fn poll_client_aside(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+        if self.inbox.has_room() { self.poll_client(cx) } else { Poll::Pending }
+    }
+
+    fn poll_route(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+        if let Stage::WaitingForRoute(wait) = &mut self.stage {
+            if wait.changed.as_mut().poll(cx).is_ready() {
+                self.stage = Stage::Detached;
+                self.seek(self.wanted_unit);
+                return Poll::Ready(Ok(Step::Again));
+            }
+            if wait.deadline.as_mut().poll(cx).is_ready() {
+                let why = wait.why.clone();
+                self.deny(&Denied::NoRoute(why));
+                return Poll::Ready(Ok(Step::Again));
+            }
+        }
+        self.poll_client_aside(cx)
+    }
+
+    fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+        if let Stage::WaitingForBackend(wait) = &mut self.stage {
+            let clock = &self.deps.clock;
+            if let Poll::Ready(outcome) = wait.pool.poll_ticket(wait.ticket, cx, || clock.now()) {
+                let (target, since) = (wait.target, wait.since);
+                self.granted(target, since, outcome);
+                return Poll::Ready(Ok(Step::Again));
+            }
+        }
+        self.poll_client_aside(cx)
+    }
+
+    fn poll_attached(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+        let Stage::Attached(mut attachment) = std::mem::replace(&mut self.stage, Stage::Detached) else {
+            return Poll::Ready(Ok(Step::Again));
+        };
+        match self.forward(&mut attachment) {
+            Ok(false) => self.emit_invented(&mut attachment),
+            Ok(true) => {
+                self.stage = Stage::Attached(attachment);
+                return Poll::Ready(Err(SessionEnd::ClientLeft));
+            }
+            Err(violation) => {
+                self.end_violated(&violation);
+                self.stage = Stage::Attached(attachment);
+                return Poll::Ready(Ok(Step::Again));
+            }
+        }
+        match attachment.outbox.poll_flush(&mut attachment.checkout.stream, cx) {
+            // A node that has closed may have said why; reading tells.
+            Poll::Ready(Err(_)) => attachment.outbox.clear(),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        match self.poll_node(cx, &mut attachment) {
+            Poll::Ready(Ok(progress)) => {
+                self.act(attachment, progress);
+                return Poll::Ready(Ok(Step::Again));
+            }
+            Poll::Ready(Err(loss)) => {
+                let loss = if attachment.checkout.control.is_fenced() { Loss::Fenced } else { loss };
+                self.on_loss(*attachment, &loss);
+                return Poll::Ready(Ok(Step::Again));
+            }
+            Poll::Pending => {}
+        }
+        if self.outbox.has_sendable() {
+            // An invented reply: to be flushed before waiting.
+            self.stage = Stage::Attached(attachment);
+            return Poll::Ready(Ok(Step::Again));
+        }
+        let takes = attachment.gate != Gate::Shut && attachment.outbox.is_empty();
+        let client = if takes { self.poll_client(cx) } else { self.poll_client_aside(cx) };
+        let idle_in_transaction = attachment.checkout.owed.is_empty() && self.transaction.is_open();
+        self.stage = Stage::Attached(attachment);
+        match client {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            Poll::Pending => {
+                let limit = if idle_in_transaction { self.deps.tunables.load().transaction_idle_timeout } else { None };
+                ready!(self.poll_timer(cx, limit));
+                Poll::Ready(Err(SessionEnd::IdleTimeout))
+            }
+        }
+    }
+
+    fn poll_node(&mut self, cx: &mut Context<'_>, attachment: &mut Attachment) -> Poll<Result<Progress, Loss>> {
+        attachment.input.reserve();
+        if attachment.input.len() == attachment.input.capacity() {
+            attachment.input.reserve_more(BUFFER_LEN);
+        }
+        let outcome = attachment.checkout.stream.poll_read(cx, &mut attachment.input);
+        if outcome.is_pending() && attachment.input.is_empty() {
+            attachment.input.give_back();
+        }
+        match ready!(outcome) {
+            Ok(0) | Err(_) => Poll::Ready(Err(Loss::Eof)),
+            // What a fenced backend says must not be believed.
+            Ok(_) if attachment.checkout.control.is_fenced() => Poll::Ready(Err(Loss::Fenced)),
+            Ok(_) => Poll::Ready(self.on_node_bytes(attachment)),
+        }
+    }
+
+    fn act(&mut self, attachment: Box<Attachment>, progress: Progress) {
+        match progress {
+            Progress::Stay => self.stage = Stage::Attached(attachment),
+            Progress::Release => {
+                self.inbox.settle();
+                self.detach(*attachment);
+            }
+            Progress::Reroute => {
+                self.held_confirms = 0;
+                self.prepared.abandon_all();
+                self.inbox.rewind();
+                self.detach(*attachment);
+                self.query_class = None;
+                self.seek(self.wanted_unit);
+            }
+            Progress::ReplayFailed(body) => {
+                self.abandon(*attachment, DiscardReason::Dirty);
+                self.replay_failed(&body);
+            }
+        }
+    }
+
+    /// The node refused the session's settings (or its BEGIN): the unit cannot run.
+    fn replay_failed(&mut self, body: &[u8]) {
+        self.outbox.drop_held();
+        self.sent.clear();
+        self.prepared.abandon_all();
+        self.held_confirms = 0;
+        self.unit = super::forward::fresh_unit();
+        self.inbox.rewind();
+        if self.transaction.is_open() {
+            self.transaction = Transaction::Lost { told: true };
+        }
+        let message = String::from_utf8_lossy(crate::wire::backend::error(body).map_or(&b""[..], |view| view.message))
+            .into_owned();
+        self.deny_with(&super::greet::GreetError::Refused { body: body.into(), message });
+    }
+}
