@@ -319,8 +319,10 @@ impl<B: Brain> Controller<B> {
     /// Feeds the machine and starts what it wants; returns what it told people.
     fn step(&mut self, event: Event) -> Vec<Notice> {
         let mut notices = Vec::new();
-        self.status_due = true;
-        for action in self.brain.step(event, self.clock.now()) {
+
+        let actions = self.brain.step(event, self.clock.now());
+        self.status_due |= !actions.is_empty();
+        for action in actions {
             match action {
                 Action::Publish(plan) => self.publish(plan),
                 Action::ProbeNow(node) => self.monitor.probe_now(node),
@@ -401,7 +403,14 @@ impl<B: Brain> Controller<B> {
         }
         let assigned = plan.nodes.iter().position(|node| node.role == Role::Primary);
         let primary = plan.primary.or(assigned.map(|index| NodeId(u16::try_from(index).unwrap_or(u16::MAX))));
+        let round = self.freshness.round();
         self.freshness.follow(plan.epoch, primary);
+        if self.freshness.round() != round {
+            // Everything must be proven anew; without this that would wait for the next interval.
+            for index in 0..plan.nodes.len() {
+                self.monitor.probe_now(NodeId(u16::try_from(index).unwrap_or(u16::MAX)));
+            }
+        }
         self.plan = Some(plan);
         // Roles must be out before the next input is looked at: sessions wait for them.
         self.publish_snapshot();
