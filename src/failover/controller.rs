@@ -13,7 +13,7 @@ mod status;
 mod thread;
 
 pub use compose::LagLimits;
-pub use status::{ClusterStatus, NodeStatus, RECENT_MAX, RecentEvent};
+pub use status::{BrainSummary, ClusterStatus, FailoverStatus, NodeStatus, RECENT_MAX, RecentEvent};
 pub use thread::{CommandError, ControlDeps, ControlHandle, ControlThread, Services, spawn};
 
 use super::action::{Action, ActionId, Level, Notice, Plan};
@@ -42,6 +42,8 @@ pub const RECORD_LIMIT: Duration = Duration::from_secs(10);
 /// Inputs handled in a row before a snapshot is composed and published.
 const BATCH_MAX: usize = 64;
 
+/// The notice kind by which the machine refuses a command.
+pub const COMMAND_REFUSED: &str = "command_refused";
 /// How old a status may get while only positions move.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -51,8 +53,8 @@ pub trait Brain: Send + 'static {
     fn step(&mut self, event: Event, now: Time) -> Vec<Action>;
     /// Why it does not act, for people; empty when nothing keeps it.
     fn holds(&self) -> Vec<String>;
-    /// Its state in one line, for people.
-    fn summary(&self) -> String;
+    /// Its state, for people.
+    fn summary(&self) -> BrainSummary;
 }
 
 /// What the control plane counts. All methods must return at once.
@@ -305,7 +307,7 @@ impl<B: Brain> Controller<B> {
 
     fn apply_request(&mut self, request: Request) {
         let notices = self.step(Event::Command(request.command));
-        let refused = notices.iter().any(|notice| notice.level == Level::Error);
+        let refused = notices.iter().any(|notice| notice.kind == COMMAND_REFUSED);
         let text = notices.into_iter().map(|notice| notice.text).collect::<Vec<_>>().join("; ");
         let answer = match (refused, text.is_empty()) {
             (true, _) => Err(CommandError::Refused(text)),

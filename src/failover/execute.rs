@@ -26,9 +26,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio_postgres::types::PgLsn;
 
-/// How long a detach may take; it takes some 20 ms.
-pub const DETACH_LIMIT: Duration = Duration::from_secs(5);
-/// How long a repoint may take until the standby streams; it takes some 60 ms.
+/// How long a detach may take; it takes some 50 ms, and a failover waits for the slowest.
+pub const DETACH_LIMIT: Duration = Duration::from_secs(2);
+/// How long a repoint may take until the standby streams; it takes some 40 ms.
 pub const REPOINT_LIMIT: Duration = Duration::from_secs(10);
 /// How long another node is asked for its connection string, when none is remembered.
 const TEMPLATE_LIMIT: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 
 use pgregent::clock::Time;
 use pgregent::failover::action::{Action, ActionId, Level, NodePlan, Notice, Plan};
-use pgregent::failover::controller::Brain;
+use pgregent::failover::controller::{Brain, BrainSummary, COMMAND_REFUSED};
 use pgregent::failover::event::{Command, Event, Outcome, Record};
 use pgregent::ids::{Epoch, NodeId, SystemId, TimelineId};
 use pgregent::topology::{Health, NodeReport, ProbeFailure, Role, Writes};
@@ -104,8 +104,8 @@ impl Brain for FirstStandby {
                     _ => vec![],
                 }
             }
-            (_, Event::Command(Command::Failover { .. })) => vec![told(Level::Error, "not by hand")],
-            (_, Event::Command(_)) => vec![told(Level::Info, "noted")],
+            (_, Event::Command(Command::Failover { .. })) => vec![told(COMMAND_REFUSED, "not by hand")],
+            (_, Event::Command(_)) => vec![told("command", "noted")],
             _ => vec![],
         }
     }
@@ -114,11 +114,11 @@ impl Brain for FirstStandby {
         vec![]
     }
 
-    fn summary(&self) -> String {
-        "scripted".to_owned()
+    fn summary(&self) -> BrainSummary {
+        BrainSummary { state: "scripted", ..BrainSummary::default() }
     }
 }
 
-fn told(level: Level, text: &str) -> Action {
-    Action::Tell(Notice { level, kind: "command", node: None, text: text.to_owned() })
+fn told(kind: &'static str, text: &str) -> Action {
+    Action::Tell(Notice { level: Level::Info, kind, node: None, text: text.to_owned() })
 }

@@ -30,8 +30,8 @@ pub struct ClusterStatus {
     pub writes: &'static str,
     /// Why writes do not flow.
     pub writes_why: Option<String>,
-    /// The machine's state in one line.
-    pub summary: String,
+    /// What the machine says about itself.
+    pub failover: BrainSummary,
     /// Why it does not act.
     pub holds: Vec<String>,
     /// Where the right to change the primary is kept.
@@ -40,6 +40,38 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// What happened last, oldest first.
     pub recent: Vec<RecentEvent>,
+}
+
+/// The machine about itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct BrainSummary {
+    /// Its state, one word.
+    pub state: &'static str,
+    /// Who promotes: `automatic`, `manual` or `follow`.
+    pub mode: &'static str,
+    /// An operator said pause.
+    pub paused: bool,
+    /// Failovers carried out since the start.
+    pub failovers: u64,
+    /// The last of them; how long its steps took is in [`ClusterStatus::recent`].
+    pub last_failover: Option<FailoverStatus>,
+}
+
+/// One failover that was carried out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FailoverStatus {
+    /// Name of the primary before.
+    pub from: Option<String>,
+    /// Name of the primary after.
+    pub to: String,
+    /// The new epoch.
+    pub epoch: Epoch,
+    /// Why.
+    pub cause: String,
+    /// From giving up the old primary to writes flowing again, ms.
+    pub took_ms: u64,
+    /// WAL seen somewhere that the new primary lacked, bytes.
+    pub missing_bytes: u64,
 }
 
 /// One node.
@@ -186,7 +218,7 @@ impl<B: Brain> Controller<B> {
             primary: snapshot.primary.and_then(name),
             writes,
             writes_why,
-            summary: self.brain.summary(),
+            failover: self.brain.summary(),
             holds: self.brain.holds(),
             coordination: self.store.name(),
             nodes: snapshot.nodes.iter().map(|view| self.node_status(view, now)).collect(),
