@@ -136,7 +136,7 @@ impl Executor {
             gone = if session.flag(running).await? { 0 } else { gone + 1 };
         }
         let positions = session.positions().await?;
-        session.give_back();
+        session.release();
         Ok(positions)
     }
 
@@ -154,7 +154,7 @@ impl Executor {
                 polls = session.wait_a_little(polls).await?;
             }
         }
-        session.give_back();
+        session.release();
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl Executor {
         while !session.streams_from(host, port).await? {
             polls = session.wait_a_little(polls).await?;
         }
-        session.give_back();
+        session.release();
         self.remembered.remember(&name, &wanted).await?;
         Ok(())
     }
@@ -193,7 +193,7 @@ impl Executor {
         }
         let session = self.session(upstream).await?;
         let made = session.make_slot(&slot).await;
-        session.give_back();
+        session.release();
         let Err(cause) = made else { return Ok(()) };
         tracing::warn!(%slot, %cause, "cannot create the replication slot on the new upstream; streaming without a slot");
         let cleared = standby.run("ALTER SYSTEM SET primary_slot_name = ''").await;
@@ -232,7 +232,7 @@ impl Executor {
     async fn ask_conninfo(&self, node: NodeId) -> Result<String, ActError> {
         let session = self.session(node).await?;
         let found = session.text("SELECT current_setting('primary_conninfo')").await?;
-        session.give_back();
+        session.release();
         Ok(found)
     }
 

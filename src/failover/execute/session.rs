@@ -1,7 +1,7 @@
 //! A pooled session for one action: a few short questions, then back to the pool or gone.
 //!
 //! Invariants: dropping a session discards its connection (an action that was cut off may have left a
-//! question on it); only [`NodeSession::give_back`] lets it be used again. Absent on purpose: time
+//! question on it); only [`NodeSession::release`] lets it be used again. Absent on purpose: time
 //! limits (an action has one as a whole).
 
 use super::ActError;
@@ -35,7 +35,7 @@ impl NodeSession {
         Ok(Self { object: Some(object) })
     }
 
-    pub(super) fn give_back(mut self) {
+    pub(super) fn release(mut self) {
         drop(self.object.take());
     }
 
