@@ -188,26 +188,7 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             client_idle_timeout: None,
         },
         admin: AdminConfig { listen: None },
-        cluster: ClusterConfig {
-            name: "main".into(),
-            monitor_user: "mon".into(),
-            monitor_password: Secret::new("mon secret"),
-            monitor_database: "postgres".into(),
-            failover: FailoverMode::Automatic,
-            coordination: CoordinationKind::Single,
-            state_dir,
-            probe_interval: ms(500),
-            probe_suspect_interval: ms(100),
-            probe_timeout: ms(1000),
-            probe_fall: 3,
-            probe_rise: 2,
-            sample_interval: ms(5),
-            failover_min_gap: ms(60_000),
-            failover_max_per_hour: 3,
-            primary_start_timeout: ms(30_000),
-            failover_lag_bytes_max: 1 << 20,
-            promote_timeout: ms(30_000),
-        },
+        cluster: cluster_config(state_dir),
         nodes,
         pool: PoolConfig {
             mode: PoolMode::Transaction,
@@ -242,5 +223,29 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             auth_query_ttl: ms(1),
         },
         log: LogConfig { json: false, filter: "info".into() },
+    }
+}
+
+fn cluster_config(state_dir: PathBuf) -> ClusterConfig {
+    let ms = Duration::from_millis;
+    ClusterConfig {
+        name: "main".into(),
+        monitor_user: "mon".into(),
+        monitor_password: Secret::new("mon secret"),
+        monitor_database: "postgres".into(),
+        failover: FailoverMode::Automatic,
+        coordination: CoordinationKind::Single,
+        state_dir,
+        probe_interval: ms(500),
+        probe_suspect_interval: ms(100),
+        probe_timeout: ms(1000),
+        probe_fall: 3,
+        probe_rise: 2,
+        sample_interval: ms(5),
+        failover_min_gap: ms(60_000),
+        failover_max_per_hour: 3,
+        primary_start_timeout: ms(30_000),
+        failover_lag_bytes_max: 1 << 20,
+        promote_timeout: ms(30_000),
     }
 }
