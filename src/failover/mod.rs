@@ -1,7 +1,10 @@
 //! Decides who is primary (pure), then carries it out.
 //!
-//! Pure files: `event`, `action`, `machine` and their neighbours: no await, no clock, no log, no
+//! Pure files: `event`, `action`, `conninfo`, `machine` and their neighbours: no await, no clock, no log, no
 //! random. `controller` drives them, `execute` performs actions and reports back as events.
 
 pub mod action;
+pub mod conninfo;
+pub mod controller;
 pub mod event;
+pub mod execute;

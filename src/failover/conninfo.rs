@@ -1,0 +1,254 @@
+//! A libpq connection string as a list of keywords and values, to change where a standby streams from.
+//!
+//! Pure. Invariants: what is printed reads back as the same list; keywords that are not changed keep
+//! their order and value. Absent on purpose: the URI form (`postgresql://…`; PostgreSQL's own tools
+//! never write it to `primary_conninfo`, so meeting one is an error that says so), defaults, and any
+//! knowledge of which keywords exist.
+//!
+//! Rules: PostgreSQL docs, "Keyword/Value Connection Strings".
+
+use std::fmt;
+
+/// Longest connection string accepted, bytes (PostgreSQL itself cuts it at 1023 for the receiver's display only).
+pub const CONNINFO_BYTES_MAX: usize = 16 * 1024;
+/// Most keywords accepted in one string.
+pub const CONNINFO_KEYWORDS_MAX: usize = 128;
+
+/// A connection string, read. Its `Debug` never shows values, since one of them may be a password.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct ConnInfo {
+    pairs: Vec<(String, String)>,
+}
+
+/// Why a text is no connection string.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadConnInfo {
+    /// Longer than [`CONNINFO_BYTES_MAX`] or with more than [`CONNINFO_KEYWORDS_MAX`] keywords.
+    #[error("connection string is too long")]
+    TooLong,
+    /// `postgresql://…`.
+    #[error("connection string is a URI; only the keyword=value form is supported here")]
+    Uri,
+    /// A keyword without `=`.
+    #[error("missing \"=\" after {0:?} in connection string")]
+    MissingEquals(String),
+    /// A quote that is never closed.
+    #[error("unterminated quoted value in connection string")]
+    Unterminated,
+    /// ALTER SYSTEM refuses values with line breaks, and NUL ends C strings.
+    #[error("connection string holds a line break or a NUL")]
+    ControlCharacter,
+}
+
+impl ConnInfo {
+    /// Reads a connection string. The empty text gives the empty list.
+    ///
+    /// # Errors
+    /// When the text breaks libpq's rules or a bound; see [`BadConnInfo`].
+    pub fn parse(text: &str) -> Result<Self, BadConnInfo> {
+        if text.len() > CONNINFO_BYTES_MAX {
+            return Err(BadConnInfo::TooLong);
+        }
+        if text.contains(['\n', '\r', '\0']) {
+            return Err(BadConnInfo::ControlCharacter);
+        }
+        if text.starts_with("postgresql://") || text.starts_with("postgres://") {
+            return Err(BadConnInfo::Uri);
+        }
+        let mut pairs = Vec::new();
+        let mut rest = text.trim_start();
+        while !rest.is_empty() {
+            let (keyword, after) = keyword(rest)?;
+            let (value, after) = value(after)?;
+            if pairs.len() == CONNINFO_KEYWORDS_MAX {
+                return Err(BadConnInfo::TooLong);
+            }
+            pairs.push((keyword.to_owned(), value));
+            rest = after.trim_start();
+        }
+        Ok(Self { pairs })
+    }
+
+    /// No keyword at all: a standby with this streams from nowhere.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// The value of a keyword; the last one counts, as in libpq.
+    #[must_use]
+    pub fn value(&self, keyword: &str) -> Option<&str> {
+        self.pairs.iter().rev().find(|(name, _)| name == keyword).map(|(_, value)| value.as_str())
+    }
+
+    /// Where it leads: `host` (or `hostaddr`) and port, as texts.
+    #[must_use]
+    pub fn upstream(&self) -> Option<(&str, &str)> {
+        let host = self.value("host").or_else(|| self.value("hostaddr"))?;
+        Some((host, self.value("port").unwrap_or("5432")))
+    }
+
+    /// The same with another upstream. `hostaddr` is dropped, because it would win over `host`.
+    #[must_use]
+    pub fn leading_to(mut self, host: &str, port: u16) -> Self {
+        self.pairs.retain(|(name, _)| name != "hostaddr");
+        self.set("host", host);
+        self.set("port", &port.to_string());
+        self
+    }
+
+    /// The same with `application_name`, if it had one, replaced: used when another standby's string is the template.
+    #[must_use]
+    pub fn named(mut self, application_name: &str) -> Self {
+        if self.value("application_name").is_some() {
+            self.set("application_name", application_name);
+        }
+        self
+    }
+
+    fn set(&mut self, keyword: &str, value: &str) {
+        let place = self.pairs.iter().position(|(name, _)| name == keyword);
+        self.pairs.retain({
+            let mut seen = false;
+            move |(name, _)| name != keyword || !std::mem::replace(&mut seen, true)
+        });
+        match place {
+            Some(place) => value.clone_into(&mut self.pairs[place].1),
+            None => self.pairs.push((keyword.to_owned(), value.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for ConnInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (keyword, value)) in self.pairs.iter().enumerate() {
+            let gap = if index == 0 { "" } else { " " };
+            write!(f, "{gap}{keyword}={}", quoted(value))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ConnInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.pairs.iter().map(|(keyword, _)| keyword)).finish()
+    }
+}
+
+/// A text as an SQL string literal, right whatever `standard_conforming_strings` says.
+#[must_use]
+pub fn sql_literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if doubled.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
+}
+
+fn keyword(text: &str) -> Result<(&str, &str), BadConnInfo> {
+    let end = text.find(|c: char| c == '=' || c.is_ascii_whitespace()).unwrap_or(text.len());
+    let (name, after) = text.split_at(end);
+    let after = after.trim_start();
+    match after.strip_prefix('=') {
+        Some(after) if !name.is_empty() => Ok((name, after.trim_start())),
+        _ => Err(BadConnInfo::MissingEquals(name.to_owned())),
+    }
+}
+
+fn value(text: &str) -> Result<(String, &str), BadConnInfo> {
+    let quoted = text.starts_with('\'');
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    if quoted {
+        chars.next();
+    }
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' => value.extend(chars.next().map(|(_, c)| c)),
+            '\'' if quoted => return Ok((value, &text[at + 1..])),
+            c if !quoted && c.is_ascii_whitespace() => return Ok((value, &text[at..])),
+            c => value.push(c),
+        }
+    }
+    if quoted { Err(BadConnInfo::Unterminated) } else { Ok((value, "")) }
+}
+
+fn quoted(value: &str) -> String {
+    let plain = !value.is_empty() && !value.contains(|c: char| c.is_ascii_whitespace() || c == '\'' || c == '\\');
+    if plain {
+        return value.to_owned();
+    }
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> ConnInfo {
+        ConnInfo::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_pg_basebackup_writes_is_read() {
+        let info = read("user=rep passfile='/var/lib/p q/.pgpass' host=10.0.0.1 port=5433 sslmode=prefer");
+        assert_eq!(info.value("passfile"), Some("/var/lib/p q/.pgpass"));
+        assert_eq!(info.upstream(), Some(("10.0.0.1", "5433")));
+    }
+
+    #[test]
+    fn a_new_upstream_keeps_everything_else() {
+        let info = read(r"user=rep password='it\'s \\ secret' hostaddr=10.0.0.1 host=old port=1 application_name=b");
+        assert_eq!(
+            info.leading_to("new host", 5434).to_string(),
+            r"user=rep password='it\'s \\ secret' host='new host' port=5434 application_name=b"
+        );
+        assert_eq!(read("user=a").leading_to("h", 1).to_string(), "user=a host=h port=1");
+        assert_eq!(read("host=a host=b port=7").leading_to("h", 1).to_string(), "host=h port=1");
+    }
+
+    #[test]
+    fn another_nodes_string_is_renamed_only_if_it_named_itself() {
+        assert_eq!(read("application_name=b").named("c").to_string(), "application_name=c");
+        assert_eq!(read("user=b").named("c").to_string(), "user=b");
+    }
+
+    #[test]
+    fn libpq_rules_hold() {
+        assert!(read("   ").is_empty());
+        assert_eq!(read("a = b").value("a"), Some("b"));
+        assert_eq!(read(r"a=b\ c").value("a"), Some("b c"));
+        assert_eq!(read("a='' b=1").value("a"), Some(""));
+        assert_eq!(read("a=1 a=2").value("a"), Some("2"));
+        assert_eq!(ConnInfo::parse("a"), Err(BadConnInfo::MissingEquals("a".into())));
+        assert_eq!(ConnInfo::parse("=b"), Err(BadConnInfo::MissingEquals(String::new())));
+        assert_eq!(ConnInfo::parse("a='b"), Err(BadConnInfo::Unterminated));
+        assert_eq!(ConnInfo::parse("postgres://h"), Err(BadConnInfo::Uri));
+        assert_eq!(ConnInfo::parse("a=b\nc=d"), Err(BadConnInfo::ControlCharacter));
+        assert_eq!(ConnInfo::parse(&"x".repeat(CONNINFO_BYTES_MAX + 1)), Err(BadConnInfo::TooLong));
+        assert_eq!(ConnInfo::parse(&"a=b ".repeat(CONNINFO_KEYWORDS_MAX + 1)), Err(BadConnInfo::TooLong));
+    }
+
+    #[test]
+    fn passwords_stay_out_of_debug_output() {
+        assert!(!format!("{:?}", read("user=u password=hidden")).contains("hidden"));
+    }
+
+    #[test]
+    fn literals_survive_both_string_modes() {
+        assert_eq!(sql_literal("a'b"), "'a''b'");
+        assert_eq!(sql_literal(r"a\'b"), r" E'a\\''b'");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_reads_back(values in prop::collection::vec("[ -~]{0,12}", 0..6)) {
+            let pairs = values.iter().enumerate().map(|(i, v)| (format!("k{i}"), v.clone())).collect();
+            let info = ConnInfo { pairs };
+            prop_assert_eq!(ConnInfo::parse(&info.to_string()), Ok(info));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,64}") {
+            let _ = ConnInfo::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! Drives the failover machine: feeds it what happens, starts what it wants done, publishes what it believes.
+//!
+//! One task owns all control-plane state: it waits in `next_input` and changes only in `apply`. Actions
+//! run as tasks with deadlines and come back as events.
+//!
+//! Invariants: the write permit is revoked before anything but "open at this epoch" is published, and
+//! when this task ends for whatever reason; nothing in here waits for a node or a disk; a snapshot
+//! takes freshness and lag from the same moment as the plan. Absent on purpose: decisions (the
+//! machine's) and knowledge of how to ask a node (`execute`, `monitor`).
+
+mod compose;
+mod status;
+mod thread;
+
+pub use compose::LagLimits;
+pub use status::{BrainSummary, ClusterStatus, FailoverStatus, NodeStatus, RECENT_MAX, RecentEvent};
+pub use thread::{CommandError, ControlDeps, ControlHandle, ControlThread, Services, spawn};
+
+use super::action::{Action, ActionId, Level, Notice, Plan};
+use super::event::{Event, Outcome};
+use super::execute::SharedExecutor;
+use crate::clock::{Clock, Time};
+use crate::config::Config;
+use crate::coordination::Store;
+use crate::ids::{Epoch, NodeId};
+use crate::monitor::freshness::Freshness;
+use crate::monitor::{Aim, Monitor, Report};
+use crate::topology::{
+    Fact, FactReceiver, NodeReport, Observation, ProbeFailure, Role, Topology, TopologyPublisher, Writes,
+};
+use status::Recent;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use thread::Request;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long the store may take to keep a record; a disk that needs longer is in trouble.
+pub const RECORD_LIMIT: Duration = Duration::from_secs(10);
+/// Inputs handled in a row before a snapshot is composed and published.
+const BATCH_MAX: usize = 64;
+
+/// The notice kind by which the machine refuses a command.
+pub const COMMAND_REFUSED: &str = "command_refused";
+/// How old a status may get while only positions move.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The decider: the failover machine, or a script in tests.
+pub trait Brain: Send + 'static {
+    /// One input in, outputs out, to be started in order.
+    fn step(&mut self, event: Event, now: Time) -> Vec<Action>;
+    /// Why it does not act, for people; empty when nothing keeps it.
+    fn holds(&self) -> Vec<String>;
+    /// Its state, for people.
+    fn summary(&self) -> BrainSummary;
+}
+
+/// What the control plane counts. All methods must return at once.
+pub trait ControlMetrics: Send + Sync {
+    /// A probe ended; `outcome` is `ok` or the failure's label.
+    fn probed(&self, node: NodeId, outcome: &'static str, took: Duration);
+    /// An action ended; `kind` is `record`, `detach`, `promote` or `repoint`.
+    fn acted(&self, kind: &'static str, succeeded: bool, took: Duration);
+    /// The machine told people something; `kind` is from a closed set.
+    fn noticed(&self, kind: &'static str);
+}
+
+/// Counts nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMetrics;
+
+impl ControlMetrics for NoMetrics {
+    fn probed(&self, _: NodeId, _: &'static str, _: Duration) {}
+    fn acted(&self, _: &'static str, _: bool, _: Duration) {}
+    fn noticed(&self, _: &'static str) {}
+}
+
+/// The metric label of a probe failure.
+#[must_use]
+pub fn failure_label(failure: &ProbeFailure) -> &'static str {
+    match failure {
+        ProbeFailure::Refused => "refused",
+        ProbeFailure::Unreachable => "unreachable",
+        ProbeFailure::TimedOut => "timed_out",
+        ProbeFailure::SessionLost => "session_lost",
+        ProbeFailure::StartingUp => "starting_up",
+        ProbeFailure::ShuttingDown => "shutting_down",
+        ProbeFailure::TooManyConnections => "too_many_connections",
+        ProbeFailure::Rejected(_) => "rejected",
+    }
+}
+
+/// One thing that happened.
+enum Input {
+    Report(Report),
+    Fact(Fact),
+    Ended(ActionEnd),
+    Tick,
+    Request(Request),
+    Stop,
+}
+
+/// How an action task ended.
+struct ActionEnd {
+    id: ActionId,
+    kind: &'static str,
+    node: Option<NodeId>,
+    outcome: Outcome,
+    began: Time,
+}
+
+/// The task's state.
+struct Controller<B> {
+    brain: B,
+    config: Arc<Config>,
+    clock: Clock,
+    publisher: TopologyPublisher,
+    facts: FactReceiver,
+    facts_ended: bool,
+    monitor: Monitor,
+    freshness: Freshness,
+    executor: SharedExecutor,
+    store: Arc<dyn Store>,
+    metrics: Arc<dyn ControlMetrics>,
+    requests: mpsc::Receiver<Request>,
+    stop: CancellationToken,
+    status: watch::Sender<Arc<ClusterStatus>>,
+    actions: JoinSet<ActionEnd>,
+    /// What a panicking action was, so that the machine hears of its end.
+    under_way: HashMap<tokio::task::Id, (ActionId, &'static str)>,
+    wake_at: Option<Time>,
+    plan: Option<Plan>,
+    /// The snapshot that readers have.
+    published: Option<Topology>,
+    /// The epoch the permit is open for.
+    permitted: Option<Epoch>,
+    reports: Vec<Option<NodeReport>>,
+    failures: Vec<Option<ProbeFailure>>,
+    recent: Recent,
+    /// When the status was last made, and whether something worth a new one has happened since.
+    status_at: Time,
+    status_due: bool,
+}
+
+impl<B> Drop for Controller<B> {
+    fn drop(&mut self) {
+        // Nobody guards the permit from now on, be it a stop or a panic.
+        self.publisher.permit().revoke();
+    }
+}
+
+impl<B: Brain> Controller<B> {
+    async fn run(mut self) {
+        self.recall().await;
+        self.show();
+        loop {
+            let input = self.next_input().await;
+            if matches!(input, Input::Stop) {
+                break;
+            }
+            self.apply(input);
+            // What else is ready joins the same snapshot.
+            for _ in 0..BATCH_MAX {
+                let Some(report) = self.monitor.report_ready() else { break };
+                self.apply(Input::Report(report));
+            }
+            self.show();
+        }
+        self.publisher.permit().revoke();
+        self.actions.shutdown().await;
+        self.monitor.stop().await;
+    }
+
+    /// Tells the machine what the store remembers, before anything else.
+    async fn recall(&mut self) {
+        let recalled = loop {
+            match self.store.recall().await {
+                Ok(recalled) => break recalled,
+                Err(error) => {
+                    tracing::error!(store = self.store.name(), %error, "cannot recall who is primary");
+                    tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    }
+                }
+            }
+        };
+        self.step(Event::Recalled(recalled));
+    }
+
+    /// Waits for the next thing to happen. Cancel-safe. Facts come last: a storm of them must not
+    /// delay what decides.
+    async fn next_input(&mut self) -> Input {
+        let tick = self.wake_at.map(|at| self.clock.instant(at));
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Input::Stop,
+            Some(ended) = self.actions.join_next_with_id(), if !self.actions.is_empty() => Self::ended(&mut self.under_way, ended),
+            () = sleep_until(tick) => Input::Tick,
+            Some(request) = self.requests.recv() => Input::Request(request),
+            report = self.monitor.report() => Input::Report(report),
+            fact = self.facts.recv(), if !self.facts_ended => match fact {
+                Some(fact) => Input::Fact(fact),
+                None => { self.facts_ended = true; Input::Tick }
+            },
+        }
+    }
+
+    fn ended(
+        under_way: &mut HashMap<tokio::task::Id, (ActionId, &'static str)>,
+        ended: Result<(tokio::task::Id, ActionEnd), tokio::task::JoinError>,
+    ) -> Input {
+        match ended {
+            Ok((task, end)) => {
+                under_way.remove(&task);
+                Input::Ended(end)
+            }
+            Err(error) => {
+                tracing::error!(%error, "an action ended by a defect");
+                let Some((id, kind)) = under_way.remove(&error.id()) else { return Input::Tick };
+                let outcome = Outcome::Failed("internal error".to_owned());
+                Input::Ended(ActionEnd { id, kind, node: None, outcome, began: Time::NEVER })
+            }
+        }
+    }
+
+    fn apply(&mut self, input: Input) {
+        match input {
+            Input::Report(report) => self.apply_report(report),
+            Input::Fact(fact) => {
+                self.step(Event::Fact(fact));
+            }
+            Input::Ended(end) => self.apply_end(end),
+            Input::Tick => {
+                if self.wake_at.is_some_and(|at| at <= self.clock.now()) {
+                    self.wake_at = None;
+                }
+                self.step(Event::Tick);
+            }
+            Input::Request(request) => self.apply_request(request),
+            Input::Stop => {}
+        }
+    }
+
+    fn apply_report(&mut self, report: Report) {
+        match report {
+            Report::Probed { observation, took } => self.apply_observation(observation, took),
+            Report::Sampled { node, round, sent_at, flush_lsn } => {
+                self.freshness.sampled(round, node, sent_at, flush_lsn);
+            }
+            Report::Replayed { node, round, replay_lsn } => self.freshness.replayed(round, node, replay_lsn),
+            Report::ReplayLost { node } => {
+                self.freshness.lost(node);
+                self.monitor.probe_now(node);
+            }
+        }
+    }
+
+    fn apply_observation(&mut self, observation: Observation, took: Duration) {
+        let node = observation.node;
+        match &observation.outcome {
+            Ok(report) => {
+                self.metrics.probed(node, "ok", took);
+                self.freshness.probed(node, report);
+                self.reports[node.index()] = Some(report.clone());
+                self.failures[node.index()] = None;
+            }
+            Err(failure) => {
+                self.metrics.probed(node, failure_label(failure), took);
+                // A node that is merely slow or full shows no older data than before.
+                if !matches!(failure, ProbeFailure::TimedOut | ProbeFailure::TooManyConnections) {
+                    self.freshness.lost(node);
+                }
+                if self.failures[node.index()].as_ref() != Some(failure) {
+                    tracing::info!(node = %self.config.nodes[node.index()].name, ?failure, "probe failed");
+                }
+                self.failures[node.index()] = Some(failure.clone());
+            }
+        }
+        self.step(Event::Observed(observation));
+    }
+
+    fn apply_end(&mut self, end: ActionEnd) {
+        let took = self.clock.now().since(end.began);
+        let succeeded = !matches!(end.outcome, Outcome::Failed(_));
+        self.metrics.acted(end.kind, succeeded, took);
+        self.recent.action(end.kind, end.node, &end.outcome, took, self.clock.now());
+        match &end.outcome {
+            Outcome::Failed(why) => {
+                tracing::warn!(action = end.kind, node = end.node.map(|n| &*self.config.nodes[n.index()].name), %why, "action failed");
+            }
+            _ => tracing::info!(
+                action = end.kind,
+                node = end.node.map(|n| &*self.config.nodes[n.index()].name),
+                took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                "action done"
+            ),
+        }
+        if let Some(node) = end.node {
+            // What it changed shall be seen at once.
+            self.monitor.probe_now(node);
+        }
+        self.step(Event::ActionDone { id: end.id, outcome: end.outcome });
+    }
+
+    fn apply_request(&mut self, request: Request) {
+        let notices = self.step(Event::Command(request.command));
+        let refused = notices.iter().any(|notice| notice.kind == COMMAND_REFUSED);
+        let text = notices.into_iter().map(|notice| notice.text).collect::<Vec<_>>().join("; ");
+        let answer = match (refused, text.is_empty()) {
+            (true, _) => Err(CommandError::Refused(text)),
+            (false, true) => Ok("accepted".to_owned()),
+            (false, false) => Ok(text),
+        };
+        // Whoever asked may be gone.
+        let _ = request.reply.send(answer);
+    }
+
+    /// Feeds the machine and starts what it wants; returns what it told people.
+    fn step(&mut self, event: Event) -> Vec<Notice> {
+        let mut notices = Vec::new();
+
+        let actions = self.brain.step(event, self.clock.now());
+        self.status_due |= !actions.is_empty();
+        for action in actions {
+            match action {
+                Action::Publish(plan) => self.publish(plan),
+                Action::ProbeNow(node) => self.monitor.probe_now(node),
+                Action::WakeAt(at) => self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at))),
+                Action::Tell(notice) => {
+                    self.tell(&notice);
+                    notices.push(notice);
+                }
+                other => self.start(other),
+            }
+        }
+        notices
+    }
+
+    fn tell(&mut self, notice: &Notice) {
+        let node = notice.node.map(|n| &*self.config.nodes[n.index()].name);
+        match notice.level {
+            Level::Info => tracing::info!(kind = notice.kind, node, "{}", notice.text),
+            Level::Warn => tracing::warn!(kind = notice.kind, node, "{}", notice.text),
+            Level::Error => tracing::error!(kind = notice.kind, node, "{}", notice.text),
+        }
+        self.metrics.noticed(notice.kind);
+        self.recent.notice(notice, self.clock.now());
+    }
+
+    /// Starts an action as a task of its own.
+    fn start(&mut self, action: Action) {
+        let executor = Arc::clone(&self.executor);
+        match action {
+            Action::Record(id, record) => {
+                let store = Arc::clone(&self.store);
+                self.spawn(id, "record", None, async move {
+                    match tokio::time::timeout(RECORD_LIMIT, store.record(record)).await {
+                        Ok(Ok(())) => Outcome::Done,
+                        Ok(Err(error)) => Outcome::Failed(error.to_string()),
+                        Err(_) => Outcome::Failed(format!("not recorded within {} s", RECORD_LIMIT.as_secs())),
+                    }
+                });
+            }
+            Action::Detach(id, node, epoch) => {
+                self.spawn(id, "detach", Some(node), async move { executor.detach(node, epoch).await });
+            }
+            Action::Promote(id, node, epoch) => {
+                self.spawn(id, "promote", Some(node), async move { executor.promote(node, epoch).await });
+            }
+            Action::Repoint { id, node, upstream, epoch } => {
+                self.spawn(id, "repoint", Some(node), async move { executor.repoint(node, upstream, epoch).await });
+            }
+            Action::Publish(_) | Action::ProbeNow(_) | Action::WakeAt(_) | Action::Tell(_) => {}
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        id: ActionId,
+        kind: &'static str,
+        node: Option<NodeId>,
+        work: impl Future<Output = Outcome> + Send + 'static,
+    ) {
+        let began = self.clock.now();
+        let task = self.actions.spawn(async move {
+            let outcome = work.await;
+            ActionEnd { id, kind, node, outcome, began }
+        });
+        self.under_way.insert(task.id(), (id, kind));
+    }
+
+    /// Takes over a plan: permit first where it closes, aims of the samplers, then the snapshot.
+    fn publish(&mut self, plan: Plan) {
+        let open = (plan.primary.is_some() && plan.writes == Writes::Open).then_some(plan.epoch);
+        if open != self.permitted {
+            match open {
+                // Not on every snapshot: extending closes the permit for a moment.
+                Some(epoch) => self.publisher.permit().extend(epoch, Time::NEVER),
+                None => self.publisher.permit().revoke(),
+            }
+            self.permitted = open;
+        }
+        let assigned = plan.nodes.iter().position(|node| node.role == Role::Primary);
+        let primary = plan.primary.or(assigned.map(|index| NodeId(u16::try_from(index).unwrap_or(u16::MAX))));
+        let round = self.freshness.round();
+        self.freshness.follow(plan.epoch, primary);
+        if self.freshness.round() != round {
+            // Everything must be proven anew; without this that would wait for the next interval.
+            for index in 0..plan.nodes.len() {
+                self.monitor.probe_now(NodeId(u16::try_from(index).unwrap_or(u16::MAX)));
+            }
+        }
+        self.plan = Some(plan);
+        // Roles must be out before the next input is looked at: sessions wait for them.
+        self.publish_snapshot();
+    }
+
+    fn publish_snapshot(&mut self) {
+        let Some(plan) = self.plan.as_ref() else { return };
+        let limits = LagLimits::from_config(&self.config.route);
+        let next =
+            compose::topology(&self.config.nodes, plan, &self.reports, &self.freshness, limits, self.clock.now());
+        if self.published.as_ref() != Some(&next) {
+            self.publisher.publish(next.clone());
+            self.published = Some(next);
+        }
+    }
+
+    /// Brings snapshot, aims and status up to date.
+    fn show(&mut self) {
+        let Some(plan) = self.plan.as_ref() else { return };
+        self.monitor.set_aim(Aim {
+            round: self.freshness.round(),
+            primary: plan.primary,
+            standbys: plan.nodes.iter().map(|node| node.role == Role::Standby).collect(),
+            goal: self.freshness.newest().unwrap_or_default(),
+        });
+        self.publish_snapshot();
+        let now = self.clock.now();
+        if self.status_due || now.since(self.status_at) >= STATUS_INTERVAL {
+            (self.status_due, self.status_at) = (false, now);
+            self.status.send_replace(Arc::new(self.compose_status()));
+        }
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,197 @@
+//! The control plane's own thread and runtime, and the handle by which others talk to it.
+//!
+//! Invariants: everything of the control plane runs on one current-thread runtime in one thread, so
+//! that saturated workers cannot delay a probe; stopping waits for every task, in a written order;
+//! commands are bounded. Absent on purpose: the data plane (it shares only the topology channel and
+//! facts).
+
+use super::status::{ClusterStatus, Recent};
+use super::{Brain, ControlMetrics, Controller};
+use crate::clock::{Clock, Time};
+use crate::config::Config;
+use crate::coordination::{SingleStore, Store};
+use crate::failover::event::Command;
+use crate::failover::execute::Executor;
+use crate::monitor::Monitor;
+use crate::monitor::freshness::Freshness;
+use crate::topology::{FactReceiver, TopologyPublisher};
+use futures::future::BoxFuture;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Commands that may wait for the controller; more wait in [`ControlHandle::send`].
+const REQUESTS_MAX: usize = 16;
+/// How long file work under way may keep the thread from ending.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// Makes the futures that run on the control plane's runtime beside it (the HTTP server, say). They
+/// are dropped when the control plane stops.
+pub type Services = Box<dyn FnOnce(ControlHandle) -> Vec<BoxFuture<'static, ()>> + Send>;
+
+/// What the control plane is given.
+pub struct ControlDeps {
+    /// The checked configuration.
+    pub config: Arc<Config>,
+    /// The clock that data and control plane share: freshness compares their times.
+    pub clock: Clock,
+    /// The one publisher.
+    pub publisher: TopologyPublisher,
+    /// What live traffic sees.
+    pub facts: FactReceiver,
+    /// Counters.
+    pub metrics: Arc<dyn ControlMetrics>,
+    /// What else runs on the thread.
+    pub services: Services,
+}
+
+/// Why a command was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// The machine refused, with its reason.
+    #[error("{0}")]
+    Refused(String),
+    /// The control plane has stopped.
+    #[error("the control plane has stopped")]
+    Stopped,
+}
+
+/// A command on its way.
+pub(super) struct Request {
+    pub(super) command: Command,
+    pub(super) reply: oneshot::Sender<Result<String, CommandError>>,
+}
+
+/// Sends commands and shows status; the only way to change anything.
+#[derive(Clone, Debug)]
+pub struct ControlHandle {
+    requests: mpsc::Sender<Request>,
+    status: watch::Receiver<Arc<ClusterStatus>>,
+}
+
+impl ControlHandle {
+    /// Gives a command and returns what the machine said to it (that it was accepted, not that it is done).
+    ///
+    /// # Errors
+    /// When it was refused, or the control plane has stopped.
+    pub async fn send(&self, command: Command) -> Result<String, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request { command, reply }).await.map_err(|_| CommandError::Stopped)?;
+        answer.await.map_err(|_| CommandError::Stopped)?
+    }
+
+    /// The present status, to look at and to wait for changes of. Ages in it are as of its making.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Arc<ClusterStatus>> {
+        self.status.clone()
+    }
+
+    /// Waits until the control plane has stopped, for whatever reason; the write permit is revoked then.
+    pub async fn stopped(&self) {
+        self.requests.closed().await;
+    }
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub struct ControlThread {
+    /// To give to whoever needs it.
+    pub handle: ControlHandle,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl ControlThread {
+    /// Stops the control plane and waits for it: writes close, actions under way are given up, probe
+    /// sessions and services end, the state file's lock is freed.
+    ///
+    /// # Errors
+    /// When the thread had panicked.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.stop.cancel();
+        match self.thread.take().map(std::thread::JoinHandle::join) {
+            Some(Err(_)) => Err(io::Error::other("the control plane had panicked")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for ControlThread {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Starts the control plane on a thread of its own. Blocks briefly for the state files.
+///
+/// # Errors
+/// When the state directory cannot be used (another proxy holds it, say) or no thread can be made.
+pub fn spawn<B: Brain>(deps: ControlDeps, brain: B) -> io::Result<ControlThread> {
+    let cluster = &deps.config.cluster;
+    let store = SingleStore::open(&cluster.state_dir, &cluster.name).map_err(io::Error::other)?;
+    let executor = Executor::new(&deps.config).map_err(io::Error::other)?;
+    let (requests, requests_rx) = mpsc::channel(REQUESTS_MAX);
+    let (status_tx, status) = watch::channel(Arc::new(ClusterStatus::default()));
+    let handle = ControlHandle { requests, status };
+    let stop = CancellationToken::new();
+    let parts =
+        Parts { store: Arc::new(store), executor: Arc::new(executor), requests: requests_rx, status: status_tx };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (thread_handle, thread_stop) = (handle.clone(), stop.clone());
+    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+        runtime.block_on(Box::pin(run(deps, brain, parts, thread_handle, thread_stop)));
+        runtime.shutdown_timeout(STOP_LIMIT);
+    })?;
+    Ok(ControlThread { handle, stop, thread: Some(thread) })
+}
+
+/// What `spawn` made for the thread.
+struct Parts {
+    store: Arc<dyn Store>,
+    executor: Arc<Executor>,
+    requests: mpsc::Receiver<Request>,
+    status: watch::Sender<Arc<ClusterStatus>>,
+}
+
+async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: ControlHandle, stop: CancellationToken) {
+    let mut services = JoinSet::new();
+    for service in (deps.services)(handle) {
+        services.spawn(service);
+    }
+    let nodes = deps.config.nodes.len();
+    let monitor = Monitor::start(&deps.config, &deps.clock, deps.facts.write_demand());
+    let controller = Controller {
+        brain,
+        monitor,
+        config: deps.config,
+        clock: deps.clock,
+        publisher: deps.publisher,
+        facts: deps.facts,
+        facts_ended: false,
+        freshness: Freshness::new(nodes),
+        executor: parts.executor,
+        store: parts.store,
+        metrics: deps.metrics,
+        requests: parts.requests,
+        stop,
+        status: parts.status,
+        actions: JoinSet::new(),
+        under_way: HashMap::new(),
+        wake_at: None,
+        plan: None,
+        published: None,
+        permitted: None,
+        reports: vec![None; nodes],
+        failures: vec![None; nodes],
+        recent: Recent::default(),
+        status_at: Time::ZERO,
+        status_due: true,
+    };
+    // The controller ends its actions, revokes the permit and ends the monitor; then the services go.
+    controller.run().await;
+    services.shutdown().await;
+}

@@ -1,0 +1,307 @@
+//! Carries out actions on nodes: detach, promote, repoint.
+//!
+//! Invariants: every action has a deadline and is idempotent; an action of an older epoch than one
+//! already begun is refused, and a promotion checks that again as the last thing before it asks; what
+//! a standby was told to stream from is remembered on disk before it is emptied; a connection goes
+//! back to its pool only after a clean answer. Absent on purpose: decisions, retries, and superuser
+//! rights (PostgreSQL 15 and later; see the GRANTs in the manual).
+//!
+//! How PostgreSQL is asked, and why every poll nudges: docs/decisions/0002-promotion-latency.md.
+
+mod remembered;
+mod session;
+
+use remembered::Remembered;
+use session::NodeSession;
+
+use super::conninfo::{BadConnInfo, ConnInfo, sql_literal};
+use super::event::Outcome;
+use crate::config::{Config, NodeConfig};
+use crate::coordination::StoreError;
+use crate::ids::{Epoch, Lsn, NodeId};
+use crate::monitor::Connector;
+use deadpool_postgres::Pool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio_postgres::types::PgLsn;
+
+/// How long a detach may take; it takes some 50 ms, and a failover waits for the slowest.
+pub const DETACH_LIMIT: Duration = Duration::from_secs(2);
+/// How long a repoint may take until the standby streams; it takes some 40 ms.
+pub const REPOINT_LIMIT: Duration = Duration::from_secs(10);
+/// How long another node is asked for its connection string, when none is remembered.
+const TEMPLATE_LIMIT: Duration = Duration::from_secs(1);
+/// Pause between two looks at a node that is changing.
+const POLL: Duration = Duration::from_millis(10);
+/// Looks between two nudges.
+const POLLS_PER_NUDGE: u32 = 10;
+/// Looks in a row that must find no receiver: one may be just between two attempts.
+const POLLS_GONE: u32 = 2;
+
+/// Performs actions. Shared by the tasks that wait for them.
+#[derive(Debug)]
+pub struct Executor {
+    nodes: Vec<(NodeConfig, Pool)>,
+    remembered: Remembered,
+    /// The highest epoch of any action begun.
+    epoch: AtomicU64,
+    promote_limit: Duration,
+}
+
+/// Why an action failed.
+#[derive(Debug, thiserror::Error)]
+enum ActError {
+    #[error("an action of epoch {0} had already begun")]
+    Stale(Epoch),
+    #[error("no such node")]
+    NoNode,
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("{0}")]
+    Query(String),
+    #[error("{0}")]
+    ConnInfo(#[from] BadConnInfo),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("the node is not in recovery")]
+    NotInRecovery,
+    #[error("pg_promote() could not signal the postmaster")]
+    NotSignalled,
+    #[error("no connection string for it is known: its own is empty, none is remembered, and no other standby has one")]
+    NoTemplate,
+    #[error(
+        "its replication slot {slot:?} is missing on the new upstream, and the monitor role may neither create it \
+         (needs the REPLICATION attribute) nor clear primary_slot_name (needs GRANT ALTER SYSTEM ON PARAMETER): {cause}"
+    )]
+    Slot { slot: String, cause: String },
+}
+
+impl Executor {
+    /// Opens no connection yet; reads what was remembered from the state directory.
+    ///
+    /// # Errors
+    /// When the file of remembered connection strings cannot be read.
+    pub fn new(config: &Config) -> Result<Self, StoreError> {
+        let nodes = config.nodes.iter().enumerate().map(|(index, node)| {
+            let id = NodeId(u16::try_from(index).unwrap_or(u16::MAX));
+            (node.clone(), session::pool(&Connector::new(config, id)))
+        });
+        Ok(Self {
+            nodes: nodes.collect(),
+            remembered: Remembered::open(&config.cluster.state_dir, &config.cluster.name)?,
+            epoch: AtomicU64::new(0),
+            promote_limit: config.cluster.promote_timeout,
+        })
+    }
+
+    /// Stops a standby's WAL receiver and reads how far it got.
+    pub async fn detach(&self, node: NodeId, epoch: Epoch) -> Outcome {
+        let work = async {
+            let (flush_lsn, replay_lsn) = self.try_detach(node, epoch).await?;
+            Ok(Outcome::Detached { flush_lsn, replay_lsn })
+        };
+        bounded(DETACH_LIMIT, work).await
+    }
+
+    /// Promotes a standby and waits until it has left recovery.
+    pub async fn promote(&self, node: NodeId, epoch: Epoch) -> Outcome {
+        bounded(self.promote_limit, async { self.try_promote(node, epoch).await.map(|()| Outcome::Done) }).await
+    }
+
+    /// Lets a standby stream from `upstream` and waits until it does.
+    pub async fn repoint(&self, node: NodeId, upstream: NodeId, epoch: Epoch) -> Outcome {
+        bounded(REPOINT_LIMIT, async { self.try_repoint(node, upstream, epoch).await.map(|()| Outcome::Done) }).await
+    }
+
+    async fn try_detach(&self, node: NodeId, epoch: Epoch) -> Result<(Lsn, Lsn), ActError> {
+        self.admit(epoch)?;
+        let name = self.node(node)?.0.name.clone();
+        let session = self.session(node).await?;
+        if !session.flag("SELECT pg_is_in_recovery()").await? {
+            return Err(ActError::NotInRecovery);
+        }
+        let conninfo = session.text("SELECT current_setting('primary_conninfo')").await?;
+        if !conninfo.is_empty() {
+            self.remembered.remember(&name, &conninfo).await?;
+            self.admit(epoch)?;
+            session.run("ALTER SYSTEM SET primary_conninfo = ''").await?;
+        }
+        session.reload().await?;
+        let (mut gone, mut polls) = (0, 0);
+        while gone < POLLS_GONE {
+            polls = session.wait_a_little(polls).await?;
+            // The process list, not pg_stat_wal_receiver, which hides a receiver that is still connecting.
+            let running = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver')";
+            gone = if session.flag(running).await? { 0 } else { gone + 1 };
+        }
+        let positions = session.positions().await?;
+        session.release();
+        Ok(positions)
+    }
+
+    async fn try_promote(&self, node: NodeId, epoch: Epoch) -> Result<(), ActError> {
+        self.admit(epoch)?;
+        let session = self.session(node).await?;
+        if session.flag("SELECT pg_is_in_recovery()").await? {
+            // The last gate: nothing of a newer epoch may have begun while we connected.
+            self.admit(epoch)?;
+            if !session.flag("SELECT pg_promote(false)").await? {
+                return Err(ActError::NotSignalled);
+            }
+            let mut polls = 0;
+            while session.flag("SELECT pg_is_in_recovery()").await? {
+                polls = session.wait_a_little(polls).await?;
+            }
+        }
+        session.release();
+        Ok(())
+    }
+
+    async fn try_repoint(&self, node: NodeId, upstream: NodeId, epoch: Epoch) -> Result<(), ActError> {
+        self.admit(epoch)?;
+        let name = self.node(node)?.0.name.clone();
+        let to = &self.node(upstream)?.0;
+        let (host, port) = (to.replication_host.as_str(), to.replication_port);
+        let session = self.session(node).await?;
+        if !session.flag("SELECT pg_is_in_recovery()").await? {
+            return Err(ActError::NotInRecovery);
+        }
+        self.provide_slot(&session, upstream).await?;
+        let current = session.text("SELECT current_setting('primary_conninfo')").await?;
+        let wanted = self.template(node, &current).await?.leading_to(host, port).to_string();
+        if wanted != current {
+            self.admit(epoch)?;
+            session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&wanted))).await?;
+        }
+        session.reload().await?;
+        let mut polls = 0;
+        while !session.streams_from(host, port).await? {
+            polls = session.wait_a_little(polls).await?;
+        }
+        session.release();
+        self.remembered.remember(&name, &wanted).await?;
+        Ok(())
+    }
+
+    /// Sees to it that the standby's slot, if it uses one, exists on its new upstream; a standby that
+    /// names a missing slot cannot stream at all.
+    async fn provide_slot(&self, standby: &NodeSession, upstream: NodeId) -> Result<(), ActError> {
+        let slot = standby.text("SELECT current_setting('primary_slot_name')").await?;
+        if slot.is_empty() {
+            return Ok(());
+        }
+        let session = self.session(upstream).await?;
+        let made = session.make_slot(&slot).await;
+        session.release();
+        let Err(cause) = made else { return Ok(()) };
+        tracing::warn!(%slot, %cause, "cannot create the replication slot on the new upstream; streaming without a slot");
+        let cleared = standby.run("ALTER SYSTEM SET primary_slot_name = ''").await;
+        cleared.map_err(|_| ActError::Slot { slot, cause: cause.to_string() })
+    }
+
+    /// The connection string to change: the standby's own, or the remembered one (a restart of ours
+    /// between detach and repoint), or another standby's.
+    async fn template(&self, node: NodeId, current: &str) -> Result<ConnInfo, ActError> {
+        let name = &self.node(node)?.0.name;
+        if !current.is_empty() {
+            return Ok(ConnInfo::parse(current)?);
+        }
+        if let Some(own) = self.remembered.recall(name) {
+            return Ok(ConnInfo::parse(&own)?);
+        }
+        for (index, (other, _)) in self.nodes.iter().enumerate() {
+            let id = NodeId(u16::try_from(index).unwrap_or(u16::MAX));
+            if id == node {
+                continue;
+            }
+            let found = match self.remembered.recall(&other.name) {
+                Some(found) => found,
+                None => tokio::time::timeout(TEMPLATE_LIMIT, self.ask_conninfo(id))
+                    .await
+                    .unwrap_or(Ok(String::new()))
+                    .unwrap_or_default(),
+            };
+            if !found.is_empty() {
+                return Ok(ConnInfo::parse(&found)?.named(name));
+            }
+        }
+        Err(ActError::NoTemplate)
+    }
+
+    async fn ask_conninfo(&self, node: NodeId) -> Result<String, ActError> {
+        let session = self.session(node).await?;
+        let found = session.text("SELECT current_setting('primary_conninfo')").await?;
+        session.release();
+        Ok(found)
+    }
+
+    /// Refuses an action of an older epoch than one that has begun.
+    fn admit(&self, epoch: Epoch) -> Result<(), ActError> {
+        let newest = Epoch(self.epoch.fetch_max(epoch.0, Ordering::SeqCst));
+        if newest > epoch { Err(ActError::Stale(newest)) } else { Ok(()) }
+    }
+
+    fn node(&self, node: NodeId) -> Result<&(NodeConfig, Pool), ActError> {
+        self.nodes.get(node.index()).ok_or(ActError::NoNode)
+    }
+
+    async fn session(&self, node: NodeId) -> Result<NodeSession, ActError> {
+        NodeSession::checkout(&self.node(node)?.1).await
+    }
+}
+
+async fn bounded(limit: Duration, work: impl Future<Output = Result<Outcome, ActError>>) -> Outcome {
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => Outcome::Failed(error.to_string()),
+        Err(_) => Outcome::Failed(format!("not done within {} ms", limit.as_millis())),
+    }
+}
+
+/// A shared executor, as the controller's tasks need it.
+pub type SharedExecutor = Arc<Executor>;
+
+/// `coalesce` keeps a standby that never streamed from answering NULL.
+const POSITIONS_SQL: &str = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), \
+                             coalesce(pg_last_wal_replay_lsn(), '0/0')";
+
+impl NodeSession {
+    async fn positions(&self) -> Result<(Lsn, Lsn), ActError> {
+        let row = self.row(POSITIONS_SQL, &[]).await?;
+        let read = |at: usize| row.try_get::<_, Option<PgLsn>>(at).map(|l| l.map_or(Lsn(0), |l| Lsn(l.into())));
+        let bad = |e: tokio_postgres::Error| ActError::Query(e.to_string());
+        Ok((read(0).map_err(bad)?, read(1).map_err(bad)?))
+    }
+
+    async fn streams_from(&self, host: &str, port: u16) -> Result<bool, ActError> {
+        let sql = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver \
+                   WHERE status = 'streaming' AND sender_host = $1 AND sender_port = $2)";
+        let row = self.row(sql, &[&host, &i32::from(port)]).await?;
+        row.try_get(0).map_err(|e| ActError::Query(e.to_string()))
+    }
+
+    async fn make_slot(&self, slot: &str) -> Result<(), ActError> {
+        let known = self.row("SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)", &[&slot]).await?;
+        if known.try_get(0).map_err(|e| ActError::Query(e.to_string()))? {
+            return Ok(());
+        }
+        // `true`: keep WAL from now on, not only from the first connection.
+        self.row("SELECT pg_create_physical_replication_slot($1, true)::text", &[&slot]).await.map(|_| ())
+    }
+
+    /// Pauses between two looks, and every tenth time wakes the node's startup process by a reload:
+    /// it may be sleeping out `wal_retrieve_retry_interval` (5 s) with the request unseen.
+    async fn wait_a_little(&self, polls: u32) -> Result<u32, ActError> {
+        tokio::time::sleep(POLL).await;
+        let polls = polls + 1;
+        if polls.is_multiple_of(POLLS_PER_NUDGE) {
+            self.reload().await?;
+        }
+        Ok(polls)
+    }
+
+    async fn reload(&self) -> Result<(), ActError> {
+        self.flag("SELECT pg_reload_conf()").await.map(|_| ())
+    }
+}

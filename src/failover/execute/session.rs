@@ -1,0 +1,78 @@
+//! A pooled session for one action: a few short questions, then back to the pool or gone.
+//!
+//! Invariants: dropping a session discards its connection (an action that was cut off may have left a
+//! question on it); only [`NodeSession::release`] lets it be used again. Absent on purpose: time
+//! limits (an action has one as a whole).
+
+use super::ActError;
+use crate::monitor::Connector;
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{NoTls, Row};
+
+/// Sessions per node: an action and one that looks something up for it.
+const SESSIONS_MAX: usize = 2;
+
+/// Makes a node's pool; opens nothing.
+pub(super) fn pool(connector: &Connector) -> Pool {
+    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_config(connector.driver_config(), NoTls, recycling);
+    let mut config = deadpool_postgres::PoolConfig::new(SESSIONS_MAX);
+    // No deadline of its own: it could only be a second, contradicting one.
+    config.timeouts = deadpool_postgres::Timeouts::default();
+    let pool = Pool::builder(manager).config(config).build();
+    pool.unwrap_or_else(|e| unreachable!("a pool without timeouts needs no runtime: {e}"))
+}
+
+/// One checked-out session.
+pub(super) struct NodeSession {
+    object: Option<Object>,
+}
+
+impl NodeSession {
+    pub(super) async fn checkout(pool: &Pool) -> Result<Self, ActError> {
+        let object = pool.get().await.map_err(|e| ActError::Connect(e.to_string()))?;
+        Ok(Self { object: Some(object) })
+    }
+
+    pub(super) fn release(mut self) {
+        drop(self.object.take());
+    }
+
+    pub(super) async fn row(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row, ActError> {
+        let Some(object) = self.object.as_ref() else { return Err(ActError::NoNode) };
+        object.query_one(sql, params).await.map_err(said)
+    }
+
+    pub(super) async fn flag(&self, sql: &str) -> Result<bool, ActError> {
+        self.row(sql, &[]).await?.try_get(0).map_err(said)
+    }
+
+    pub(super) async fn text(&self, sql: &str) -> Result<String, ActError> {
+        let text: Option<String> = self.row(sql, &[]).await?.try_get(0).map_err(said)?;
+        Ok(text.unwrap_or_default())
+    }
+
+    /// For statements that may not be prepared or run in a transaction (ALTER SYSTEM).
+    pub(super) async fn run(&self, sql: &str) -> Result<(), ActError> {
+        let Some(object) = self.object.as_ref() else { return Err(ActError::NoNode) };
+        object.batch_execute(sql).await.map_err(said)
+    }
+}
+
+impl Drop for NodeSession {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+/// What the node said, without the statement (which may hold a password).
+fn said(error: tokio_postgres::Error) -> ActError {
+    let text = match error.as_db_error() {
+        Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
+        None => error.to_string(),
+    };
+    ActError::Query(text)
+}

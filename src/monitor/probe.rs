@@ -1,0 +1,86 @@
+//! The probe: one query that brings everything a decision needs.
+//!
+//! Invariants: one round trip on a prepared statement; runs on PostgreSQL 13 to 18, on a primary and on a
+//! standby, for a role with pg_monitor; `sent_at` is taken before the query leaves. Absent on
+//! purpose: judgement.
+
+use super::connect::classify;
+use crate::clock::{Clock, Time};
+use crate::ids::{Lsn, SystemId, TimelineId};
+use crate::topology::{NodeReport, ProbeFailure, ReceiverView};
+use std::time::Duration;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row, Statement};
+
+/// Role first and once (`OFFSET 0` keeps it apart), so that all columns speak of the same role.
+/// A primary's timeline is that of the WAL file being written, because right after a promotion the
+/// control file still holds the old one. A standby's is the highest of what it receives, what its
+/// last restart point was on and what it has replayed to.
+pub const PROBE_SQL: &str = "\
+SELECT s.system_identifier, r.recovering, \
+ CASE WHEN r.recovering THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id, \
+                                      (pg_control_recovery()).min_recovery_end_timeline) \
+      ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END AS timeline, \
+ CASE WHEN r.recovering THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END AS flush_lsn, \
+ CASE WHEN r.recovering THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END AS replay_lsn, \
+ CASE WHEN r.recovering THEN pg_is_wal_replay_paused() ELSE false END AS replay_paused, \
+ w.status, w.sender_host, w.sender_port, \
+ (extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::float8 AS message_age_ms, \
+ (SELECT (extract(epoch FROM a.backend_start) * 1000000)::int8 FROM pg_stat_activity a \
+   WHERE a.backend_type = 'checkpointer' LIMIT 1) AS incarnation, \
+ current_setting('server_version_num')::int AS version_num \
+FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r \
+CROSS JOIN pg_control_system() s LEFT JOIN pg_stat_wal_receiver w ON true";
+
+/// Age reported when the receiver has not said when it last heard anything.
+const AGE_UNKNOWN: Duration = Duration::MAX;
+
+/// Asks once. The caller sets the time limit.
+///
+/// # Errors
+/// What kept the node from answering; an answer that makes no sense is `Rejected`.
+pub async fn ask(client: &Client, statement: &Statement, clock: &Clock) -> Result<NodeReport, ProbeFailure> {
+    let mut sent_at = clock.now();
+    let mut answer = client.query_one(statement, &[]).await;
+    // A node that leaves recovery while it answers says 55000 once ("recovery is not in progress").
+    if answer.as_ref().is_err_and(|e| e.code().is_some_and(|code| code.code() == "55000")) {
+        sent_at = clock.now();
+        answer = client.query_one(statement, &[]).await;
+    }
+    let row = answer.map_err(|e| classify(&e))?;
+    read(&row, sent_at)
+}
+
+fn read(row: &Row, sent_at: Time) -> Result<NodeReport, ProbeFailure> {
+    let report = columns(row, sent_at).map_err(|e| ProbeFailure::Rejected(format!("unexpected probe answer: {e}")))?;
+    report.ok_or_else(|| {
+        ProbeFailure::Rejected("the monitor role may not read pg_stat_activity: GRANT pg_monitor TO it".to_owned())
+    })
+}
+
+fn columns(row: &Row, sent_at: Time) -> Result<Option<NodeReport>, tokio_postgres::Error> {
+    let Some(incarnation) = row.try_get::<_, Option<i64>>("incarnation")? else { return Ok(None) };
+    let lsn = |name: &str| row.try_get::<_, Option<PgLsn>>(name);
+    Ok(Some(NodeReport {
+        sent_at,
+        system_id: SystemId(row.try_get::<_, i64>("system_identifier")?.cast_unsigned()),
+        in_recovery: row.try_get("recovering")?,
+        timeline: TimelineId(row.try_get::<_, Option<i32>>("timeline")?.unwrap_or(0).cast_unsigned()),
+        flush_lsn: lsn("flush_lsn")?.map_or(Lsn(0), |l| Lsn(l.into())),
+        replay_lsn: lsn("replay_lsn")?.map_or(Lsn(0), |l| Lsn(l.into())),
+        replay_paused: row.try_get("replay_paused")?,
+        receiver: receiver(row)?,
+        incarnation,
+        version_num: row.try_get::<_, i32>("version_num")?.cast_unsigned(),
+    }))
+}
+
+fn receiver(row: &Row) -> Result<Option<ReceiverView>, tokio_postgres::Error> {
+    let Some(status) = row.try_get::<_, Option<String>>("status")? else { return Ok(None) };
+    let host = row.try_get::<_, Option<String>>("sender_host")?.unwrap_or_default();
+    let port = row.try_get::<_, Option<i32>>("sender_port")?.unwrap_or_default();
+    let age = row.try_get::<_, Option<f64>>("message_age_ms")?;
+    let last_message_age =
+        age.map_or(AGE_UNKNOWN, |ms| Duration::try_from_secs_f64(ms.max(0.0) / 1000.0).unwrap_or(AGE_UNKNOWN));
+    Ok(Some(ReceiverView { streaming: status == "streaming", upstream: format!("{host}:{port}"), last_message_age }))
+}
