@@ -169,6 +169,38 @@ pub enum Veto {
     NotDetached,
 }
 
+impl Hold {
+    /// Whether it stands until a person acts (the others end by themselves).
+    #[must_use]
+    pub fn needs_person(&self) -> bool {
+        match self {
+            Self::NoPrimaryKnown
+            | Self::SystemUnclear
+            | Self::Paused
+            | Self::ManualMode
+            | Self::HourLimit { .. }
+            | Self::PrimaryAlive { .. }
+            | Self::StandbyHears { .. }
+            | Self::TwoPrimaries { .. }
+            | Self::UnrecordedPrimary { .. }
+            | Self::NoStandby
+            | Self::NoCandidate { .. } => true,
+            Self::NotRecalled
+            | Self::NotClassified { .. }
+            | Self::FollowMode
+            | Self::MinGap { .. }
+            | Self::PrimaryRestarting { .. }
+            | Self::PrimaryDemoted { .. }
+            | Self::PrimarySuspect { .. }
+            | Self::OldPrimaryAnswers { .. }
+            | Self::AwaitingReceiver { .. }
+            | Self::AwaitingReport { .. }
+            | Self::RetryLater { .. }
+            | Self::Waiting { .. } => false,
+        }
+    }
+}
+
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -24,6 +24,8 @@ pub enum Cause {
     AtStart,
     /// Of several primaries none was left.
     SplitEnded,
+    /// Another node was promoted, and not by us.
+    Replaced,
     /// An operator asked for another one.
     Commanded,
 }
@@ -40,6 +42,7 @@ impl Cause {
             Self::Impostor => "it is not the node that it was",
             Self::AtStart => "it was not primary when this proxy started",
             Self::SplitEnded => "none of several primaries is left",
+            Self::Replaced => "another node was promoted",
             Self::Commanded => "an operator asked for a failover",
         }
     }

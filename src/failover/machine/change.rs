@@ -9,7 +9,7 @@ use crate::clock::Time;
 use crate::failover::action::{Action, ActionId, Level};
 use crate::failover::candidate::{Bar, Candidate, elect, veto};
 use crate::failover::event::Outcome;
-use crate::failover::hold::Hold;
+use crate::failover::hold::{Hold, Veto};
 use crate::failover::policy::{DETACH_SPAN, PROMOTE_PENALTY, RECORD_SPAN, RETRY_GAP};
 use crate::failover::state::{Detaching, Outage, Progress, State};
 use crate::ids::{Lsn, NodeId};
@@ -46,7 +46,7 @@ impl Machine {
     pub(super) fn unsettled_promotion(&self, id: NodeId) -> bool {
         let node = self.node(id);
         let failed = node.promote_failed_at;
-        failed.is_some_and(|at| node.live_report().is_some_and(|r| r.sent_at < at))
+        failed.is_some_and(|at| node.live_report().is_some_and(|r| r.sent_at <= at))
     }
 
     /// The old primary answers as primary and nobody else was promoted.
@@ -148,7 +148,7 @@ impl Machine {
     /// Whether the change must stop or wait: the old primary answers, or another node was promoted.
     fn change_unwanted(&mut self, outage: &Outage) -> Option<bool> {
         if !self.rivals().is_empty() {
-            return Some(self.shift(State::Lost { outage: *outage }));
+            return Some(self.shift(State::Lost { outage: Outage { order: None, ..*outage } }));
         }
         let old = outage.old.filter(|old| outage.order.is_none() && self.claim(*old).is_some())?;
         if self.node(old).health == Health::Healthy {
@@ -320,11 +320,16 @@ impl Machine {
     /// Why each node is no candidate; the nodes that cannot be one by nature are left out.
     pub(super) fn candidate_holds(&self, candidates: &[Candidate], bar: &Bar) -> Vec<Hold> {
         let old = self.state.outage().and_then(|o| o.old);
+        let hold = |node: NodeId, why| Hold::NoCandidate { node: self.name(node).clone(), why };
         let holds: Vec<Hold> = candidates
             .iter()
             .filter(|c| c.in_recovery || Some(c.node) != old)
-            .filter_map(|c| veto(c, bar).map(|why| Hold::NoCandidate { node: self.name(c.node).clone(), why }))
+            .filter_map(|c| veto(c, bar).filter(|why| *why != Veto::NotAsked).map(|why| hold(c.node, why)))
             .collect();
-        if holds.is_empty() { vec![Hold::NoStandby] } else { holds }
+        match bar.asked {
+            _ if !holds.is_empty() => holds,
+            Some(asked) => vec![hold(asked, Veto::NotHealthy)],
+            None => vec![Hold::NoStandby],
+        }
     }
 }

@@ -40,7 +40,9 @@ impl Machine {
     pub(super) fn claimants(&self) -> Vec<NodeId> {
         let stands = |id: &NodeId| {
             let node = self.node(*id);
-            node.health != Health::Down && node.report.as_ref().is_some_and(|r| self.claim_in(r).is_some())
+            // A single answer is enough to stop writes; to be adopted takes more.
+            let present = node.health != Health::Down || node.live_report().is_some();
+            present && node.report.as_ref().is_some_and(|r| self.claim_in(r).is_some())
         };
         self.policy.ids().filter(stands).collect()
     }
@@ -213,10 +215,10 @@ impl Machine {
     fn standing(&self, primary: Option<NodeId>, since: Time) -> Standing {
         let Some(node) = primary.map(|p| self.node(p)) else { return Standing::Gone };
         match node.live_report() {
-            _ if node.health == Health::Down => Standing::Gone,
+            None if node.health == Health::Down => Standing::Gone,
             Some(report) if report.in_recovery && self.system_id == Some(report.system_id) => Standing::InRecovery,
             Some(report) if self.claim_in(report).is_none() => Standing::Gone,
-            Some(report) if report.sent_at >= since => Standing::Claims,
+            Some(report) if report.sent_at > since => Standing::Claims,
             _ => Standing::Unsure,
         }
     }
@@ -251,7 +253,7 @@ impl Machine {
         if self.paused || self.node(survivor).health != Health::Healthy {
             return false;
         }
-        let cause = Cause::SplitEnded;
+        let cause = Cause::Replaced;
         let outage = old.map(|old| Outage { old: Some(old), since: self.now, cause, order: None });
         self.adopt(survivor, outage)
     }

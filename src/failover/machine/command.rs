@@ -57,7 +57,8 @@ impl Machine {
         if self.policy.mode == FailoverMode::Follow {
             return Err("failover = \"follow\": another tool promotes".to_owned());
         }
-        self.begin_ordered(Outage { old, since: self.now, cause: Cause::Commanded, order: Some(Order { to }) })
+        let since = self.state.outage().map_or(self.now, |o| o.since);
+        self.begin_ordered(Outage { old, since, cause: Cause::Commanded, order: Some(Order { to }) })
     }
 
     /// A node that accepts writes already needs no promotion, only to be believed.

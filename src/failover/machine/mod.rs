@@ -85,6 +85,8 @@ pub struct Machine {
     last_failover: Option<LastFailover>,
     /// The last promotion asked for.
     promoted: Option<(Epoch, NodeId)>,
+    /// Why no primary can be had was told in this state.
+    held_told: bool,
     next_action: u64,
     actions: Vec<Action>,
     published: Option<Plan>,
@@ -118,6 +120,7 @@ impl Machine {
             failovers_total: 0,
             last_failover: None,
             promoted: None,
+            held_told: false,
             next_action: 1,
             actions: Vec::new(),
             published: None,
@@ -182,14 +185,35 @@ impl Machine {
                 State::Contested { primary, since, confirmed } => self.judge_contested(primary, since, confirmed),
             };
             if !shifted {
-                return;
+                break;
             }
+        }
+        self.tell_held();
+    }
+
+    /// Says once per state that a person is needed, and why.
+    fn tell_held(&mut self) {
+        let undecided = match self.state {
+            State::Starting { since } => self.recalled && self.classified(since),
+            State::Lost { .. } => true,
+            _ => false,
+        };
+        if self.held_told || !undecided {
+            return;
+        }
+        let holds: Vec<String> = self.holds().iter().filter(|h| h.needs_person()).map(ToString::to_string).collect();
+        if !holds.is_empty() {
+            self.held_told = true;
+            self.tell(Level::Error, "held", None, format!("no primary: {}", holds.join("; ")));
         }
     }
 
     /// The only function that moves the state. Returns true, for `judge`.
     fn shift(&mut self, next: State) -> bool {
         assert!(self.state.may_become(&next), "no move from {:?} to {next:?}", self.state);
+        if self.state.word() != next.word() {
+            self.held_told = false;
+        }
         self.state = next;
         true
     }

@@ -15,7 +15,7 @@ use crate::topology::{Health, Observation};
 impl Machine {
     pub(super) fn observe(&mut self, observation: &Observation) {
         let id = observation.node;
-        if id.index() >= self.nodes.len() {
+        if id.index() >= self.nodes.len() || self.overtaken(observation) {
             return;
         }
         let (before, first_trouble) = (self.node(id).health, self.node(id).trouble_since.is_none());
@@ -30,6 +30,13 @@ impl Machine {
             self.node_mut(id).mark_down();
         }
         self.tell_health(id, before);
+    }
+
+    /// A report that was asked for before the last one says nothing new.
+    fn overtaken(&self, observation: &Observation) -> bool {
+        let last = self.node(observation.node).report.as_ref().map(|r| r.sent_at);
+        let this = observation.outcome.as_ref().ok().map(|r| r.sent_at);
+        matches!((this, last), (Some(this), Some(last)) if this < last)
     }
 
     fn note_position(&mut self, id: NodeId) {

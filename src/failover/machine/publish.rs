@@ -8,7 +8,7 @@ use crate::clock::Time;
 use crate::failover::action::{Action, NodePlan, Plan};
 use crate::failover::node_state::Condition;
 use crate::failover::policy::{DEMOTED_GRACE, DETACH_SPAN, HELD_SPAN, HOUR, PROMOTE_PENALTY, RECORD_SPAN, START_GRACE};
-use crate::failover::state::{Cause, Flow, Outage, State};
+use crate::failover::state::{Flow, Outage, State};
 use crate::ids::NodeId;
 use crate::topology::{Health, Role, Writes};
 
@@ -117,17 +117,18 @@ impl Machine {
 
     /// Why a node that was out of recovery is not the primary of this plan.
     fn former(&self, id: NodeId) -> String {
-        if let State::Stable { primary, .. } = self.state
-            && primary == id
-        {
-            return self.unreadable(id).unwrap_or_else(|| "writes are held".to_owned());
-        }
         let outage = self.state.outage().filter(|o| o.old == Some(id));
-        let why = outage.map(|o| o.cause).map(Cause::words);
-        match (why, self.unreadable(id)) {
-            (Some(why), _) => format!("given up: {why}"),
-            (None, Some(trouble)) => trouble,
-            (None, None) => "accepts writes, not known to be the primary".to_owned(),
+        let trouble = self.unreadable(id).filter(|_| self.node(id).live_report().is_none());
+        match &self.state {
+            State::Stable { primary, .. } if *primary == id => trouble.unwrap_or_else(|| "writes are held".to_owned()),
+            State::Adopting { primary, .. } | State::Confirming { primary, .. } if *primary == id => {
+                "becomes the primary".to_owned()
+            }
+            _ => match (outage, trouble) {
+                (Some(outage), _) => format!("given up: {}", outage.cause.words()),
+                (None, Some(trouble)) => trouble,
+                (None, None) => "accepts writes, not known to be the primary".to_owned(),
+            },
         }
     }
 

@@ -5,6 +5,7 @@
 
 use super::Machine;
 use crate::clock::Time;
+use crate::config::FailoverMode;
 use crate::failover::action::Level;
 use crate::failover::hold::Hold;
 use crate::failover::node_state::{Condition, Evidence};
@@ -52,7 +53,9 @@ impl Machine {
             _ => node.fence += 1,
         }
         let name = self.name(primary).clone();
-        self.tell(Level::Warn, "primary_lost", Some(primary), format!("primary {name} was lost: {}", cause.words()));
+        let helpless = self.paused || self.policy.mode == FailoverMode::Manual;
+        let level = if helpless { Level::Error } else { Level::Warn };
+        self.tell(level, "primary_lost", Some(primary), format!("primary {name} was lost: {}", cause.words()));
         self.shift(State::Lost { outage })
     }
 

@@ -71,8 +71,8 @@ impl Machine {
             State::Stable { primary, flow, .. } => self.stable_holds(*primary, *flow),
             State::Lost { outage } => self.lost_holds(outage),
             State::Adopting { primary, .. } => vec![self.waiting(Awaited::Record, Some(*primary))],
-            State::Freezing { .. } => vec![self.waiting(Awaited::Detach, None)],
-            State::Recording { candidate, .. } => vec![self.waiting(Awaited::Record, Some(*candidate))],
+            State::Freezing { outage, .. } => self.change_holds(outage, Awaited::Detach, None),
+            State::Recording { outage, candidate, .. } => self.change_holds(outage, Awaited::Record, Some(*candidate)),
             State::Promoting { candidate, .. } => vec![self.waiting(Awaited::Promotion, Some(*candidate))],
             State::Confirming { primary, .. } => vec![self.waiting(Awaited::Record, Some(*primary))],
             State::Contested { primary, confirmed, .. } => self.contested_holds(*primary, *confirmed),
@@ -108,6 +108,13 @@ impl Machine {
 
     fn waiting(&self, what: Awaited, node: Option<NodeId>) -> Hold {
         Hold::Waiting { what, node: node.map(|n| self.name(n).clone()) }
+    }
+
+    fn change_holds(&self, outage: &Outage, what: Awaited, node: Option<NodeId>) -> Vec<Hold> {
+        match outage.old.filter(|old| outage.order.is_none() && self.claim(*old).is_some()) {
+            Some(old) => vec![Hold::OldPrimaryAnswers { node: self.name(old).clone() }],
+            None => vec![self.waiting(what, node)],
+        }
     }
 
     fn start_holds(&self, since: Time) -> Vec<Hold> {
