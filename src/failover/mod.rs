@@ -4,7 +4,18 @@
 //! random. `controller` drives them, `execute` performs actions and reports back as events.
 
 pub mod action;
+pub mod candidate;
 pub mod conninfo;
 pub mod controller;
 pub mod event;
 pub mod execute;
+pub mod hold;
+pub mod machine;
+mod node_state;
+pub mod policy;
+mod rules;
+pub mod state;
+
+pub use hold::Hold;
+pub use machine::{LastFailover, Machine, Summary};
+pub use policy::Policy;

@@ -1,0 +1,275 @@
+//! Why nothing happens, as data.
+//!
+//! Invariants: every refusal of the machine has a variant here; texts name nodes, not numbers.
+
+use crate::ids::{SystemId, TimelineId};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One reason not to act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The store has not said yet what it remembers.
+    NotRecalled,
+    /// The node has not answered since the start.
+    NotClassified {
+        /// The node.
+        node: Arc<str>,
+    },
+    /// No node is or was primary, as far as anyone remembers.
+    NoPrimaryKnown,
+    /// Nodes of several systems answer and none has the majority.
+    SystemUnclear,
+    /// An operator said pause.
+    Paused,
+    /// A person promotes.
+    ManualMode,
+    /// Another tool promotes.
+    FollowMode,
+    /// The last automatic failover was too short a time ago.
+    MinGap {
+        /// Time left.
+        left: Duration,
+    },
+    /// Too many automatic failovers within an hour.
+    HourLimit {
+        /// The limit.
+        max: u32,
+        /// Time left until the oldest is an hour ago.
+        left: Duration,
+    },
+    /// The primary restarts in place.
+    PrimaryRestarting {
+        /// The primary.
+        node: Arc<str>,
+        /// Time left until it is given up.
+        left: Duration,
+    },
+    /// The primary is in recovery; someone may be switching over by hand.
+    PrimaryDemoted {
+        /// The old primary.
+        node: Arc<str>,
+        /// Time left until another is promoted.
+        left: Duration,
+    },
+    /// The primary is alive but refuses the monitor.
+    PrimaryAlive {
+        /// The primary.
+        node: Arc<str>,
+    },
+    /// The primary misses probes, not yet enough of them.
+    PrimarySuspect {
+        /// The primary.
+        node: Arc<str>,
+    },
+    /// The old primary answers again; whether it stays is not known yet.
+    OldPrimaryAnswers {
+        /// The old primary.
+        node: Arc<str>,
+    },
+    /// A standby has not yet said whether it still hears from the primary.
+    AwaitingReceiver {
+        /// The standby.
+        node: Arc<str>,
+    },
+    /// A node whose promotion failed has not yet said what became of it.
+    AwaitingReport {
+        /// The node.
+        node: Arc<str>,
+    },
+    /// A standby still hears from the primary.
+    StandbyHears {
+        /// The standby.
+        node: Arc<str>,
+        /// The primary.
+        primary: Arc<str>,
+    },
+    /// More than one node accepts writes.
+    TwoPrimaries {
+        /// All that claim to be primary.
+        nodes: Vec<Arc<str>>,
+    },
+    /// A node accepts writes that was neither recorded nor promoted from the known timeline.
+    UnrecordedPrimary {
+        /// The node.
+        node: Arc<str>,
+        /// Its timeline.
+        timeline: TimelineId,
+    },
+    /// The same change failed a moment ago.
+    RetryLater {
+        /// Time left.
+        left: Duration,
+    },
+    /// There is no standby to promote.
+    NoStandby,
+    /// A standby is no candidate.
+    NoCandidate {
+        /// The standby.
+        node: Arc<str>,
+        /// Why.
+        why: Veto,
+    },
+    /// A change is under way and waits for a node or the store.
+    Waiting {
+        /// For what.
+        what: Awaited,
+        /// The node, if it is one.
+        node: Option<Arc<str>>,
+    },
+}
+
+/// What a change under way waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// Standbys to stop streaming.
+    Detach,
+    /// The store to accept the record.
+    Record,
+    /// The candidate to leave recovery.
+    Promotion,
+}
+
+/// Why a node is no candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Veto {
+    /// An operator asked for another node.
+    NotAsked,
+    /// Its `failover_priority` is 0.
+    PriorityZero,
+    /// It does not answer.
+    NotHealthy,
+    /// It is not in recovery.
+    NotInRecovery,
+    /// It belongs to another system.
+    OtherSystem {
+        /// Its system identifier.
+        has: SystemId,
+    },
+    /// Its history does not lead to the primary's timeline.
+    OtherTimeline {
+        /// Its timeline.
+        has: TimelineId,
+        /// The primary's.
+        need: TimelineId,
+    },
+    /// Replay is paused, so it would not finish promotion.
+    ReplayPaused,
+    /// It lacks too much WAL.
+    Behind {
+        /// Bytes it lacks against the highest position seen.
+        bytes: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// Its promotion failed a short time ago.
+    PromotionFailed,
+    /// It could not be detached, and others could.
+    NotDetached,
+}
+
+impl Hold {
+    /// Whether it stands until a person acts (the others end by themselves).
+    #[must_use]
+    pub fn needs_person(&self) -> bool {
+        match self {
+            Self::NoPrimaryKnown
+            | Self::SystemUnclear
+            | Self::Paused
+            | Self::ManualMode
+            | Self::HourLimit { .. }
+            | Self::PrimaryAlive { .. }
+            | Self::StandbyHears { .. }
+            | Self::TwoPrimaries { .. }
+            | Self::UnrecordedPrimary { .. }
+            | Self::NoStandby
+            | Self::NoCandidate { .. } => true,
+            Self::NotRecalled
+            | Self::NotClassified { .. }
+            | Self::FollowMode
+            | Self::MinGap { .. }
+            | Self::PrimaryRestarting { .. }
+            | Self::PrimaryDemoted { .. }
+            | Self::PrimarySuspect { .. }
+            | Self::OldPrimaryAnswers { .. }
+            | Self::AwaitingReceiver { .. }
+            | Self::AwaitingReport { .. }
+            | Self::RetryLater { .. }
+            | Self::Waiting { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRecalled => f.write_str("the record of the last primary has not been read yet"),
+            Self::NotClassified { node } => write!(f, "{node} has not answered since the start"),
+            Self::NoPrimaryKnown => f.write_str("no node is primary, and none is recorded as the last one"),
+            Self::SystemUnclear => f.write_str("nodes of different systems answer and none has the majority"),
+            Self::Paused => f.write_str("paused by an operator"),
+            Self::ManualMode => f.write_str("failover = \"manual\": a person promotes"),
+            Self::FollowMode => f.write_str("failover = \"follow\": another tool promotes"),
+            Self::MinGap { left } => write!(f, "the last failover was too recent, {} left", Span(*left)),
+            Self::HourLimit { max, left } => {
+                write!(f, "{max} failovers within an hour are the limit, {} left", Span(*left))
+            }
+            Self::PrimaryRestarting { node, left } => {
+                write!(f, "{node} restarts in place, given up in {}", Span(*left))
+            }
+            Self::PrimaryDemoted { node, left } => {
+                write!(f, "{node} turned into a standby; a switchover by hand gets {} more", Span(*left))
+            }
+            Self::PrimaryAlive { node } => write!(f, "{node} is alive but refuses the monitor"),
+            Self::PrimarySuspect { node } => write!(f, "{node} misses probes, not yet enough of them"),
+            Self::OldPrimaryAnswers { node } => write!(f, "{node} answers as primary again"),
+            Self::AwaitingReceiver { node } => {
+                write!(f, "waiting for {node} to say whether it still hears from the primary")
+            }
+            Self::AwaitingReport { node } => write!(f, "waiting for {node} to say what became of its promotion"),
+            Self::StandbyHears { node, primary } => write!(f, "standby {node} still hears from {primary}"),
+            Self::TwoPrimaries { nodes } => write!(f, "several nodes accept writes: {}", nodes.join(", ")),
+            Self::UnrecordedPrimary { node, timeline } => {
+                write!(f, "{node} accepts writes on timeline {timeline} but was never promoted from it")
+            }
+            Self::RetryLater { left } => write!(f, "the last attempt failed, next one in {}", Span(*left)),
+            Self::NoStandby => f.write_str("there is no standby to promote"),
+            Self::NoCandidate { node, why } => write!(f, "{node} cannot be promoted: {why}"),
+            Self::Waiting { what, node } => {
+                let node = node.as_deref().unwrap_or("the standbys");
+                match what {
+                    Awaited::Detach => write!(f, "waiting until {node} stand still"),
+                    Awaited::Record => write!(f, "waiting until {node} is recorded as primary"),
+                    Awaited::Promotion => write!(f, "waiting until {node} is promoted"),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Veto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAsked => f.write_str("another node was asked for"),
+            Self::PriorityZero => f.write_str("its failover_priority is 0"),
+            Self::NotHealthy => f.write_str("it does not answer"),
+            Self::NotInRecovery => f.write_str("it is not in recovery"),
+            Self::OtherSystem { has } => write!(f, "it belongs to system {has}"),
+            Self::OtherTimeline { has, need } => write!(f, "it is on timeline {has}, not {need}"),
+            Self::ReplayPaused => f.write_str("its replay is paused"),
+            Self::Behind { bytes, max } => write!(f, "it lacks {bytes} bytes of WAL, the limit is {max}"),
+            Self::PromotionFailed => f.write_str("its promotion has just failed"),
+            Self::NotDetached => f.write_str("it could not be detached"),
+        }
+    }
+}
+
+/// A span in seconds with one digit.
+struct Span(Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} s", self.0.as_secs_f64())
+    }
+}

@@ -1,0 +1,260 @@
+//! Who claims to be primary, and what follows: the start, adoption, and two claims at once.
+//!
+//! Invariants: another system's node and a node on an older timeline never claim anything (I2); a
+//! primary that was found is recorded before it is published; the only node left of several is
+//! adopted only if its timeline is newer than the recorded one. Absent on purpose: guessing by LSN.
+
+use super::Machine;
+use crate::clock::Time;
+use crate::failover::action::Level;
+use crate::failover::policy::{RECORD_SPAN, RETRY_GAP, START_GRACE};
+use crate::failover::state::{Cause, Flow, Outage, State};
+use crate::ids::{NodeId, SystemId, TimelineId};
+use crate::topology::{Health, NodeReport};
+
+/// What the recorded primary says while another node claims to be primary.
+enum Standing {
+    /// It answered as primary after the other claim was seen.
+    Claims,
+    /// It answers and is in recovery: it is nobody's rival any more.
+    InRecovery,
+    /// Down, not what it was, or there is none.
+    Gone,
+    /// Not known yet.
+    Unsure,
+}
+
+impl Machine {
+    /// The timeline on which the node claims to be primary, by its latest outcome.
+    pub(super) fn claim(&self, id: NodeId) -> Option<TimelineId> {
+        self.claim_in(self.node(id).live_report()?)
+    }
+
+    fn claim_in(&self, report: &NodeReport) -> Option<TimelineId> {
+        let ours = self.system_id.is_none_or(|ours| ours == report.system_id);
+        let recent = self.timeline.is_none_or(|known| report.timeline >= known);
+        (!report.in_recovery && ours && recent).then_some(report.timeline)
+    }
+
+    /// Nodes that claimed to be primary when they last answered, and are not known to be down.
+    pub(super) fn claimants(&self) -> Vec<NodeId> {
+        let stands = |id: &NodeId| {
+            let node = self.node(*id);
+            // A single answer is enough to stop writes; to be adopted takes more.
+            let present = node.health != Health::Down || node.live_report().is_some();
+            present && node.report.as_ref().is_some_and(|r| self.claim_in(r).is_some())
+        };
+        self.policy.ids().filter(stands).collect()
+    }
+
+    /// Claimants that this state does not expect.
+    pub(super) fn rivals(&self) -> Vec<NodeId> {
+        let expected = self.state.expected();
+        self.claimants().into_iter().filter(|id| !expected.contains(&Some(*id))).collect()
+    }
+
+    /// Whether the node's claim is on a timeline that the known primary never had.
+    pub(super) fn newer(&self, id: NodeId) -> bool {
+        let timeline = self.node(id).report.as_ref().map(|r| r.timeline);
+        self.timeline.is_none_or(|known| timeline.is_some_and(|t| t > known))
+    }
+
+    pub(super) fn judge_starting(&mut self, since: Time) -> bool {
+        if !self.recalled {
+            return false;
+        }
+        let settled = self.classified(since);
+        if self.system_id.is_none() && settled {
+            self.system_id = self.majority_system();
+        }
+        let recorded = self.recorded_primary();
+        let claimants = self.claimants();
+        if let Some(primary) = recorded.filter(|p| self.sole_highest(*p, &claimants)) {
+            return self.begin_with(primary);
+        }
+        if !settled || self.system_id.is_none() {
+            return false;
+        }
+        match (claimants.as_slice(), recorded) {
+            ([], Some(old)) => {
+                if self.node(old).restarting() && self.node(old).evidence(&self.policy, self.now).is_none() {
+                    return false;
+                }
+                self.lose(old, Cause::AtStart)
+            }
+            ([], None) => false,
+            ([only], None) if self.node(*only).health == Health::Healthy => self.adopt(*only, None),
+            ([only], Some(recorded)) if *only == recorded => false,
+            ([_], None) => false,
+            (_, recorded) => self.contest(recorded),
+        }
+    }
+
+    /// Whether every node was seen, or waited for long enough.
+    pub(super) fn classified(&self, since: Time) -> bool {
+        self.now.since(since) >= START_GRACE || self.nodes.iter().all(|n| n.classified())
+    }
+
+    /// The recorded primary needs nobody's consent while no other claim is as high.
+    fn sole_highest(&self, primary: NodeId, claimants: &[NodeId]) -> bool {
+        let timeline = |id: NodeId| self.node(id).report.as_ref().map(|r| r.timeline);
+        let alive = self.claim(primary).is_some() && self.node(primary).health == Health::Healthy;
+        alive && claimants.iter().all(|c| *c == primary || timeline(*c) < timeline(primary))
+    }
+
+    fn begin_with(&mut self, primary: NodeId) -> bool {
+        if self.claim(primary) != self.timeline {
+            return self.adopt(primary, None);
+        }
+        let name = self.name(primary).clone();
+        let text = format!("{name} is primary as recorded, epoch {}", self.epoch);
+        self.tell(Level::Info, "primary_found", Some(primary), text);
+        self.become_stable(primary)
+    }
+
+    pub(super) fn become_stable(&mut self, primary: NodeId) -> bool {
+        self.settled_at = self.now;
+        for node in &mut self.nodes {
+            node.repoints.count = 0;
+            node.repoints.last = None;
+        }
+        if let Some(report) = &self.node(primary).report {
+            self.highest = self.highest.max(report.flush_lsn);
+        }
+        self.shift(State::Stable { primary, flow: Flow::Open, vetoed: false })
+    }
+
+    /// The system of more nodes than any other.
+    fn majority_system(&self) -> Option<SystemId> {
+        let all: Vec<SystemId> = self.nodes.iter().filter_map(|n| n.report.as_ref()).map(|r| r.system_id).collect();
+        let count = |id: SystemId| all.iter().filter(|other| **other == id).count();
+        let most = all.iter().copied().max_by_key(|id| count(*id))?;
+        all.iter().all(|id| *id == most || count(*id) < count(most)).then_some(most)
+    }
+
+    /// Records a primary that was found; it is published once the record is stored.
+    pub(super) fn adopt(&mut self, primary: NodeId, outage: Option<Outage>) -> bool {
+        let Some(timeline) = self.node(primary).report.as_ref().map(|r| r.timeline) else { return false };
+        if self.now < self.store_retry_at {
+            return false;
+        }
+        let epoch = self.next_epoch();
+        let Some(action) = self.store(primary, epoch, timeline) else { return false };
+        self.shift(State::Adopting { outage, primary, timeline, epoch, action, since: self.now })
+    }
+
+    pub(super) fn adopted(&mut self, outage: Option<Outage>, primary: NodeId, timeline: TimelineId) {
+        let moved = outage.and_then(|o| o.old).filter(|old| *old != primary);
+        if let Some(old) = moved {
+            self.cut(old);
+        }
+        if self.timeline != Some(timeline) {
+            // Not promoted by us: where the histories part is not known.
+            self.fork_lsn = None;
+            self.timeline = Some(timeline);
+            self.highest = self.node(primary).report.as_ref().map_or(self.highest, |r| r.flush_lsn);
+        }
+        let name = self.name(primary).clone();
+        let text = format!("{name} is primary on timeline {timeline}, epoch {}", self.epoch);
+        self.tell(Level::Info, "primary_found", Some(primary), text);
+        self.become_stable(primary);
+    }
+
+    pub(super) fn adopt_failed(&mut self, outage: Option<Outage>, primary: NodeId, why: &str) {
+        let name = self.name(primary).clone();
+        self.store_retry_at = self.now + RETRY_GAP;
+        let text = format!("{name} cannot be recorded as primary: {why}");
+        self.tell(Level::Error, "record_failed", Some(primary), text);
+        match outage {
+            Some(outage) => self.shift(State::Lost { outage }),
+            None => self.shift(State::Starting { since: self.now }),
+        };
+    }
+
+    pub(super) fn judge_adopting(&mut self, outage: Option<Outage>, since: Time) -> bool {
+        let State::Adopting { primary, .. } = self.state else { return false };
+        if self.now.since(since) < RECORD_SPAN {
+            return false;
+        }
+        self.recording = None;
+        self.adopt_failed(outage, primary, "the store did not answer");
+        true
+    }
+
+    /// Another node claims to be primary: no writes until it is clear who is.
+    pub(super) fn contest(&mut self, primary: Option<NodeId>) -> bool {
+        if let Some(primary) = primary {
+            self.cut(primary);
+        }
+        self.recording = None;
+        self.shift(State::Contested { primary, since: self.now, confirmed: false })
+    }
+
+    pub(super) fn judge_contested(&mut self, primary: Option<NodeId>, since: Time, confirmed: bool) -> bool {
+        let rivals = self.rivals();
+        match (self.standing(primary, since), rivals.as_slice()) {
+            (Standing::Gone | Standing::InRecovery, []) => self.nobody_left(primary),
+            (Standing::Claims | Standing::Unsure, []) => self.uncontested(primary),
+            (Standing::InRecovery, [only]) => self.adopt_survivor(primary, *only),
+            (Standing::Gone, [only]) if self.newer(*only) => self.adopt_survivor(primary, *only),
+            (Standing::Unsure, _) => {
+                if let Some(primary) = primary.filter(|_| !confirmed) {
+                    self.want_probe(primary);
+                }
+                false
+            }
+            _ if confirmed => false,
+            _ => {
+                let text = self.split_text(primary, &rivals);
+                self.tell(Level::Error, "split_brain", rivals.first().copied(), text);
+                self.shift(State::Contested { primary, since, confirmed: true })
+            }
+        }
+    }
+
+    fn standing(&self, primary: Option<NodeId>, since: Time) -> Standing {
+        let Some(node) = primary.map(|p| self.node(p)) else { return Standing::Gone };
+        match node.live_report() {
+            None if node.health == Health::Down => Standing::Gone,
+            Some(report) if report.in_recovery && self.system_id == Some(report.system_id) => Standing::InRecovery,
+            Some(report) if self.claim_in(report).is_none() => Standing::Gone,
+            Some(report) if report.sent_at > since => Standing::Claims,
+            _ => Standing::Unsure,
+        }
+    }
+
+    fn split_text(&self, primary: Option<NodeId>, rivals: &[NodeId]) -> String {
+        let names: Vec<&str> = self.claimants().into_iter().map(|id| &**self.name(id)).collect();
+        match (primary, rivals) {
+            (Some(primary), [only]) if !self.claimants().contains(&primary) => format!(
+                "{} accepts writes on the timeline of the lost primary {}: nobody can tell which of them is right",
+                self.name(*only),
+                self.name(primary)
+            ),
+            _ => format!("several nodes accept writes ({}): stop all but one", names.join(", ")),
+        }
+    }
+
+    fn nobody_left(&mut self, primary: Option<NodeId>) -> bool {
+        match primary {
+            Some(old) => self.lose(old, Cause::SplitEnded),
+            None => self.shift(State::Starting { since: self.now }),
+        }
+    }
+
+    fn uncontested(&mut self, primary: Option<NodeId>) -> bool {
+        let Some(primary) = primary else { return false };
+        let name = self.name(primary).clone();
+        self.tell(Level::Info, "primary_back", Some(primary), format!("{name} is the only primary again"));
+        self.become_stable(primary)
+    }
+
+    fn adopt_survivor(&mut self, old: Option<NodeId>, survivor: NodeId) -> bool {
+        if self.paused || self.node(survivor).health != Health::Healthy {
+            return false;
+        }
+        let cause = Cause::Replaced;
+        let outage = old.map(|old| Outage { old: Some(old), since: self.now, cause, order: None });
+        self.adopt(survivor, outage)
+    }
+}

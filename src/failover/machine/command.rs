@@ -1,0 +1,101 @@
+//! What operators ask for.
+//!
+//! Invariants: a command is obeyed or refused with a sentence; nothing is cut before a candidate
+//! qualifies. Absent on purpose: a way around the system identifier and the timeline.
+
+use super::Machine;
+use crate::config::FailoverMode;
+use crate::failover::action::Level;
+use crate::failover::candidate::elect;
+use crate::failover::event::Command;
+use crate::failover::state::{Cause, Order, Outage, State};
+use crate::ids::NodeId;
+
+impl Machine {
+    pub(super) fn command(&mut self, command: &Command) {
+        match command {
+            Command::Pause if !self.paused => {
+                self.paused = true;
+                self.tell(Level::Info, "paused", None, "automatic decisions are paused".to_owned());
+            }
+            Command::Resume if self.paused => {
+                self.paused = false;
+                self.tell(Level::Info, "resumed", None, "automatic decisions are made again".to_owned());
+            }
+            Command::Pause | Command::Resume => {}
+            Command::Failover { to } => {
+                if let Err(why) = self.failover(*to) {
+                    self.tell(Level::Warn, "command_refused", *to, format!("failover refused: {why}"));
+                }
+            }
+        }
+    }
+
+    fn failover(&mut self, to: Option<NodeId>) -> Result<(), String> {
+        if to.is_some_and(|n| n.index() >= self.nodes.len()) {
+            return Err("no such node".to_owned());
+        }
+        if !self.recalled {
+            return Err("the record of the last primary has not been read yet".to_owned());
+        }
+        if let Some(to) = to
+            && self.names_survivor(to)?
+        {
+            return Ok(());
+        }
+        let old = match &self.state {
+            State::Stable { primary, .. } => Some(*primary),
+            State::Lost { outage } => outage.old,
+            State::Starting { .. } => self.recorded_primary(),
+            State::Contested { .. } => return Err("several nodes accept writes: name the one that stays".to_owned()),
+            State::Adopting { .. }
+            | State::Freezing { .. }
+            | State::Recording { .. }
+            | State::Promoting { .. }
+            | State::Confirming { .. } => return Err("a change is under way".to_owned()),
+        };
+        if self.policy.mode == FailoverMode::Follow {
+            return Err("failover = \"follow\": another tool promotes".to_owned());
+        }
+        let since = self.state.outage().map_or(self.now, |o| o.since);
+        self.begin_ordered(Outage { old, since, cause: Cause::Commanded, order: Some(Order { to }) })
+    }
+
+    /// A node that accepts writes already needs no promotion, only to be believed.
+    fn names_survivor(&mut self, to: NodeId) -> Result<bool, String> {
+        let undecided = matches!(self.state, State::Contested { .. } | State::Lost { .. } | State::Starting { .. });
+        if matches!(self.state, State::Stable { primary, .. } if primary == to) {
+            return Err(format!("{} is the primary already", self.name(to)));
+        }
+        if !undecided || self.claim(to).is_none() {
+            return Ok(false);
+        }
+        if self.system_id.is_none() {
+            self.system_id = self.node(to).report.as_ref().map(|r| r.system_id);
+        }
+        let outage = match &self.state {
+            State::Lost { outage } => Some(*outage),
+            State::Contested { primary, .. } => primary.map(|_| self.outage(*primary, Cause::Commanded)),
+            _ => None,
+        };
+        if self.adopt(to, outage) { Ok(true) } else { Err("the record could not be stored a moment ago".to_owned()) }
+    }
+
+    fn begin_ordered(&mut self, outage: Outage) -> Result<(), String> {
+        if self.system_id.is_none() || self.timeline.is_none() {
+            return Err("no primary has ever been seen".to_owned());
+        }
+        let candidates = self.candidates(&[]);
+        let bar = self.bar(&outage, false);
+        if elect(&candidates, &bar).is_none() {
+            let holds = self.candidate_holds(&candidates, &bar);
+            let reasons: Vec<String> = holds.iter().map(ToString::to_string).collect();
+            return Err(reasons.join("; "));
+        }
+        if let Some(old) = outage.old {
+            self.cut(old);
+        }
+        self.freeze(outage);
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! What the machine says about itself: why nothing happens, and where things stand.
+//!
+//! Invariants: reading changes nothing; whatever keeps a failover from starting is computed by the
+//! same functions that `judge` asks, so that the output cannot disagree with the decision.
+
+use super::Machine;
+use crate::clock::Time;
+use crate::config::FailoverMode;
+use crate::failover::candidate::elect;
+use crate::failover::hold::{Awaited, Hold};
+use crate::failover::node_state::Condition;
+use crate::failover::policy::{DEMOTED_GRACE, HOUR};
+use crate::failover::state::{Cause, Flow, Outage, State};
+use crate::ids::{Epoch, NodeId, SystemId, TimelineId};
+use crate::topology::Health;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where things stand, for status output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// One word: `starting`, `stable`, `doubted`, `restarting`, `lost`, `adopting`, `freezing`,
+    /// `recording`, `promoting`, `confirming`, `contested` or `halted`.
+    pub state: &'static str,
+    /// Who-is-primary number.
+    pub epoch: Epoch,
+    /// Name of the primary, while writes flow or are about to.
+    pub primary: Option<Arc<str>>,
+    /// The primary's timeline.
+    pub timeline: Option<TimelineId>,
+    /// Cluster identity.
+    pub system_id: Option<SystemId>,
+    /// Who promotes.
+    pub mode: FailoverMode,
+    /// An operator said pause.
+    pub paused: bool,
+    /// Why nothing happens.
+    pub holds: Vec<Hold>,
+    /// Failovers carried out since the start.
+    pub failovers: u64,
+    /// The last of them.
+    pub last_failover: Option<LastFailover>,
+}
+
+/// One failover that was carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LastFailover {
+    /// The primary before.
+    pub from: Option<Arc<str>>,
+    /// The primary after.
+    pub to: Arc<str>,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Why.
+    pub cause: Cause,
+    /// When the old primary was given up.
+    pub lost_at: Time,
+    /// When writes flowed again.
+    pub done_at: Time,
+    /// WAL that was seen somewhere and that the new primary lacked, bytes. What the old primary
+    /// wrote after its last probe is not in it.
+    pub missing_bytes: u64,
+}
+
+impl Machine {
+    /// Why nothing happens. Empty when there is nothing to do.
+    #[must_use]
+    pub fn holds(&self) -> Vec<Hold> {
+        let mut holds = match &self.state {
+            State::Starting { since } => self.start_holds(*since),
+            State::Stable { primary, flow, .. } => self.stable_holds(*primary, *flow),
+            State::Lost { outage } => self.lost_holds(outage),
+            State::Adopting { primary, .. } => vec![self.waiting(Awaited::Record, Some(*primary))],
+            State::Freezing { outage, .. } => self.change_holds(outage, Awaited::Detach, None),
+            State::Recording { outage, candidate, .. } => self.change_holds(outage, Awaited::Record, Some(*candidate)),
+            State::Promoting { candidate, .. } => vec![self.waiting(Awaited::Promotion, Some(*candidate))],
+            State::Confirming { primary, .. } => vec![self.waiting(Awaited::Record, Some(*primary))],
+            State::Contested { primary, confirmed, .. } => self.contested_holds(*primary, *confirmed),
+        };
+        if self.paused && !holds.contains(&Hold::Paused) {
+            holds.insert(0, Hold::Paused);
+        }
+        holds
+    }
+
+    /// Where things stand.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let primary = match &self.state {
+            State::Stable { primary, .. } | State::Adopting { primary, .. } | State::Confirming { primary, .. } => {
+                Some(*primary)
+            }
+            _ => None,
+        };
+        Summary {
+            state: self.state.word(),
+            epoch: self.epoch,
+            primary: primary.map(|p| self.name(p).clone()),
+            timeline: self.timeline,
+            system_id: self.system_id,
+            mode: self.policy.mode,
+            paused: self.paused,
+            holds: self.holds(),
+            failovers: self.failovers_total,
+            last_failover: self.last_failover.clone(),
+        }
+    }
+
+    fn waiting(&self, what: Awaited, node: Option<NodeId>) -> Hold {
+        Hold::Waiting { what, node: node.map(|n| self.name(n).clone()) }
+    }
+
+    fn change_holds(&self, outage: &Outage, what: Awaited, node: Option<NodeId>) -> Vec<Hold> {
+        match outage.old.filter(|old| outage.order.is_none() && self.claim(*old).is_some()) {
+            Some(old) => vec![Hold::OldPrimaryAnswers { node: self.name(old).clone() }],
+            None => vec![self.waiting(what, node)],
+        }
+    }
+
+    fn start_holds(&self, since: Time) -> Vec<Hold> {
+        if !self.recalled {
+            return vec![Hold::NotRecalled];
+        }
+        if !self.classified(since) {
+            let missing = self.policy.ids().filter(|id| !self.node(*id).classified());
+            return missing.map(|id| Hold::NotClassified { node: self.name(id).clone() }).collect();
+        }
+        if self.system_id.is_none() && self.nodes.iter().any(|n| n.report.is_some()) {
+            return vec![Hold::SystemUnclear];
+        }
+        match self.recorded_primary().filter(|p| self.node(*p).restarting()) {
+            Some(primary) => vec![self.restart_hold(primary)],
+            None => vec![Hold::NoPrimaryKnown],
+        }
+    }
+
+    fn stable_holds(&self, primary: NodeId, flow: Flow) -> Vec<Hold> {
+        let node = self.node(primary);
+        if let Some(hold) = node.evidence(&self.policy, self.now).and_then(|e| self.objection(primary, e)) {
+            return vec![hold];
+        }
+        match (flow, node.condition) {
+            (Flow::Restarting, _) => vec![self.restart_hold(primary)],
+            (_, Condition::Failing { .. }) => vec![Hold::PrimarySuspect { node: self.name(primary).clone() }],
+            (_, Condition::Busy) => vec![Hold::PrimaryAlive { node: self.name(primary).clone() }],
+            _ => Vec::new(),
+        }
+    }
+
+    fn restart_hold(&self, primary: NodeId) -> Hold {
+        let since = self.node(primary).trouble_since.unwrap_or(self.now);
+        let left = (since + self.policy.primary_start_timeout).since(self.now);
+        Hold::PrimaryRestarting { node: self.name(primary).clone(), left }
+    }
+
+    fn contested_holds(&self, primary: Option<NodeId>, confirmed: bool) -> Vec<Hold> {
+        let claimants = self.claimants();
+        match (claimants.as_slice(), primary) {
+            ([only], _) if confirmed => {
+                let timeline = self.node(*only).report.as_ref().map(|r| r.timeline).unwrap_or_default();
+                vec![Hold::UnrecordedPrimary { node: self.name(*only).clone(), timeline }]
+            }
+            ([_], Some(primary)) if !confirmed => {
+                vec![Hold::PrimarySuspect { node: self.name(primary).clone() }]
+            }
+            _ => vec![Hold::TwoPrimaries { nodes: claimants.iter().map(|id| self.name(*id).clone()).collect() }],
+        }
+    }
+
+    fn lost_holds(&self, outage: &Outage) -> Vec<Hold> {
+        let mut holds = self.failover_holds(outage);
+        if let Some(old) = outage.old.filter(|old| self.claim(*old).is_some()) {
+            holds.insert(0, Hold::OldPrimaryAnswers { node: self.name(old).clone() });
+        }
+        holds.dedup();
+        holds
+    }
+
+    /// Everything that keeps an automatic failover from starting.
+    pub(super) fn failover_holds(&self, outage: &Outage) -> Vec<Hold> {
+        let mut holds = Vec::new();
+        match self.policy.mode {
+            FailoverMode::Automatic => {}
+            FailoverMode::Manual => holds.push(Hold::ManualMode),
+            FailoverMode::Follow => holds.push(Hold::FollowMode),
+        }
+        if self.paused {
+            holds.push(Hold::Paused);
+        }
+        holds.extend(self.limit_holds());
+        if self.now < self.retry_at {
+            holds.push(Hold::RetryLater { left: self.retry_at.since(self.now) });
+        }
+        holds.extend(outage.old.and_then(|old| self.old_hold(outage, old)));
+        let unsettled = self.policy.ids().filter(|id| self.unsettled_promotion(*id));
+        holds.extend(unsettled.map(|id| Hold::AwaitingReport { node: self.name(id).clone() }));
+        let candidates = self.candidates(&[]);
+        let bar = self.bar(outage, false);
+        if elect(&candidates, &bar).is_none() {
+            holds.extend(self.candidate_holds(&candidates, &bar));
+        }
+        holds
+    }
+
+    fn limit_holds(&self) -> Vec<Hold> {
+        let mut holds = Vec::new();
+        let left = |at: Time, span: Duration| (at + span).since(self.now);
+        if let Some(last) = self.failovers.back()
+            && !left(*last, self.policy.min_gap).is_zero()
+        {
+            holds.push(Hold::MinGap { left: left(*last, self.policy.min_gap) });
+        }
+        let max = self.policy.max_per_hour;
+        let count = self.failovers.iter().filter(|at| !left(**at, HOUR).is_zero()).count();
+        if count >= usize::try_from(max).unwrap_or(usize::MAX) {
+            let oldest = self.failovers.front().map_or(Duration::ZERO, |at| left(*at, HOUR));
+            holds.push(Hold::HourLimit { max, left: oldest });
+        }
+        holds
+    }
+
+    /// What the old primary itself says against promoting another node.
+    fn old_hold(&self, outage: &Outage, old: NodeId) -> Option<Hold> {
+        let node = self.node(old);
+        let name = self.name(old).clone();
+        match node.condition {
+            Condition::Answering if self.claim(old).is_some() => Some(Hold::OldPrimaryAnswers { node: name }),
+            Condition::Answering if self.is_standby(old) => {
+                let left = (outage.since + DEMOTED_GRACE).since(self.now);
+                (!left.is_zero()).then_some(Hold::PrimaryDemoted { node: name, left })
+            }
+            Condition::Answering => None,
+            Condition::Busy => Some(Hold::PrimaryAlive { node: name }),
+            Condition::Unprobed => Some(Hold::NotClassified { node: name }),
+            Condition::Starting | Condition::Stopping => {
+                node.evidence(&self.policy, self.now).is_none().then(|| self.restart_hold(old))
+            }
+            Condition::Failing { .. } if node.health != Health::Down => Some(Hold::PrimarySuspect { node: name }),
+            Condition::Failing { .. } => {
+                // Down is down; a later, weaker outcome does not take the evidence back.
+                let evidence = node.evidence(&self.policy, self.now)?;
+                self.objection(old, evidence)
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! What the machine believes of one node: health by fall and rise counts and by hard evidence.
+//!
+//! Invariants: an outcome that shows life (a report, 53300, a refused login) never counts towards
+//! down; a node leaves `Down` only after `rise` reports in a row. Absent on purpose: roles, and any
+//! look at other nodes.
+
+use super::action::ActionId;
+use super::policy::{HARD_OUTCOMES, Policy};
+use crate::clock::Time;
+use crate::ids::{SystemId, TimelineId};
+use crate::topology::{Health, NodeReport, Observation, ProbeFailure};
+
+/// What the latest outcome said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// No outcome yet.
+    Unprobed,
+    /// The latest probe brought a report.
+    Answering,
+    /// Alive, but it refused the monitor.
+    Busy,
+    /// 57P03: it will come back by itself.
+    Starting,
+    /// 57P03 or 57P01: it is going down.
+    Stopping,
+    /// No life: `misses` outcomes in a row, the last `hard` of them with hard evidence.
+    Failing { misses: u32, hard: u32, refused: bool },
+}
+
+/// Why a node may be called down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// Nothing listens.
+    Refused,
+    /// No answer, `fall` times in a row.
+    Silent,
+    /// Starting or stopping for longer than a primary is waited for.
+    Overdue,
+}
+
+/// Why a node that answers is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quarantine {
+    /// Another cluster's node.
+    OtherSystem(SystemId),
+    /// Out of recovery on a timeline older than the primary's.
+    OlderPrimary(TimelineId),
+    /// Out of recovery although we did not promote it.
+    SecondPrimary(TimelineId),
+}
+
+/// Attempts to give a standby another upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Repoints {
+    /// When the last one was asked for.
+    pub last: Option<Time>,
+    /// How many since it last streamed.
+    pub count: u32,
+    /// The one under way.
+    pub under_way: Option<ActionId>,
+}
+
+/// One node.
+#[derive(Clone, Debug)]
+pub(super) struct NodeState {
+    pub health: Health,
+    pub condition: Condition,
+    /// The first outcome without a report since the last report (or since 53300 and the like).
+    pub trouble_since: Option<Time>,
+    /// When `trouble_since` first became evidence enough to call the node down.
+    pub evidence_at: Option<Time>,
+    hits: u32,
+    /// The last report, however old.
+    pub report: Option<NodeReport>,
+    /// When it arrived.
+    pub report_at: Time,
+    /// The highest timeline seen in this incarnation: a standby without a receiver reports the
+    /// timeline of its last restart point, which may be older than what it has replayed.
+    pub timeline: Option<TimelineId>,
+    /// Since when its receiver has not been streaming.
+    pub unstreamed_since: Option<Time>,
+    /// We asked it to stop streaming and have not seen it stream since.
+    pub detached: bool,
+    /// When its promotion last failed.
+    pub promote_failed_at: Option<Time>,
+    pub quarantine: Option<Quarantine>,
+    pub fence: u64,
+    pub repoints: Repoints,
+    /// A `ProbeNow` wanted from this time on.
+    pub probe_due: Option<Time>,
+    /// When the last `ProbeNow` was asked for.
+    pub probe_asked: Option<Time>,
+}
+
+impl NodeState {
+    pub(super) fn new() -> Self {
+        Self {
+            health: Health::Unknown,
+            condition: Condition::Unprobed,
+            trouble_since: None,
+            evidence_at: None,
+            hits: 0,
+            report: None,
+            report_at: Time::ZERO,
+            timeline: None,
+            unstreamed_since: None,
+            detached: false,
+            promote_failed_at: None,
+            quarantine: None,
+            fence: 0,
+            repoints: Repoints::default(),
+            probe_due: None,
+            probe_asked: None,
+        }
+    }
+
+    /// Takes a probe's outcome in; health moves, except into `Down`.
+    pub(super) fn observe(&mut self, observation: &Observation, policy: &Policy) {
+        match &observation.outcome {
+            Ok(report) => self.answered(report, observation.at, policy),
+            Err(failure) => self.missed(failure, observation.at),
+        }
+        if self.evidence(policy, observation.at).is_none() {
+            self.evidence_at = None;
+        } else if self.evidence_at.is_none() {
+            self.evidence_at = Some(observation.at);
+        }
+    }
+
+    fn answered(&mut self, report: &NodeReport, at: Time, policy: &Policy) {
+        self.condition = Condition::Answering;
+        self.trouble_since = None;
+        self.hits = self.hits.saturating_add(1);
+        if self.health != Health::Down || self.hits >= policy.rise {
+            self.health = Health::Healthy;
+        }
+        let same_run = self.report.as_ref().is_some_and(|old| old.incarnation == report.incarnation);
+        let before = self.timeline.filter(|_| same_run);
+        self.timeline = Some(before.map_or(report.timeline, |t| t.max(report.timeline)));
+        let streaming = !report.in_recovery || report.receiver.as_ref().is_some_and(|r| r.streaming);
+        self.unstreamed_since = if streaming { None } else { self.unstreamed_since.or(Some(at)) };
+        self.report = Some(report.clone());
+        self.report_at = at;
+    }
+
+    fn missed(&mut self, failure: &ProbeFailure, at: Time) {
+        self.hits = 0;
+        let (misses, hard) = match self.condition {
+            Condition::Failing { misses, hard, .. } => (misses, hard),
+            // 57P03 while shutting down announces the refused connect.
+            Condition::Stopping => (0, 1),
+            _ => (0, 0),
+        };
+        let failing = |hard, refused| Condition::Failing { misses: misses.saturating_add(1), hard, refused };
+        self.condition = match failure {
+            ProbeFailure::Refused => failing(hard.saturating_add(1), true),
+            ProbeFailure::SessionLost => failing(hard.saturating_add(1), false),
+            ProbeFailure::TimedOut | ProbeFailure::Unreachable => failing(0, false),
+            ProbeFailure::StartingUp => Condition::Starting,
+            ProbeFailure::ShuttingDown => Condition::Stopping,
+            ProbeFailure::TooManyConnections | ProbeFailure::Rejected(_) => Condition::Busy,
+        };
+        if self.condition == Condition::Busy {
+            self.trouble_since = None;
+            self.health = match self.health {
+                Health::Suspect | Health::Healthy if self.report.is_some() => Health::Healthy,
+                _ => Health::Suspect,
+            };
+            return;
+        }
+        self.trouble_since.get_or_insert(at);
+        if self.health == Health::Healthy {
+            self.health = Health::Suspect;
+        }
+    }
+
+    /// Whether what was seen is enough to call the node down.
+    pub(super) fn evidence(&self, policy: &Policy, now: Time) -> Option<Evidence> {
+        match self.condition {
+            Condition::Failing { hard, refused: true, .. } if hard >= HARD_OUTCOMES => Some(Evidence::Refused),
+            Condition::Failing { misses, refused: true, .. } if misses >= policy.fall => Some(Evidence::Refused),
+            Condition::Failing { misses, .. } if misses >= policy.fall => Some(Evidence::Silent),
+            Condition::Starting | Condition::Stopping => {
+                let since = self.trouble_since.unwrap_or(now);
+                (now.since(since) >= policy.primary_start_timeout).then_some(Evidence::Overdue)
+            }
+            _ => None,
+        }
+    }
+
+    /// Calls the node down and cuts its backends. Idempotent.
+    pub(super) fn mark_down(&mut self) {
+        if self.health != Health::Down {
+            self.health = Health::Down;
+            self.hits = 0;
+            self.fence += 1;
+        }
+    }
+
+    /// The report, if the latest outcome was one.
+    pub(super) fn live_report(&self) -> Option<&NodeReport> {
+        self.report.as_ref().filter(|_| self.condition == Condition::Answering)
+    }
+
+    /// Whether the latest outcome is evidence that no new backend can be opened.
+    pub(super) fn refuses(&self) -> bool {
+        matches!(self.condition, Condition::Failing { refused: true, .. })
+    }
+
+    /// Starting or stopping.
+    pub(super) fn restarting(&self) -> bool {
+        matches!(self.condition, Condition::Starting | Condition::Stopping)
+    }
+
+    /// Enough was seen to say what the node is (or that it is not there).
+    pub(super) fn classified(&self) -> bool {
+        self.report.is_some() || self.health == Health::Down
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::FailoverMode;
+    use crate::ids::{Lsn, NodeId};
+    use std::time::Duration;
+
+    fn policy() -> Policy {
+        Policy {
+            mode: FailoverMode::Automatic,
+            nodes: Vec::new(),
+            fall: 3,
+            rise: 2,
+            min_gap: Duration::ZERO,
+            max_per_hour: 3,
+            primary_start_timeout: Duration::from_secs(30),
+            lag_bytes_max: 0,
+            promote_timeout: Duration::ZERO,
+        }
+    }
+
+    fn report() -> NodeReport {
+        NodeReport {
+            sent_at: Time::ZERO,
+            system_id: SystemId(1),
+            in_recovery: true,
+            timeline: TimelineId(2),
+            flush_lsn: Lsn(1),
+            replay_lsn: Lsn(1),
+            replay_paused: false,
+            receiver: None,
+            incarnation: 1,
+            version_num: 150_000,
+        }
+    }
+
+    fn after(failures: &[ProbeFailure]) -> NodeState {
+        let mut node = NodeState::new();
+        observe(&mut node, Ok(report()));
+        for failure in failures {
+            observe(&mut node, Err(failure.clone()));
+        }
+        node
+    }
+
+    fn observe(node: &mut NodeState, outcome: Result<NodeReport, ProbeFailure>) {
+        node.observe(&Observation { node: NodeId(0), at: Time::from_nanos(7), outcome }, &policy());
+    }
+
+    fn evidence(failures: &[ProbeFailure]) -> Option<Evidence> {
+        after(failures).evidence(&policy(), Time::from_nanos(7))
+    }
+
+    #[test]
+    fn what_counts_as_evidence() {
+        use ProbeFailure::{Refused, Rejected, SessionLost, ShuttingDown, StartingUp, TimedOut, TooManyConnections};
+        assert_eq!(evidence(&[Refused]), None);
+        assert_eq!(evidence(&[Refused, Refused]), Some(Evidence::Refused));
+        assert_eq!(evidence(&[SessionLost, Refused]), Some(Evidence::Refused));
+        assert_eq!(evidence(&[ShuttingDown, Refused]), Some(Evidence::Refused));
+        assert_eq!(evidence(&[SessionLost, SessionLost]), None);
+        assert_eq!(evidence(&[Refused, SessionLost]), None);
+        assert_eq!(evidence(&[Refused, TimedOut]), None);
+        assert_eq!(evidence(&[StartingUp, Refused]), None);
+        assert_eq!(evidence(&[TimedOut, TimedOut]), None);
+        assert_eq!(evidence(&[TimedOut, TimedOut, TimedOut]), Some(Evidence::Silent));
+        assert_eq!(evidence(&[TimedOut, TooManyConnections, TimedOut, TimedOut]), None);
+        assert_eq!(evidence(&[TimedOut, TimedOut, Rejected(String::new()), TimedOut]), None);
+    }
+
+    #[test]
+    fn a_node_rises_only_after_enough_reports_in_a_row() {
+        let mut node = after(&[ProbeFailure::TimedOut]);
+        node.mark_down();
+        node.mark_down();
+        assert_eq!(node.fence, 1);
+        observe(&mut node, Ok(report()));
+        assert_eq!(node.health, Health::Down);
+        observe(&mut node, Err(ProbeFailure::TimedOut));
+        observe(&mut node, Ok(report()));
+        assert_eq!(node.health, Health::Down);
+        observe(&mut node, Ok(report()));
+        assert_eq!(node.health, Health::Healthy);
+    }
+
+    #[test]
+    fn a_timeline_once_reached_is_kept_until_the_node_restarts() {
+        let mut node = after(&[]);
+        observe(&mut node, Ok(NodeReport { timeline: TimelineId(1), ..report() }));
+        assert_eq!(node.timeline, Some(TimelineId(2)));
+        observe(&mut node, Ok(NodeReport { timeline: TimelineId(1), incarnation: 2, ..report() }));
+        assert_eq!(node.timeline, Some(TimelineId(1)));
+    }
+}

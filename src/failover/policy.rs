@@ -1,0 +1,163 @@
+//! What the failover machine was told by the configuration, and the spans it does not ask for.
+//!
+//! Invariants: a policy holds one [`NodePolicy`] per configured node, in the order of `NodeId`.
+//! Absent on purpose: anything that changes while the machine runs.
+
+use crate::config::{Config, FailoverMode, NodeConfig};
+use crate::ids::NodeId;
+use crate::topology::ReceiverView;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// After the start, how long nodes that have not answered are waited for before a primary is chosen
+/// without them.
+pub const START_GRACE: Duration = Duration::from_secs(10);
+/// How long a failover waits for the standbys' receivers to confirm that the primary is gone. They
+/// end within milliseconds of a dead postmaster, so this only bounds standbys that do not answer.
+pub const RECEIVER_WAIT: Duration = Duration::from_secs(2);
+/// A receiver that heard from the primary within this span vetoes a failover.
+pub const HEARD_RECENTLY: Duration = Duration::from_secs(5);
+/// Least time between two `ProbeNow` of one node.
+pub const PROBE_NOW_GAP: Duration = Duration::from_millis(50);
+/// Outcomes in a row that end a postmaster's case, the last one being a refused connect.
+pub const HARD_OUTCOMES: u32 = 2;
+/// How long writes are held before clients are refused instead.
+pub const HELD_SPAN: Duration = Duration::from_secs(20);
+/// Least time between two attempts at the same change.
+pub const RETRY_GAP: Duration = Duration::from_secs(5);
+/// How long all standbys together may take to detach; those that took longer are left out.
+pub const DETACH_SPAN: Duration = Duration::from_secs(5);
+/// How long the store may take to accept a record.
+pub const RECORD_SPAN: Duration = Duration::from_secs(10);
+/// How long a primary that turned into a standby is left alone: someone may be switching over by hand.
+pub const DEMOTED_GRACE: Duration = Duration::from_secs(5);
+/// A node whose promotion failed is no candidate for this long.
+pub const PROMOTE_PENALTY: Duration = Duration::from_secs(60);
+/// How long a standby that lost its stream still takes reads while a primary is up.
+pub const STREAM_GRACE: Duration = Duration::from_secs(2);
+/// How long a standby may be without its stream before it is repointed.
+pub const REPOINT_AFTER: Duration = Duration::from_secs(3);
+/// Least time between two repoints of one standby.
+pub const REPOINT_GAP: Duration = Duration::from_secs(10);
+/// A repoint that has not ended after this span counts as failed.
+pub const REPOINT_SPAN: Duration = Duration::from_secs(30);
+/// Repoints of one standby before a person is needed (reset when it streams again).
+pub const REPOINTS_MAX: u32 = 3;
+/// The span that `max_per_hour` counts in.
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// How the machine decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Who promotes.
+    pub mode: FailoverMode,
+    /// One per node, indexed by `NodeId`.
+    pub nodes: Vec<NodePolicy>,
+    /// Missed probes until a node is down, at least 1.
+    pub fall: u32,
+    /// Good probes until a node that was down is healthy, at least 1.
+    pub rise: u32,
+    /// Least time between two automatic failovers.
+    pub min_gap: Duration,
+    /// Automatic failovers per hour; 0: none.
+    pub max_per_hour: u32,
+    /// How long a primary that restarts in place is waited for.
+    pub primary_start_timeout: Duration,
+    /// WAL that a candidate may lack against the highest position seen, bytes.
+    pub lag_bytes_max: u64,
+    /// How long one promotion may take.
+    pub promote_timeout: Duration,
+}
+
+/// What the machine knows of one node beforehand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodePolicy {
+    /// Configured name.
+    pub name: Arc<str>,
+    /// `host:port` as other nodes may stream from it, lower case.
+    pub addresses: Vec<String>,
+    /// Preference among equally advanced candidates; 0: never promoted.
+    pub priority: u32,
+}
+
+impl NodePolicy {
+    fn from_config(node: &NodeConfig) -> Self {
+        let mut addresses = vec![format!("{}:{}", node.host, node.port).to_lowercase()];
+        let replication = format!("{}:{}", node.replication_host, node.replication_port).to_lowercase();
+        if !addresses.contains(&replication) {
+            addresses.push(replication);
+        }
+        Self { name: Arc::clone(&node.name), addresses, priority: node.failover_priority }
+    }
+}
+
+impl Policy {
+    /// Picks from a checked configuration what failover needs.
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        let cluster = &config.cluster;
+        Self {
+            mode: cluster.failover,
+            nodes: config.nodes.iter().map(NodePolicy::from_config).collect(),
+            fall: cluster.probe_fall.max(1),
+            rise: cluster.probe_rise.max(1),
+            min_gap: cluster.failover_min_gap,
+            max_per_hour: cluster.failover_max_per_hour,
+            primary_start_timeout: cluster.primary_start_timeout,
+            lag_bytes_max: cluster.failover_lag_bytes_max,
+            promote_timeout: cluster.promote_timeout,
+        }
+    }
+
+    /// The configured node that a receiver streams from, if its address is one of ours.
+    #[must_use]
+    pub fn upstream(&self, receiver: &ReceiverView) -> Option<NodeId> {
+        let wanted = receiver.upstream.to_lowercase();
+        self.ids().find(|id| self.nodes[id.index()].addresses.contains(&wanted))
+    }
+
+    /// The node with this name.
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<NodeId> {
+        self.ids().find(|id| &*self.nodes[id.index()].name == name)
+    }
+
+    /// Every configured node.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..u16::try_from(self.nodes.len()).unwrap_or(u16::MAX)).map(NodeId)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_is_found_by_either_address_in_any_case() {
+        let node = |name: &str, addresses: &[&str]| NodePolicy {
+            name: name.into(),
+            addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
+            priority: 100,
+        };
+        let policy = Policy {
+            mode: FailoverMode::Automatic,
+            nodes: vec![node("a", &["a.example:5432"]), node("b", &["b.example:5432", "10.0.0.2:5432"])],
+            fall: 3,
+            rise: 2,
+            min_gap: Duration::ZERO,
+            max_per_hour: 3,
+            primary_start_timeout: Duration::ZERO,
+            lag_bytes_max: 0,
+            promote_timeout: Duration::ZERO,
+        };
+        let from = |upstream: &str| {
+            let view = ReceiverView { streaming: true, upstream: upstream.into(), last_message_age: Duration::ZERO };
+            policy.upstream(&view)
+        };
+        assert_eq!(from("A.Example:5432"), Some(NodeId(0)));
+        assert_eq!(from("10.0.0.2:5432"), Some(NodeId(1)));
+        assert_eq!(from("10.0.0.2:5433"), None);
+        assert_eq!(policy.by_name("b"), Some(NodeId(1)));
+        assert_eq!(policy.by_name("B"), None);
+    }
+}

@@ -1,0 +1,69 @@
+//! The hard filters of an election. A new rule is a function and a line in [`RULES`].
+//!
+//! Invariants: a rule looks at one candidate and the bar, nothing else; the first veto in the order
+//! of [`RULES`] is the one that people read, so identity comes before fitness.
+
+use super::candidate::{Bar, Candidate};
+use super::hold::Veto;
+use crate::topology::Health;
+
+/// Says why a candidate may not be promoted.
+pub type Rule = fn(&Candidate, &Bar) -> Option<Veto>;
+
+/// All rules, in the order in which their vetoes are told.
+pub static RULES: &[Rule] = &[
+    asked,
+    same_system,
+    answers,
+    in_recovery,
+    allowed,
+    same_history,
+    replays,
+    not_just_failed,
+    stands_still,
+    close_enough,
+];
+
+fn asked(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
+    bar.asked.filter(|asked| *asked != candidate.node).map(|_| Veto::NotAsked)
+}
+
+fn same_system(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
+    let has = candidate.system_id;
+    bar.system_id.filter(|need| *need != has).map(|_| Veto::OtherSystem { has })
+}
+
+fn answers(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
+    (candidate.health != Health::Healthy).then_some(Veto::NotHealthy)
+}
+
+fn in_recovery(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
+    (!candidate.in_recovery).then_some(Veto::NotInRecovery)
+}
+
+fn allowed(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
+    (candidate.priority == 0).then_some(Veto::PriorityZero)
+}
+
+fn same_history(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
+    let has = candidate.timeline;
+    bar.timeline.filter(|need| *need != has).map(|need| Veto::OtherTimeline { has, need })
+}
+
+// Promotion would end the pause, and someone paused replay in order to keep an old state.
+fn replays(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
+    candidate.replay_paused.then_some(Veto::ReplayPaused)
+}
+
+fn not_just_failed(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
+    candidate.promotion_failed.then_some(Veto::PromotionFailed)
+}
+
+fn stands_still(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
+    (bar.detached_only && !candidate.detached).then_some(Veto::NotDetached)
+}
+
+fn close_enough(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
+    let bytes = bar.highest.bytes_since(candidate.flush_lsn);
+    (bytes > bar.lag_bytes_max).then_some(Veto::Behind { bytes, max: bar.lag_bytes_max })
+}

@@ -1,0 +1,443 @@
+//! Failover cases as text files: commands, a line `----`, and the trace that the machine leaves.
+//!
+//! `UPDATE_SCENARIOS=1 cargo test --test scenarios` rewrites the traces; read the diff afterwards.
+//!
+//! Commands, one per line (`#` begins a comment line):
+//!
+//! ```text
+//! cluster a b c mode=automatic priority=a:100,b:200 lag=1048576 min_gap=60s per_hour=3
+//!         start_timeout=30s promote_timeout=30s fall=3 rise=2     (on one line; all settings optional)
+//! recall none | recall epoch=7 primary=a tli=3
+//! running a lsn=0/500 tli=1          recalled as primary of epoch 1, everyone streams from it (no trace)
+//! probe NODE primary|standby [lsn= replay= tli= sys= inc= from=NODE|ADDRESS age= paused sent=-20ms]
+//! fail NODE refused|unreachable|timeout|lost|starting|stopping|full|rejected
+//! fact NODE refused|timeout|lost|shutdown|write-refused
+//! done record | done detach NODE [lsn= replay=] | done promote NODE | done repoint NODE
+//! failed record|detach|promote|repoint [NODE] [WHY]
+//! cmd pause | cmd resume | cmd failover [NODE]
+//! wait 500ms                         time passes; the alarms that the machine set go off on the way
+//! holds                              prints why nothing happens
+//! ```
+//!
+//! Values of `lsn`, `tli`, `sys` and `inc` that a probe leaves out are those of the node's last probe.
+//! Nodes listen on `NODE:5432`. Absent on purpose: alarms in the trace, because they are no decision.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use pgregent::clock::Time;
+use pgregent::config::FailoverMode;
+use pgregent::failover::action::{Action, ActionId, Level, NodePlan, Notice, Plan};
+use pgregent::failover::event::{Command, Event, Outcome, Record};
+use pgregent::failover::policy::NodePolicy;
+use pgregent::failover::{Machine, Policy};
+use pgregent::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
+use pgregent::topology::{Fact, NodeReport, Observation, ProbeFailure, ReceiverView, Writes};
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const SYSTEM: u64 = 7000;
+const SCENARIOS_MIN: usize = 30;
+
+#[test]
+fn every_scenario_leaves_its_trace() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= SCENARIOS_MIN, "only {} scenarios in {}", files.len(), folder.display());
+    let update = std::env::var_os("UPDATE_SCENARIOS").is_some();
+    let mut wrong = Vec::new();
+    for file in &files {
+        let text = std::fs::read_to_string(file).unwrap();
+        let (script, expected) = text.split_once("----\n").unwrap_or((&text, ""));
+        let name = file.file_name().unwrap().to_string_lossy();
+        let trace = play(&name, script);
+        if trace == expected {
+            continue;
+        }
+        if update {
+            std::fs::write(file, format!("{}\n----\n{trace}", script.trim_end())).unwrap();
+        } else {
+            wrong.push(format!("== {name}\n{}", difference(expected, &trace)));
+        }
+    }
+    assert!(wrong.is_empty(), "{} scenarios differ\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The first line that differs, with what came before it.
+fn difference(expected: &str, trace: &str) -> String {
+    let (want, got): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), trace.lines().collect());
+    let at = want.iter().zip(&got).take_while(|(a, b)| a == b).count();
+    let mut out = String::new();
+    for line in &got[at.saturating_sub(6)..at] {
+        let _ = writeln!(out, "  {line}");
+    }
+    for (sign, side) in [('-', &want), ('+', &got)] {
+        for line in side.iter().skip(at).take(6) {
+            let _ = writeln!(out, "{sign} {line}");
+        }
+    }
+    out
+}
+
+fn play(name: &str, script: &str) -> String {
+    let mut lines = script.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let cluster = lines.next().unwrap_or_else(|| panic!("{name}: no cluster line"));
+    let mut player = Player::new(name, cluster);
+    for line in lines {
+        player.line(line);
+    }
+    player.end()
+}
+
+struct Player {
+    name: String,
+    policy: Policy,
+    machine: Machine,
+    start: Time,
+    now: Time,
+    alarm: Option<Time>,
+    reports: HashMap<u16, NodeReport>,
+    open: Vec<(ActionId, &'static str, Option<NodeId>)>,
+    plan: Option<Plan>,
+    state: &'static str,
+    trace: String,
+}
+
+impl Player {
+    fn new(name: &str, line: &str) -> Self {
+        let policy = parse_cluster(line);
+        let start = Time::ZERO + Duration::from_secs(1);
+        let machine = Machine::new(policy.clone(), start);
+        Self {
+            name: name.to_owned(),
+            policy,
+            machine,
+            start,
+            now: start,
+            alarm: None,
+            reports: HashMap::new(),
+            open: Vec::new(),
+            plan: None,
+            state: "starting",
+            trace: String::new(),
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[0] {
+            "wait" => self.wait(line, span(words[1])),
+            "holds" => self.note(line, &self.holds()),
+            "running" => self.running(&words),
+            _ => {
+                let event = self.event(&words);
+                let out = self.step(event);
+                self.note(line, &out);
+            }
+        }
+    }
+
+    fn note(&mut self, head: &str, out: &str) {
+        if !out.is_empty() {
+            let _ = writeln!(self.trace, "[{:.3}s] {head}", self.now.since(self.start).as_secs_f64());
+            self.trace.push_str(out);
+        }
+    }
+
+    fn wait(&mut self, line: &str, span: Duration) {
+        let until = self.now + span;
+        let mut rounds = 0;
+        while let Some(at) = self.alarm.filter(|at| *at <= until) {
+            rounds += 1;
+            assert!(rounds < 2000, "{}: `{line}` never comes to rest", self.name);
+            self.now = self.now.max(at);
+            self.alarm = None;
+            let out = self.step(Event::Tick);
+            self.note("(alarm)", &out);
+        }
+        self.now = until;
+    }
+
+    fn running(&mut self, words: &[&str]) {
+        let primary = self.node(words[1]);
+        let record = Record {
+            system_id: SystemId(SYSTEM),
+            epoch: Epoch(value(words, "epoch").map_or(1, |v| v.parse().unwrap())),
+            primary: words[1].to_owned(),
+            timeline: TimelineId(value(words, "tli").unwrap().parse().unwrap()),
+        };
+        self.step(Event::Recalled(Some(record)));
+        for id in self.policy.ids() {
+            let name = self.policy.nodes[id.index()].name.clone();
+            let rest: Vec<&str> = words[2..].to_vec();
+            let from = format!("from={}", words[1]);
+            let head =
+                if id == primary { vec!["probe", &*name, "primary"] } else { vec!["probe", &*name, "standby", &from] };
+            let event = self.event(&[head, rest].concat());
+            self.step(event);
+        }
+        assert_eq!(self.state, "stable", "{}: not running", self.name);
+    }
+
+    fn step(&mut self, event: Event) -> String {
+        let actions = self.machine.step(event, self.now);
+        let mut out = String::new();
+        for action in actions {
+            self.show(&mut out, action);
+        }
+        let state = self.machine.summary().state;
+        if state != self.state {
+            let _ = writeln!(out, "  state {} -> {state}", self.state);
+            self.state = state;
+        }
+        out
+    }
+
+    fn show(&mut self, out: &mut String, action: Action) {
+        match action {
+            Action::Publish(plan) => self.show_plan(out, plan),
+            Action::Record(id, r) => {
+                self.open.push((id, "record", None));
+                let _ = writeln!(out, "  record epoch={} primary={} tli={}", r.epoch, r.primary, r.timeline);
+            }
+            Action::Detach(id, node, epoch) => {
+                self.open.push((id, "detach", Some(node)));
+                let _ = writeln!(out, "  detach {} epoch={epoch}", self.called(node));
+            }
+            Action::Promote(id, node, epoch) => {
+                self.open.push((id, "promote", Some(node)));
+                let _ = writeln!(out, "  promote {} epoch={epoch}", self.called(node));
+            }
+            Action::Repoint { id, node, upstream, epoch } => {
+                self.open.push((id, "repoint", Some(node)));
+                let _ = writeln!(out, "  repoint {} to {} epoch={epoch}", self.called(node), self.called(upstream));
+            }
+            Action::ProbeNow(node) => {
+                let _ = writeln!(out, "  probe {} now", self.called(node));
+            }
+            Action::WakeAt(at) => self.alarm = Some(at),
+            Action::Tell(Notice { level, kind, text, .. }) => {
+                let level = match level {
+                    Level::Info => "info",
+                    Level::Warn => "warn",
+                    Level::Error => "error",
+                };
+                let _ = writeln!(out, "  tell {level} {kind}: {text}");
+            }
+        }
+    }
+
+    fn show_plan(&mut self, out: &mut String, plan: Plan) {
+        let primary = plan.primary.map_or("-", |p| self.called(p));
+        let writes = match &plan.writes {
+            Writes::Open => "open".to_owned(),
+            Writes::Held { why } => format!("held ({why})"),
+            Writes::Refused { why } => format!("refused ({why})"),
+        };
+        let _ = writeln!(out, "  publish epoch={} primary={primary} writes={writes}", plan.epoch);
+        for (index, node) in plan.nodes.iter().enumerate() {
+            let before = self.plan.as_ref().map(|p| &p.nodes[index]);
+            if before != Some(node) {
+                let _ = writeln!(out, "    {}", show_node(&self.policy.nodes[index].name, node));
+            }
+        }
+        self.plan = Some(plan);
+    }
+
+    fn holds(&self) -> String {
+        let mut out = String::new();
+        for hold in self.machine.holds() {
+            let _ = writeln!(out, "  hold: {hold}");
+        }
+        if out.is_empty() { "  nothing is held\n".to_owned() } else { out }
+    }
+
+    fn end(mut self) -> String {
+        let s = self.machine.summary();
+        let timeline = s.timeline.map_or_else(|| "-".to_owned(), |t| t.to_string());
+        let mut out =
+            format!("  {} epoch={} primary={} tli={timeline}\n", s.state, s.epoch, s.primary.as_deref().unwrap_or("-"));
+        if !s.holds.is_empty() {
+            out.push_str(&self.holds());
+        }
+        self.note("end", &out);
+        self.trace
+    }
+
+    fn called(&self, node: NodeId) -> &str {
+        &self.policy.nodes[node.index()].name
+    }
+
+    fn node(&self, name: &str) -> NodeId {
+        self.policy.by_name(name).unwrap_or_else(|| panic!("{}: no node {name}", self.name))
+    }
+
+    fn event(&mut self, words: &[&str]) -> Event {
+        match words[0] {
+            "recall" => Event::Recalled(parse_record(words)),
+            "probe" => self.report(words),
+            "fail" => {
+                let outcome = Err(parse_failure(words[2]));
+                Event::Observed(Observation { node: self.node(words[1]), at: self.now, outcome })
+            }
+            "fact" => Event::Fact(parse_fact(self.node(words[1]), words[2])),
+            "done" | "failed" => self.action_done(words),
+            "cmd" => Event::Command(match words[1] {
+                "pause" => Command::Pause,
+                "resume" => Command::Resume,
+                "failover" => Command::Failover { to: words.get(2).map(|n| self.node(n)) },
+                other => panic!("{}: unknown cmd {other}", self.name),
+            }),
+            other => panic!("{}: unknown command {other}", self.name),
+        }
+    }
+
+    fn report(&mut self, words: &[&str]) -> Event {
+        let node = self.node(words[1]);
+        let last = self.reports.get(&node.0);
+        let number = |key: &str, otherwise: u64| value(words, key).map_or(otherwise, |v| v.parse().unwrap());
+        let lsn = |key: &str| value(words, key).map(|v| v.parse::<Lsn>().unwrap());
+        let flush_lsn = lsn("lsn").or(last.map(|r| r.flush_lsn)).unwrap();
+        let in_recovery = words[2] == "standby";
+        assert!(in_recovery || words[2] == "primary", "{}: {} is no role", self.name, words[2]);
+        let receiver = value(words, "from").map(|from| ReceiverView {
+            streaming: true,
+            upstream: if from.contains(':') { from.to_owned() } else { format!("{from}:5432") },
+            last_message_age: value(words, "age").map_or(Duration::from_millis(10), span),
+        });
+        let early = value(words, "sent").map_or(Duration::ZERO, |v| span(v.trim_start_matches('-')));
+        let report = NodeReport {
+            sent_at: self.now - early,
+            system_id: SystemId(number("sys", last.map_or(SYSTEM, |r| r.system_id.0))),
+            in_recovery,
+            timeline: TimelineId(u32::try_from(number("tli", last.map_or(1, |r| r.timeline.0.into()))).unwrap()),
+            flush_lsn,
+            replay_lsn: lsn("replay").unwrap_or(flush_lsn),
+            replay_paused: words.contains(&"paused"),
+            receiver,
+            incarnation: i64::try_from(number("inc", 1)).unwrap(),
+            version_num: 150_000,
+        };
+        self.reports.insert(node.0, report.clone());
+        Event::Observed(Observation { node, at: self.now, outcome: Ok(report) })
+    }
+
+    /// Answers the latest action of this kind (on this node).
+    fn action_done(&mut self, words: &[&str]) -> Event {
+        let node = words.get(2).and_then(|w| self.policy.by_name(w));
+        let found = self.open.iter().rposition(|(_, kind, on)| *kind == words[1] && (on.is_none() || *on == node));
+        let at = found.unwrap_or_else(|| panic!("{}: no {} is under way", self.name, words[1..].join(" ")));
+        let (id, kind, on) = self.open.remove(at);
+        let outcome = match (words[0], kind) {
+            ("done", "detach") => {
+                let last = &self.reports[&on.unwrap().0];
+                let flush_lsn = value(words, "lsn").map_or(last.flush_lsn, |v| v.parse().unwrap());
+                Outcome::Detached {
+                    flush_lsn,
+                    replay_lsn: value(words, "replay").map_or(flush_lsn, |v| v.parse().unwrap()),
+                }
+            }
+            ("done", _) => Outcome::Done,
+            _ => {
+                let why = words[if on.is_some() { 3 } else { 2 }..].join(" ");
+                Outcome::Failed(if why.is_empty() { "timed out".to_owned() } else { why })
+            }
+        };
+        Event::ActionDone { id, outcome }
+    }
+}
+
+fn show_node(name: &str, node: &NodePlan) -> String {
+    let mut out = format!("{name}: {} {}", node.role.word(), node.health.word());
+    if node.readable {
+        out.push_str(" reads");
+    }
+    if node.fence > 0 {
+        let _ = write!(out, " fence={}", node.fence);
+    }
+    if let Some(note) = &node.note {
+        let _ = write!(out, " ({note})");
+    }
+    out
+}
+
+fn parse_cluster(line: &str) -> Policy {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[0], "cluster", "the first line describes the cluster");
+    let priority = |name: &str| {
+        let given = value(&words, "priority").into_iter().flat_map(|v| v.split(','));
+        given.filter_map(|p| p.split_once(':')).find(|(n, _)| *n == name).map_or(100, |(_, p)| p.parse().unwrap())
+    };
+    let names = words[1..].iter().filter(|w| !w.contains('='));
+    let number = |key: &str, otherwise: u64| value(&words, key).map_or(otherwise, |v| v.parse().unwrap());
+    let time = |key: &str, otherwise: u64| value(&words, key).map_or(Duration::from_secs(otherwise), span);
+    Policy {
+        mode: match value(&words, "mode").unwrap_or("automatic") {
+            "automatic" => FailoverMode::Automatic,
+            "manual" => FailoverMode::Manual,
+            "follow" => FailoverMode::Follow,
+            other => panic!("unknown mode {other}"),
+        },
+        nodes: names
+            .map(|n| NodePolicy { name: (*n).into(), addresses: vec![format!("{n}:5432")], priority: priority(n) })
+            .collect(),
+        fall: u32::try_from(number("fall", 3)).unwrap(),
+        rise: u32::try_from(number("rise", 2)).unwrap(),
+        min_gap: time("min_gap", 60),
+        max_per_hour: u32::try_from(number("per_hour", 3)).unwrap(),
+        primary_start_timeout: time("start_timeout", 30),
+        lag_bytes_max: number("lag", 1 << 20),
+        promote_timeout: time("promote_timeout", 30),
+    }
+}
+
+fn parse_record(words: &[&str]) -> Option<Record> {
+    (words[1] != "none").then(|| Record {
+        system_id: SystemId(SYSTEM),
+        epoch: Epoch(value(words, "epoch").unwrap().parse().unwrap()),
+        primary: value(words, "primary").unwrap().to_owned(),
+        timeline: TimelineId(value(words, "tli").unwrap().parse().unwrap()),
+    })
+}
+
+fn parse_failure(word: &str) -> ProbeFailure {
+    match word {
+        "refused" => ProbeFailure::Refused,
+        "unreachable" => ProbeFailure::Unreachable,
+        "timeout" => ProbeFailure::TimedOut,
+        "lost" => ProbeFailure::SessionLost,
+        "starting" => ProbeFailure::StartingUp,
+        "stopping" => ProbeFailure::ShuttingDown,
+        "full" => ProbeFailure::TooManyConnections,
+        "rejected" => ProbeFailure::Rejected("password authentication failed".to_owned()),
+        other => panic!("unknown failure {other}"),
+    }
+}
+
+fn parse_fact(node: NodeId, word: &str) -> Fact {
+    match word {
+        "refused" => Fact::ConnectRefused(node),
+        "timeout" => Fact::ConnectTimedOut(node),
+        "lost" => Fact::BackendLost(node),
+        "shutdown" => Fact::ShutdownSaid(node),
+        "write-refused" => Fact::WriteRefused(node),
+        other => panic!("unknown fact {other}"),
+    }
+}
+
+fn value<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
+    words.iter().find_map(|w| w.split_once('=').filter(|(k, _)| *k == key).map(|(_, v)| v))
+}
+
+fn span(text: &str) -> Duration {
+    let digits = text.trim_end_matches(char::is_alphabetic);
+    let number: f64 = digits.parse().unwrap_or_else(|_| panic!("not a span: {text}"));
+    match &text[digits.len()..] {
+        "ms" => Duration::from_secs_f64(number / 1000.0),
+        "s" => Duration::from_secs_f64(number),
+        "m" => Duration::from_secs_f64(number * 60.0),
+        other => panic!("unknown unit {other} in {text}"),
+    }
+}
