@@ -8,6 +8,7 @@
 //! takes freshness and lag from the same moment as the plan. Absent on purpose: decisions (the
 //! machine's) and knowledge of how to ask a node (`execute`, `monitor`).
 
+mod brain;
 mod compose;
 mod status;
 mod thread;

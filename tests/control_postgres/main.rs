@@ -8,9 +8,11 @@ mod cluster;
 use brain::FirstStandby;
 use cluster::{Cluster, Shape};
 use pgregent::clock::{Clock, Time};
-use pgregent::failover::controller::{CommandError, ControlDeps, ControlThread, NoMetrics, spawn};
+use pgregent::config::Config;
+use pgregent::failover::controller::{Brain, CommandError, ControlDeps, ControlThread, NoMetrics, spawn};
 use pgregent::failover::event::{Command, Outcome};
 use pgregent::failover::execute::Executor;
+use pgregent::failover::{Machine, Policy};
 use pgregent::ids::{Epoch, NodeId};
 use pgregent::monitor::{Monitor, Report};
 use pgregent::topology::{
@@ -232,13 +234,13 @@ struct Plane {
     clock: Clock,
 }
 
-fn control_plane(cluster: &Cluster) -> Plane {
+fn control_plane<B: Brain>(cluster: &Cluster, brain: impl FnOnce(&Config, Time) -> B) -> Plane {
     let config = cluster.config();
     let names: Vec<_> = config.nodes.iter().map(|node| Arc::clone(&node.name)).collect();
     let (publisher, reader) = topology_channel(Topology::starting(&names));
     let (facts, receiver) = fact_channel();
     let clock = Clock::machine();
-    let brain = FirstStandby::new(names.len());
+    let brain = brain(&config, clock.now());
     let deps = ControlDeps {
         config,
         clock: clock.clone(),
@@ -267,7 +269,7 @@ async fn snapshot_until(reader: &mut TopologyReader, wanted: impl Fn(&Topology) 
 #[test]
 fn freshness_follows_writes_within_milliseconds() {
     let cluster = Cluster::start(Shape::default());
-    let mut plane = control_plane(&cluster);
+    let mut plane = control_plane(&cluster, |config, _| FirstStandby::new(config.nodes.len()));
     runtime().block_on(async {
         let port = cluster.ports[0];
         let login = format!("host=127.0.0.1 port={port} user=postgres password=postgres dbname=postgres");
@@ -301,7 +303,7 @@ fn freshness_follows_writes_within_milliseconds() {
 #[test]
 fn a_killed_primary_is_replaced_and_the_permit_never_spans_the_change() {
     let cluster = Cluster::start(Shape::default());
-    let mut plane = control_plane(&cluster);
+    let mut plane = control_plane(&cluster, |config, _| FirstStandby::new(config.nodes.len()));
     runtime().block_on(async {
         let first = snapshot_until(&mut plane.reader, |t| t.primary == Some(NodeId(0))).await;
         assert!(plane.reader.permit().allows(first.epoch, || plane.clock.now()));
@@ -334,4 +336,33 @@ fn a_killed_primary_is_replaced_and_the_permit_never_spans_the_change() {
     assert!(!plane.reader.permit().allows(Epoch(2), || plane.clock.now()), "nobody guards the permit any more");
     let stored = std::fs::read_to_string(cluster.dir.with_extension("state").join("main.json")).unwrap();
     assert!(stored.contains("\"pg2\""), "{stored}");
+}
+
+#[test]
+fn the_machine_replaces_a_killed_primary() {
+    let cluster = Cluster::start(Shape::default());
+    let mut plane = control_plane(&cluster, |config, now| Machine::new(Policy::from_config(config), now));
+    runtime().block_on(async {
+        snapshot_until(&mut plane.reader, |t| t.primary == Some(NodeId(0))).await;
+        let handle = plane.thread.handle.clone();
+        let refused = handle.send(Command::Failover { to: Some(NodeId(0)) }).await;
+        assert!(matches!(refused, Err(CommandError::Refused(_))), "{refused:?}");
+        let killed = now();
+        cluster.kill(0);
+        let next = snapshot_until(&mut plane.reader, |t| t.primary.is_some_and(|p| p != NodeId(0))).await;
+        println!("machine: kill -9 to the new primary published: {:?}", killed.elapsed());
+        let primary = next.primary.unwrap();
+        assert!(plane.reader.permit().allows(next.epoch, || plane.clock.now()));
+        cluster.sql(primary.index(), "INSERT INTO t VALUES (7)");
+        let written = plane.clock.now();
+        plane.facts.wrote(written);
+        let other = 3 - primary.index();
+        snapshot_until(&mut plane.reader, |t| t.nodes[other].fresh_as_of >= written && t.nodes[other].accepts_reads)
+            .await;
+        assert_eq!(cluster.sql(other, "SELECT count(*) FROM t WHERE id = 7"), "1");
+        let mut status = handle.status();
+        let seen = status.wait_for(|s| s.failover.failovers == 1).await.unwrap().clone();
+        assert_eq!(seen.failover.state, "stable");
+    });
+    plane.thread.stop().unwrap();
 }
