@@ -80,7 +80,8 @@ impl<'t, 'i> Raw<'t, 'i> {
         let section = known(path);
         let Some(value) = self.find(path) else { return Vec::new() };
         let Some(items) = value.get_ref().as_array() else {
-            let flaw = Flaw::new("is not a list of tables").suggest(format!("write {}", section.header()));
+            let flaw =
+                Flaw::new("is not a list of tables").suggest(format!("write {}, in double brackets", section.header()));
             notes.problem(value.span().start, section.header(), flaw);
             return Vec::new();
         };
@@ -107,9 +108,8 @@ fn fields<'t, 'i>(section: &'static Section, value: &'t Spanned<DeValue<'i>>, no
     let at = value.span().start;
     let Some(table) = value.get_ref().as_table() else {
         let flaw = match (section.shape, value.get_ref()) {
-            (Shape::One, DeValue::Array(_)) => {
-                Flaw::new("is written more than once").suggest(format!("write {}, once", section.header()))
-            }
+            (Shape::One, DeValue::Array(_)) => Flaw::new("is a list of tables")
+                .suggest(format!("write {}, once, in single brackets", section.header())),
             _ => Flaw::new("is not a table").suggest(format!("write {} on a line of its own", section.header())),
         };
         notes.problem(at, section.header(), flaw);

@@ -6,6 +6,9 @@
 /// Words longer than this get no suggestion, characters.
 const WORD_LEN_MAX: usize = 64;
 
+/// A beginning this long stands for the whole, characters.
+const PREFIX_LEN_MIN: usize = 3;
+
 /// The known word nearest to `word`, if it is near enough to be meant.
 #[must_use]
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
@@ -14,6 +17,12 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
         return None;
     }
     let typed = normal(word);
+    let known: Vec<&str> = known.into_iter().collect();
+    // A beginning says more than its distance: "auto" means "automatic".
+    let begun = known.iter().filter(|candidate| length >= PREFIX_LEN_MIN && normal(candidate).starts_with(&typed));
+    if let [only] = begun.collect::<Vec<_>>()[..] {
+        return Some(only);
+    }
     known
         .into_iter()
         .map(|candidate| (distance(&typed, &normal(candidate)), candidate))
@@ -74,6 +83,9 @@ mod tests {
         assert_eq!(nearest("Mode", known), Some("mode"));
         assert_eq!(nearest("queue-timeout", known), Some("queue_timeout"));
         assert_eq!(nearest("queue_time", known), Some("queue_timeout"));
+        assert_eq!(nearest("que", known), Some("queue_timeout"));
+        assert_eq!(nearest("qu", known), None);
+        assert_eq!(nearest("idle_t", ["idle_timeout", "idle_time"]), Some("idle_time"));
         assert_eq!(nearest("banana", known), None);
         assert_eq!(nearest(&"size".repeat(100), known), None);
     }

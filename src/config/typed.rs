@@ -244,5 +244,8 @@ fn list<'v>(value: &'v DeValue<'_>, example: &str) -> Result<Vec<&'v str>, Flaw>
     if items.len() > LIST_LEN_MAX {
         return Err(Flaw::new(format!("has more than {LIST_LEN_MAX} items")));
     }
-    items.iter().map(|item| text(item.get_ref())).collect()
+    let texts = items.iter().enumerate().map(|(index, item)| {
+        text(item.get_ref()).map_err(|flaw| Flaw { message: format!("item {} {}", index + 1, flaw.message), ..flaw })
+    });
+    texts.collect()
 }
