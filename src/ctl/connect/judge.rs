@@ -18,6 +18,8 @@ const CONNECTIONS_BESIDES: u64 = 5;
 const RETRIEVE_RETRY_MS_MAX: u64 = 1_000;
 /// WAL senders besides the standbys': a base backup uses two.
 const WAL_SENDERS_BESIDES: u64 = 2;
+/// Longest part of a node's message that is printed, characters.
+const MESSAGE_LEN_MAX: usize = 200;
 
 type Visit = Result<Facts, NoFacts>;
 
@@ -120,8 +122,9 @@ fn judge_settings(config: &Config, node: &NodeConfig, facts: &Facts) -> Vec<Find
     findings.extend(judge_connections(node, &number));
     let standbys = config.nodes.len().saturating_sub(1) as u64;
     if let Some(senders) = number("max_wal_senders").filter(|&senders| senders < standbys + WAL_SENDERS_BESIDES) {
-        let text =
-            format!("max_wal_senders is {senders}: as the primary it serves {standbys} standbys and base backups");
+        let text = format!(
+            "max_wal_senders is {senders}: fewer than a primary needs ({standbys} for standbys, {WAL_SENDERS_BESIDES} for a base backup)"
+        );
         let finding = if senders < standbys { Finding::problem(text) } else { Finding::warning(text) };
         let enough = (standbys + WAL_SENDERS_BESIDES).max(10).to_string();
         findings.push(finding.fix(Where::Here, restart("max_wal_senders", &enough)));
@@ -163,9 +166,9 @@ fn judge_auth(config: &Config, facts: &Facts) -> Vec<Finding> {
         let table = ["pg_authid", "pg_shadow"].into_iter().find(|table| query.contains(table));
         findings.push(match table {
             Some(table) if refusal.sqlstate == "42501" => {
-                let place = format!("in database {}", identifier(&config.auth.auth_query_database));
-                let grant = format!("GRANT SELECT ON {table} TO {}; ({place})", identifier(user));
-                finding.fix(Where::Primary, grant)
+                let database = identifier(&config.auth.auth_query_database);
+                let grant = format!("GRANT SELECT ON {table} TO {};", identifier(user));
+                finding.fix(Where::Outside, format!("on the primary, in database {database}: {grant}"))
             }
             _ => finding,
         });
@@ -231,7 +234,8 @@ fn timeline(facts: &Facts) -> String {
 
 /// A node's own words, on one line.
 fn told(refusal: &Refusal) -> String {
-    let message: String = refusal.message.chars().take(200).flat_map(char::escape_debug).collect();
+    let shown = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
+    let message: String = refusal.message.chars().take(MESSAGE_LEN_MAX).map(shown).collect();
     if refusal.sqlstate.is_empty() { message } else { format!("{message} ({})", refusal.sqlstate) }
 }
 

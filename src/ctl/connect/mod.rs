@@ -13,6 +13,8 @@
 mod judge;
 mod print;
 mod rights;
+#[cfg(test)]
+mod tests;
 mod visit;
 
 pub(super) use print::print;

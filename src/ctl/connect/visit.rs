@@ -142,9 +142,13 @@ async fn try_auth_query(config: &Config, node: &NodeConfig, query: &str) -> Resu
 
 async fn run_auth_query(client: &Client, query: &str) -> Result<(), Refusal> {
     let statement = client.prepare(query).await.map_err(|e| refusal(&e))?;
-    let columns = statement.columns().len();
+    let own = |message| Err(Refusal { sqlstate: String::new(), message });
+    let (columns, parameters) = (statement.columns().len(), statement.params().len());
+    if parameters != 1 {
+        return own(format!("it has {parameters} parameters, not 1"));
+    }
     if !(2..=3).contains(&columns) {
-        return Err(Refusal { sqlstate: String::new(), message: format!("it returns {columns} columns, not 2 or 3") });
+        return own(format!("it returns {columns} columns, not 2 or 3"));
     }
     client.query(&statement, &[&""]).await.map(|_| ()).map_err(|e| refusal(&e))
 }
