@@ -1,5 +1,7 @@
 //! `pgregent check --connect` against real servers: what it finds is there, and the SQL it prints mends it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use pgregent::ctl::CheckArgs;
 use pgregent::ctl::check::{self, Verdict};
 use std::io::Write;
