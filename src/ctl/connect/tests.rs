@@ -211,7 +211,10 @@ fn settings() {
         };
         assert_eq!(of_pg1(&config(""), change), format!("  {expected}\n"), "{name}");
     }
-    // At the edge: exactly enough, and rewind by checksums alone.
+}
+
+#[test]
+fn settings_that_are_just_enough() {
     for (name, value) in [("max_connections", "98"), ("wal_retrieve_retry_interval", "1000"), ("max_wal_senders", "3")]
     {
         let change = |facts: &mut Facts| {
