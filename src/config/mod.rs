@@ -1,8 +1,36 @@
 //! The file, checked: what the proxy runs with.
 //!
+//! | file | what |
+//! |---|---|
+//! | `load` | [`Config::load`], [`Config::parse`] and, with warnings, [`Report`] |
+//! | [`settings`] | the table of settings: kinds, ranges, defaults, docs; the single source of all below |
+//! | `raw`, `typed` | the tables of the file and their values, each checked against its row |
+//! | `check`, `rules` | builds a [`Config`]; what is valid only together |
+//! | `changes`, `reference` | what a reload would change; `config/reference.toml` |
+//!
 //! Three stages: `raw` is what the file says, [`Config`] is what is valid, the running values live
 //! in the modules that were given them. Invariants: a [`Config`] is valid as a whole; checking
 //! reports all problems at once. Absent on purpose: reaching into other modules.
+
+mod changes;
+mod check;
+mod choice;
+mod files;
+mod load;
+mod problem;
+mod raw;
+mod reference;
+mod rules;
+pub mod settings;
+mod suggest;
+mod typed;
+pub mod value;
+
+pub use changes::{Change, SettingInUse};
+pub use choice::Choice;
+pub use load::Report;
+pub use problem::{Problem, Problems};
+pub use reference::reference;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -296,3 +324,6 @@ impl std::fmt::Debug for Secret {
         f.write_str("Secret(…)")
     }
 }
+
+#[cfg(test)]
+mod tests;

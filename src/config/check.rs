@@ -1,0 +1,220 @@
+//! From what the file says to what is valid: builds a [`Config`], section by section.
+//!
+//! Invariants: checking never stops at the first problem; a [`Config`] that comes with problems is
+//! never given out. Absent on purpose: defaults and ranges (see `settings`), and rules over several
+//! sections (see `rules`).
+
+use super::files;
+use super::problem::Notes;
+use super::raw::{Fields, Raw};
+use super::value::Flaw;
+use super::{
+    AdminConfig, AuthConfig, ClusterConfig, Config, LogConfig, NodeConfig, PoolConfig, RouteConfig, Secret,
+    ServerConfig, UserConfig,
+};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The tables of the file, kept for the rules that look at several of them.
+pub(super) struct Tables<'t, 'i> {
+    pub(super) server: Fields<'t, 'i>,
+    pub(super) admin: Fields<'t, 'i>,
+    pub(super) cluster: Fields<'t, 'i>,
+    pub(super) nodes: Vec<Fields<'t, 'i>>,
+    pub(super) pool: Fields<'t, 'i>,
+    pub(super) route: Fields<'t, 'i>,
+    pub(super) auth: Fields<'t, 'i>,
+    pub(super) users: Vec<Fields<'t, 'i>>,
+    pub(super) log: Fields<'t, 'i>,
+}
+
+impl<'t, 'i> Tables<'t, 'i> {
+    pub(super) fn of(raw: &Raw<'t, 'i>, notes: &mut Notes) -> Self {
+        Self {
+            server: raw.one("server", notes),
+            admin: raw.one("admin", notes),
+            cluster: raw.one("cluster", notes),
+            nodes: raw.many("node", notes),
+            pool: raw.one("pool", notes),
+            route: raw.one("route", notes),
+            auth: raw.one("auth", notes),
+            users: raw.many("auth.user", notes),
+            log: raw.one("log", notes),
+        }
+    }
+
+    /// The configuration, to be believed only if `notes` holds no problem.
+    pub(super) fn config(&self, folder: &Path, notes: &mut Notes) -> Config {
+        let cluster = cluster(&self.cluster, folder, notes);
+        let pool = pool(&self.pool, notes);
+        let users = self.users.iter().map(|fields| user(fields, folder, notes)).collect();
+        Config {
+            server: server(&self.server, notes),
+            admin: AdminConfig { listen: self.admin.listen("listen", notes).flatten() },
+            nodes: self.nodes.iter().map(|fields| node(fields, pool.node_budget, notes)).collect(),
+            route: route(&self.route, notes),
+            auth: auth(&self.auth, users, &cluster, folder, notes),
+            log: log(&self.log, notes),
+            cluster,
+            pool,
+        }
+    }
+}
+
+fn server(f: &Fields<'_, '_>, notes: &mut Notes) -> ServerConfig {
+    ServerConfig {
+        listen: f.listens("listen", notes).unwrap_or_default(),
+        max_client_connections: f.count("max_client_connections", notes),
+        accept_queue: f.count("accept_queue", notes),
+        accept_queue_timeout: f.duration("accept_queue_timeout", notes),
+        login_timeout: f.duration("login_timeout", notes),
+        drain_timeout: f.duration("drain_timeout", notes),
+        workers: f.count("workers", notes),
+        message_bytes_max: f.count("message_bytes_max", notes),
+        client_write_timeout: f.duration("client_write_timeout", notes),
+        client_idle_timeout: f.duration_or_off("client_idle_timeout", notes),
+    }
+}
+
+fn cluster(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ClusterConfig {
+    ClusterConfig {
+        name: f.text("name", notes).unwrap_or_default(),
+        monitor_user: f.text("monitor_user", notes).unwrap_or_default(),
+        monitor_password: secret(f, "monitor_password", "monitor_password_file", folder, notes).unwrap_or_default(),
+        monitor_database: f.text("monitor_database", notes).unwrap_or_default(),
+        failover: f.choice("failover", notes),
+        coordination: f.choice("coordination", notes),
+        state_dir: folder.join(f.path("state_dir", notes).unwrap_or_default()),
+        probe_interval: f.duration("probe_interval", notes),
+        probe_suspect_interval: f.duration("probe_suspect_interval", notes),
+        probe_timeout: f.duration("probe_timeout", notes),
+        probe_fall: f.count32("probe_fall", notes),
+        probe_rise: f.count32("probe_rise", notes),
+        sample_interval: f.duration("sample_interval", notes),
+        failover_min_gap: f.duration("failover_min_gap", notes),
+        failover_max_per_hour: f.count32("failover_max_per_hour", notes),
+        primary_start_timeout: f.duration("primary_start_timeout", notes),
+        failover_lag_bytes_max: f.number("failover_lag_bytes_max", notes).unwrap_or_default(),
+        promote_timeout: f.duration("promote_timeout", notes),
+    }
+}
+
+fn node(f: &Fields<'_, '_>, node_budget: usize, notes: &mut Notes) -> NodeConfig {
+    let (host, port) = f.address("address", notes).unwrap_or_default();
+    let replication = f.address("replication_address", notes);
+    let (replication_host, replication_port) = replication.unwrap_or_else(|| (host.clone(), port));
+    let budget = f.number("budget", notes).map(|budget| usize::try_from(budget).unwrap_or(usize::MAX));
+    NodeConfig {
+        name: Arc::from(f.text("name", notes).unwrap_or_default()),
+        host,
+        port,
+        replication_host,
+        replication_port,
+        weight: f.count32("weight", notes),
+        failover_priority: f.count32("failover_priority", notes),
+        budget: budget.unwrap_or(node_budget),
+    }
+}
+
+fn pool(f: &Fields<'_, '_>, notes: &mut Notes) -> PoolConfig {
+    PoolConfig {
+        mode: f.choice("mode", notes),
+        size: f.count("size", notes),
+        node_budget: f.count("node_budget", notes),
+        queue_timeout: f.duration("queue_timeout", notes),
+        idle_timeout: f.duration_or_off("idle_timeout", notes),
+        lifetime: f.duration_or_off("lifetime", notes),
+        connects_max: f.count("connects_max", notes),
+        connect_timeout: f.duration("connect_timeout", notes),
+        prepared_statements_max: f.count("prepared_statements_max", notes),
+        transaction_idle_timeout: f.duration_or_off("transaction_idle_timeout", notes),
+    }
+}
+
+fn route(f: &Fields<'_, '_>, notes: &mut Notes) -> RouteConfig {
+    RouteConfig {
+        read_write_split: f.flag("read_write_split", notes).unwrap_or_default(),
+        consistency: f.choice("consistency", notes),
+        balance: f.choice("balance", notes),
+        lag_bytes_max: f.number("lag_bytes_max", notes).filter(|&bytes| bytes > 0),
+        replay_lag_max: f.duration_or_off("replay_lag_max", notes),
+        classify_bytes_max: f.count("classify_bytes_max", notes),
+        read_functions: f.texts("read_functions", notes).unwrap_or_default(),
+        write_functions: f.texts("write_functions", notes).unwrap_or_default(),
+    }
+}
+
+fn auth(
+    f: &Fields<'_, '_>,
+    users: Vec<UserConfig>,
+    cluster: &ClusterConfig,
+    folder: &Path,
+    notes: &mut Notes,
+) -> AuthConfig {
+    let userlist = f.path("userlist", notes).map(|path| folder.join(path));
+    if let Some(path) = &userlist {
+        match files::readable(path) {
+            Ok(()) => warn_if_public(f, "userlist", path, notes),
+            Err(flaw) => f.problem("userlist", flaw, notes),
+        }
+    }
+    let query_user = f.text("auth_query_user", notes).unwrap_or_else(|| cluster.monitor_user.clone());
+    let own = secret(f, "auth_query_password", "auth_query_password_file", folder, notes);
+    let inherited =
+        if query_user == cluster.monitor_user { cluster.monitor_password.clone() } else { Secret::default() };
+    AuthConfig {
+        method: f.choice("method", notes),
+        users,
+        userlist,
+        auth_query: f.text("auth_query", notes),
+        auth_query_user: query_user,
+        auth_query_password: own.unwrap_or(inherited),
+        auth_query_database: f.text("auth_query_database", notes).unwrap_or_else(|| cluster.monitor_database.clone()),
+        auth_query_ttl: f.duration("auth_query_ttl", notes),
+    }
+}
+
+fn user(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> UserConfig {
+    UserConfig {
+        name: f.text("name", notes).unwrap_or_default(),
+        secret: secret(f, "password", "password_file", folder, notes).unwrap_or_default(),
+    }
+}
+
+fn log(f: &Fields<'_, '_>, notes: &mut Notes) -> LogConfig {
+    let filter = f.text("filter", notes).unwrap_or_default();
+    if let Err(e) = tracing_subscriber::EnvFilter::try_new(&filter) {
+        let flaw = Flaw::new(format!("is not a log filter: {e}"));
+        f.problem("filter", flaw.suggest(r#"write a level, such as "info", or "info,pgregent::pool=debug""#), notes);
+    }
+    LogConfig { json: f.flag("json", notes).unwrap_or_default(), filter }
+}
+
+/// A secret, given in the file itself or in a file of its own.
+fn secret(f: &Fields<'_, '_>, key: &str, file_key: &str, folder: &Path, notes: &mut Notes) -> Option<Secret> {
+    if f.has(key) && f.has(file_key) {
+        let flaw = Flaw::new(format!("given twice, as {key} and as {file_key}"));
+        f.problem(file_key, flaw.suggest("keep one of them"), notes);
+    }
+    if !f.has(file_key) {
+        return f.text(key, notes).map(Secret::new);
+    }
+    let path: PathBuf = folder.join(f.path(file_key, notes)?);
+    match files::read_secret(&path) {
+        Ok(secret) => {
+            warn_if_public(f, file_key, &path, notes);
+            Some(secret)
+        }
+        Err(flaw) => {
+            f.problem(file_key, flaw, notes);
+            None
+        }
+    }
+}
+
+fn warn_if_public(f: &Fields<'_, '_>, key: &str, path: &Path, notes: &mut Notes) {
+    if files::public(path) {
+        let flaw = Flaw::new(format!("everybody on this machine can read {}", path.display()));
+        f.warn(key, flaw.suggest(format!("run: chmod o-r {}", path.display())), notes);
+    }
+}

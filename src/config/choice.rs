@@ -1,0 +1,43 @@
+//! The words of settings that are one of a few: spelt once, for reading, for the table of settings
+//! and for showing.
+//!
+//! Invariants: `ALL` and `WORDS` are in the same order (the macro sees to it). Absent on purpose:
+//! aliases; one word means one thing.
+
+use super::{AuthMethod, BalanceKind, Consistency, CoordinationKind, FailoverMode, PoolMode};
+
+/// A setting that is one of a few words.
+pub trait Choice: Copy + PartialEq + 'static {
+    /// All values.
+    const ALL: &'static [Self];
+    /// Their words, in the same order.
+    const WORDS: &'static [&'static str];
+
+    /// The word of this value.
+    fn word(self) -> &'static str;
+
+    /// The value of a word, if it is one.
+    fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|value| value.word() == word)
+    }
+}
+
+macro_rules! choice {
+    ($type:ty { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl Choice for $type {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+            const WORDS: &'static [&'static str] = &[$($word),+];
+
+            fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+    };
+}
+
+choice!(FailoverMode { Automatic = "automatic", Manual = "manual", Follow = "follow" });
+choice!(CoordinationKind { Single = "single" });
+choice!(PoolMode { Session = "session", Transaction = "transaction", Statement = "statement" });
+choice!(Consistency { Eventual = "eventual", Session = "session", Global = "global" });
+choice!(BalanceKind { Random2 = "random2", RoundRobin = "round_robin", LeastConnections = "least_connections" });
+choice!(AuthMethod { Trust = "trust", Password = "password", Md5 = "md5", ScramSha256 = "scram-sha-256" });

@@ -1,0 +1,285 @@
+//! Rules over several settings: what is valid only together.
+//!
+//! Invariants: a rule looks only at values that are right by themselves. Absent on purpose:
+//! anything that needs a node to answer (see `ctl::check`).
+
+use super::check::Tables;
+use super::problem::Notes;
+use super::value::{Flaw, format_address, format_duration, quoted};
+use super::{AuthMethod, Config, FailoverMode, NodeConfig, Secret};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// Nodes of a cluster; more are a problem.
+const NODES_MAX: usize = 64;
+
+/// Words that name a role; a node named after one is misnamed after the first failover.
+const ROLE_WORDS: &[&str] = &["primary", "master", "leader", "standby", "slave", "replica", "secondary"];
+
+/// One rule.
+type Rule = fn(&Tables<'_, '_>, &Config, &mut Notes);
+
+/// All rules; the order does not matter.
+const RULES: &[Rule] = &[
+    enough_nodes,
+    names_and_addresses_differ,
+    names_without_roles,
+    not_our_own_address,
+    somebody_may_be_promoted,
+    somebody_may_be_read,
+    probes_hurry_when_in_doubt,
+    pools_fit_nodes,
+    somebody_may_log_in,
+    users_differ,
+    secrets_fit_method,
+    auth_query_is_whole,
+    admin_is_apart,
+    functions_are_on_one_list,
+];
+
+/// Applies all rules.
+pub(super) fn apply(tables: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    for rule in RULES {
+        rule(tables, config, notes);
+    }
+}
+
+fn enough_nodes(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let (count, automatic) = (config.nodes.len(), config.cluster.failover == FailoverMode::Automatic);
+    if count == 0 {
+        let flaw = Flaw::new("missing; a cluster has at least one node");
+        notes.problem(0, "[[node]]", flaw.suggest(r#"add [[node]] with name = "pg1" and address = "10.0.0.11:5432""#));
+    } else if count == 1 && automatic {
+        let flaw = Flaw::new("\"automatic\" needs at least two nodes; there is one");
+        t.cluster.problem("failover", flaw.suggest("add a standby as [[node]], or write failover = \"manual\""), notes);
+    } else if count > NODES_MAX {
+        let flaw = Flaw::new(format!("more than {NODES_MAX} nodes"));
+        t.nodes[NODES_MAX].problem("name", flaw, notes);
+    }
+}
+
+fn names_and_addresses_differ(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let mut names = HashMap::new();
+    let mut addresses = HashMap::new();
+    for (fields, node) in t.nodes.iter().zip(&config.nodes) {
+        if !node.name.is_empty() && names.insert(node.name.to_lowercase(), ()).is_some() {
+            let flaw = Flaw::new(format!("{} is the name of another node too", quoted(&node.name)));
+            fields.problem("name", flaw.suggest("give each node its own name"), notes);
+        }
+        let address = format_address(&node.host.to_lowercase(), node.port);
+        if node.host.is_empty() {
+            continue;
+        }
+        if let Some(other) = addresses.insert(address.clone(), &node.name) {
+            let flaw = Flaw::new(format!("{} is the address of node {} too", quoted(&address), quoted(other)));
+            fields.problem("address", flaw.suggest("list each PostgreSQL instance once"), notes);
+        }
+    }
+}
+
+fn names_without_roles(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    for (fields, node) in t.nodes.iter().zip(&config.nodes) {
+        let name = node.name.to_lowercase();
+        if let Some(word) = ROLE_WORDS.iter().find(|word| name.contains(*word)) {
+            let flaw = Flaw::new(format!("{} holds \"{word}\", but roles move", quoted(&node.name)));
+            fields.warn("name", flaw.suggest("name nodes after machines or numbers, such as \"pg1\""), notes);
+        }
+    }
+}
+
+fn not_our_own_address(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    for (fields, node) in t.nodes.iter().zip(&config.nodes) {
+        let own = config.server.listen.iter().find(|listen| leads_to(node, listen));
+        if let Some(listen) = own {
+            let address = format_address(&node.host, node.port);
+            let flaw = Flaw::new(format!("{} is pgregent itself, which listens on {listen}", quoted(&address)));
+            fields.problem("address", flaw.suggest("let PostgreSQL or pgregent use another port"), notes);
+        }
+    }
+}
+
+/// Whether a connection to the node would end at this listener of ours.
+fn leads_to(node: &NodeConfig, listen: &SocketAddr) -> bool {
+    if listen.port() == 0 || listen.port() != node.port {
+        return false;
+    }
+    let ip = if node.host.eq_ignore_ascii_case("localhost") {
+        Some(IpAddr::from([127, 0, 0, 1]))
+    } else {
+        node.host.parse::<IpAddr>().ok()
+    };
+    ip.is_some_and(|ip| {
+        ip == listen.ip() || (listen.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified()))
+    })
+}
+
+fn somebody_may_be_promoted(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let automatic = config.cluster.failover == FailoverMode::Automatic;
+    if automatic && config.nodes.len() > 1 && config.nodes.iter().all(|node| node.failover_priority == 0) {
+        let flaw = Flaw::new("0 for all nodes: \"automatic\" failover would never find a candidate");
+        t.nodes[0].problem("failover_priority", flaw.suggest("raise it on at least two nodes"), notes);
+    }
+}
+
+fn somebody_may_be_read(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    if !config.nodes.is_empty() && config.route.read_write_split && config.nodes.iter().all(|node| node.weight == 0) {
+        let flaw = Flaw::new("0 for all nodes: none would be chosen for reads");
+        let suggestion = "raise it on the nodes that may take reads, or write [route] read_write_split = false";
+        t.nodes[0].problem("weight", flaw.suggest(suggestion), notes);
+    }
+}
+
+fn probes_hurry_when_in_doubt(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let (usual, suspect) = (config.cluster.probe_interval, config.cluster.probe_suspect_interval);
+    if suspect > usual {
+        let told = (format_duration(suspect), format_duration(usual));
+        let flaw = Flaw::new(format!("\"{}\" is longer than probe_interval, \"{}\"", told.0, told.1));
+        let suggestion = format!("write probe_suspect_interval = \"{}\" or less", told.1);
+        t.cluster.problem("probe_suspect_interval", flaw.suggest(suggestion), notes);
+    }
+}
+
+fn pools_fit_nodes(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let (size, budget) = (config.pool.size, config.pool.node_budget);
+    if size > budget {
+        let flaw = Flaw::new(format!("{size} is more than node_budget, {budget}: the pool could never be full"));
+        t.pool.problem("size", flaw.suggest(format!("write size = {budget} or less, or raise node_budget")), notes);
+    }
+    for (fields, node) in t.nodes.iter().zip(&config.nodes) {
+        if fields.has("budget") && node.budget < size {
+            let flaw = Flaw::new(format!("{} is less than [pool] size, {size}", node.budget));
+            fields.problem(
+                "budget",
+                flaw.suggest(format!("write budget = {size} or more, or lower [pool] size")),
+                notes,
+            );
+        }
+    }
+}
+
+fn somebody_may_log_in(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let auth = &config.auth;
+    // A source that is written but wrong is a problem of its own.
+    let sources = !t.users.is_empty() || t.auth.has("user") || t.auth.has("userlist") || t.auth.has("auth_query");
+    if auth.method != AuthMethod::Trust && !sources {
+        let flaw = Flaw::new("nobody can log in: there is no [[auth.user]], no userlist and no auth_query");
+        let suggestion = "add [[auth.user]] with name and password, or userlist, or auth_query";
+        notes.problem(t.auth.at("method"), "[auth]", flaw.suggest(suggestion));
+    }
+    let open = config.server.listen.iter().any(|listen| !listen.ip().is_loopback());
+    if auth.method == AuthMethod::Trust && open {
+        let flaw = Flaw::new("\"trust\" lets everybody in who reaches a [server] listen address");
+        t.auth.warn("method", flaw.suggest("use \"scram-sha-256\", or listen on 127.0.0.1 only"), notes);
+    }
+}
+
+fn users_differ(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let mut names = HashMap::new();
+    for (fields, user) in t.users.iter().zip(&config.auth.users) {
+        if !user.name.is_empty() && names.insert(user.name.as_str(), ()).is_some() {
+            let flaw = Flaw::new(format!("{} is listed twice", quoted(&user.name)));
+            fields.problem("name", flaw.suggest("keep one"), notes);
+        }
+    }
+}
+
+/// What a stored secret is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stored {
+    Password,
+    Md5,
+    Scram,
+    BrokenScram,
+}
+
+fn stored(secret: &Secret) -> Stored {
+    let text = secret.expose();
+    if let Some(rest) = text.strip_prefix("SCRAM-SHA-256$") {
+        return if is_scram(rest) { Stored::Scram } else { Stored::BrokenScram };
+    }
+    match text.strip_prefix("md5") {
+        Some(hash) if hash.len() == 32 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => Stored::Md5,
+        _ => Stored::Password,
+    }
+}
+
+/// `iterations:salt$stored_key:server_key`, as in `pg_authid`.
+fn is_scram(text: &str) -> bool {
+    use base64::Engine;
+    let bytes = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).map_or(0, |bytes| bytes.len());
+    let Some((head, keys)) = text.split_once('$') else { return false };
+    let (Some((iterations, salt)), Some((stored, server))) = (head.split_once(':'), keys.split_once(':')) else {
+        return false;
+    };
+    iterations.parse::<u32>().is_ok_and(|count| count > 0)
+        && bytes(salt) > 0
+        && bytes(stored) == 32
+        && bytes(server) == 32
+}
+
+fn secrets_fit_method(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    for (fields, user) in t.users.iter().zip(&config.auth.users) {
+        let written = ["password", "password_file"].into_iter().find(|key| fields.has(key)).unwrap_or("password");
+        let name = quoted(&user.name);
+        match (config.auth.method, stored(&user.secret)) {
+            (_, Stored::BrokenScram) => {
+                let flaw = Flaw::new("begins as a stored SCRAM secret, but is not a whole one");
+                fields.problem(written, flaw.suggest("copy rolpassword from pg_authid in full"), notes);
+            }
+            (AuthMethod::Md5, Stored::Scram) => {
+                let flaw = Flaw::new(format!("{name} has a SCRAM secret, which [auth] method \"md5\" cannot use"));
+                fields.warn(written, flaw.suggest("write method = \"scram-sha-256\""), notes);
+            }
+            (AuthMethod::ScramSha256, Stored::Md5) => {
+                let flaw =
+                    Flaw::new(format!("{name} has an md5 secret, which [auth] method \"scram-sha-256\" cannot use"));
+                fields.warn(
+                    written,
+                    flaw.suggest("store a SCRAM secret or the password, or write method = \"md5\""),
+                    notes,
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+fn auth_query_is_whole(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    match &config.auth.auth_query {
+        Some(query) if !query.contains("$1") => {
+            let flaw = Flaw::new("does not use $1, the name of the user who logs in");
+            t.auth.problem("auth_query", flaw.suggest("add WHERE rolname = $1"), notes);
+        }
+        Some(_) => {}
+        None => {
+            let idle =
+                ["user", "password", "password_file", "database", "ttl"].map(|part| format!("auth_query_{part}"));
+            for key in idle.iter().filter(|key| t.auth.has(key)) {
+                let flaw = Flaw::new("has no effect without auth_query");
+                t.auth.warn(key, flaw.suggest("add auth_query, or leave this out"), notes);
+            }
+        }
+    }
+}
+
+fn admin_is_apart(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let Some(admin) = config.admin.listen else { return };
+    if admin.port() != 0 {
+        let same = config.server.listen.iter().any(|listen| {
+            let overlap = listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
+            listen.port() == admin.port() && overlap
+        });
+        if same {
+            let flaw = Flaw::new(format!("{admin} is taken by [server] listen"));
+            t.admin.problem("listen", flaw.suggest("use another port, such as \"127.0.0.1:9187\""), notes);
+        }
+    }
+}
+
+fn functions_are_on_one_list(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let both = config.route.read_functions.iter().find(|name| config.route.write_functions.contains(name));
+    if let Some(name) = both {
+        let flaw = Flaw::new(format!("{} is in write_functions too", quoted(name)));
+        t.route.problem("read_functions", flaw.suggest("keep it in one of them"), notes);
+    }
+}

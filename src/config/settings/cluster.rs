@@ -1,0 +1,200 @@
+//! Rows of `[cluster]` and `[[node]]`: who is watched, and who promotes.
+
+use super::Default::{Required, Told, Toml};
+use super::View::{Node, Whole, Within};
+use super::{HOUR, Kind, MINUTE, SECOND, Section, Shape, Shown, TIB, count, duration, row, size};
+use crate::config::choice::Choice;
+use crate::config::value::{format_address, format_size};
+use crate::config::{CoordinationKind, FailoverMode};
+
+pub(super) static CLUSTER: Section = Section {
+    path: "cluster",
+    shape: Shape::One,
+    doc: "The cluster: who watches it, and who promotes.",
+    settings: &[
+        row(
+            "name",
+            Kind::Name,
+            Toml(r#""main""#),
+            Whole(|c| Shown::of(&c.cluster.name)),
+            "Name in logs, metrics and the name of the state file.",
+        ),
+        row(
+            "monitor_user",
+            Kind::Text,
+            Toml(r#""pgregent""#),
+            Whole(|c| Shown::of(&c.cluster.monitor_user)),
+            "Role used for probes and promotion. `pgregent check --connect` says which rights it lacks.",
+        ),
+        row(
+            "monitor_password",
+            Kind::Secret,
+            Told("empty: the nodes must trust it", r#""change me""#),
+            Whole(|c| Shown::Hidden(c.cluster.monitor_password.clone())),
+            "Its password.",
+        ),
+        row(
+            "monitor_password_file",
+            Kind::Path,
+            Told("none", r#""monitor.password""#),
+            Within("monitor_password"),
+            "File that holds the password, instead of monitor_password.",
+        ),
+        row(
+            "monitor_database",
+            Kind::Text,
+            Toml(r#""postgres""#),
+            Whole(|c| Shown::of(&c.cluster.monitor_database)),
+            "Database the monitor connects to.",
+        ),
+        row(
+            "failover",
+            Kind::Word(FailoverMode::WORDS),
+            Toml(r#""automatic""#),
+            Whole(|c| Shown::of(c.cluster.failover.word())),
+            "automatic: pgregent promotes a standby when the primary is lost. manual: a person does, through pgregent. \
+             follow: something else does (Patroni, say), and pgregent follows.",
+        ),
+        row(
+            "coordination",
+            Kind::Word(CoordinationKind::WORDS),
+            Toml(r#""single""#),
+            Whole(|c| Shown::of(c.cluster.coordination.word())),
+            "Where the right to change the primary is kept. single: in this one proxy.",
+        ),
+        row(
+            "state_dir",
+            Kind::Path,
+            Toml(r#""/var/lib/pgregent""#),
+            Whole(|c| Shown::of(c.cluster.state_dir.display())),
+            "Directory for the small state file (epoch, primary, system identifier).",
+        ),
+        row(
+            "probe_interval",
+            duration(10, MINUTE),
+            Toml(r#""500ms""#),
+            Whole(|c| Shown::duration(c.cluster.probe_interval)),
+            "Between two probes of a healthy node.",
+        ),
+        row(
+            "probe_suspect_interval",
+            duration(10, MINUTE),
+            Toml(r#""100ms""#),
+            Whole(|c| Shown::duration(c.cluster.probe_suspect_interval)),
+            "Between two probes of a suspect node. At most probe_interval.",
+        ),
+        row(
+            "probe_timeout",
+            duration(10, MINUTE),
+            Toml(r#""1s""#),
+            Whole(|c| Shown::duration(c.cluster.probe_timeout)),
+            "Time limit of one probe.",
+        ),
+        row(
+            "probe_fall",
+            count(1, 100),
+            Toml("3"),
+            Whole(|c| Shown::of(c.cluster.probe_fall)),
+            "Missed probes until a node is down.",
+        ),
+        row(
+            "probe_rise",
+            count(1, 100),
+            Toml("2"),
+            Whole(|c| Shown::of(c.cluster.probe_rise)),
+            "Good probes until a node that was down is healthy.",
+        ),
+        row(
+            "sample_interval",
+            duration(1, SECOND),
+            Toml(r#""5ms""#),
+            Whole(|c| Shown::duration(c.cluster.sample_interval)),
+            "Least time between two samples of the primary's WAL position, which prove how fresh standbys are.",
+        ),
+        row(
+            "failover_min_gap",
+            duration(0, 24 * HOUR),
+            Toml(r#""1min""#),
+            Whole(|c| Shown::duration(c.cluster.failover_min_gap)),
+            "Least time between two automatic failovers.",
+        ),
+        row(
+            "failover_max_per_hour",
+            count(0, 1_000),
+            Toml("3"),
+            Whole(|c| Shown::of(c.cluster.failover_max_per_hour)),
+            "Automatic failovers within an hour. More need a person.",
+        ),
+        row(
+            "primary_start_timeout",
+            duration(0, HOUR),
+            Toml(r#""30s""#),
+            Whole(|c| Shown::duration(c.cluster.primary_start_timeout)),
+            "How long a primary that restarts in place is waited for before a standby is promoted.",
+        ),
+        row(
+            "failover_lag_bytes_max",
+            size(0, TIB),
+            Toml(r#""1MiB""#),
+            Whole(|c| Shown::Text(format_size(c.cluster.failover_lag_bytes_max))),
+            "A standby that lacks more WAL than this, against the highest position seen, is not promoted.",
+        ),
+        row(
+            "promote_timeout",
+            duration(SECOND, HOUR),
+            Toml(r#""30s""#),
+            Whole(|c| Shown::duration(c.cluster.promote_timeout)),
+            "How long a promotion may take before the next candidate is tried.",
+        ),
+    ],
+};
+
+pub(super) static NODE: Section = Section {
+    path: "node",
+    shape: Shape::Many,
+    doc: "One PostgreSQL instance. Which one is the primary is found out, not configured.",
+    settings: &[
+        row(
+            "name",
+            Kind::Name,
+            Required(r#""pg1""#),
+            Node(|n| Shown::of(&n.name)),
+            "Name, unique. Not after its role: roles move.",
+        ),
+        row(
+            "address",
+            Kind::Address,
+            Required(r#""10.0.0.11:5432""#),
+            Node(|n| Shown::Text(format_address(&n.host, n.port))),
+            "Host name or IP address, and port (5432 if left out).",
+        ),
+        row(
+            "replication_address",
+            Kind::Address,
+            Told("address", r#""10.0.1.11:5432""#),
+            Node(|n| Shown::Text(format_address(&n.replication_host, n.replication_port))),
+            "The address other nodes stream from, where it is another one.",
+        ),
+        row(
+            "weight",
+            count(0, 1_000),
+            Toml("100"),
+            Node(|n| Shown::of(n.weight)),
+            "Share of reads relative to the other nodes. 0: none while others can.",
+        ),
+        row(
+            "failover_priority",
+            count(0, 1_000),
+            Toml("100"),
+            Node(|n| Shown::of(n.failover_priority)),
+            "Preference among standbys that are equally advanced, higher first. 0: never promoted.",
+        ),
+        row(
+            "budget",
+            count(1, 100_000),
+            Told("[pool] node_budget", "90"),
+            Node(|n| Shown::of(n.budget)),
+            "Backends to this node over all pools.",
+        ),
+    ],
+};

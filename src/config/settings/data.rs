@@ -1,0 +1,151 @@
+//! Rows of `[pool]` and `[route]`: how statements reach nodes.
+
+use super::Default::Toml;
+use super::View::Whole;
+use super::{DAY, Kind, MINUTE, Section, Shape, Shown, TIB, count, duration, duration_or_off, live, size, size_or_off};
+use crate::config::choice::Choice;
+use crate::config::value::format_size;
+use crate::config::{BalanceKind, Consistency, PoolMode};
+
+pub(super) static POOL: Section = Section {
+    path: "pool",
+    shape: Shape::One,
+    doc: "Backends: how many, and for how long.",
+    settings: &[
+        live(
+            "mode",
+            Kind::Word(PoolMode::WORDS),
+            Toml(r#""transaction""#),
+            Whole(|c| Shown::of(c.pool.mode.word())),
+            "When a backend goes back to its pool: at the end of the session, the transaction or the statement.",
+        ),
+        live(
+            "size",
+            count(1, 10_000),
+            Toml("20"),
+            Whole(|c| Shown::of(c.pool.size)),
+            "Backends per (node, database, user).",
+        ),
+        live(
+            "node_budget",
+            count(1, 100_000),
+            Toml("90"),
+            Whole(|c| Shown::of(c.pool.node_budget)),
+            "Backends per node over all pools, unless the node has its own budget. Below the node's max_connections.",
+        ),
+        live(
+            "queue_timeout",
+            duration(1, DAY),
+            Toml(r#""30s""#),
+            Whole(|c| Shown::duration(c.pool.queue_timeout)),
+            "How long a session waits for a backend before its statement fails with 53300.",
+        ),
+        live(
+            "idle_timeout",
+            duration_or_off(100, 30 * DAY),
+            Toml(r#""10min""#),
+            Whole(|c| Shown::duration_or_off(c.pool.idle_timeout)),
+            "Idle backends are closed after this. \"0s\": never.",
+        ),
+        live(
+            "lifetime",
+            duration_or_off(1_000, 30 * DAY),
+            Toml(r#""1h""#),
+            Whole(|c| Shown::duration_or_off(c.pool.lifetime)),
+            "Backends this old are closed when they are released. \"0s\": never.",
+        ),
+        live(
+            "connects_max",
+            count(1, 1_000),
+            Toml("8"),
+            Whole(|c| Shown::of(c.pool.connects_max)),
+            "Connects under way at once per node.",
+        ),
+        live(
+            "connect_timeout",
+            duration(10, 10 * MINUTE),
+            Toml(r#""5s""#),
+            Whole(|c| Shown::duration(c.pool.connect_timeout)),
+            "Time limit of one connect, login included.",
+        ),
+        live(
+            "prepared_statements_max",
+            count(1, 1_000_000),
+            Toml("500"),
+            Whole(|c| Shown::of(c.pool.prepared_statements_max)),
+            "Prepared statements kept per backend before the least recently used is closed.",
+        ),
+        live(
+            "transaction_idle_timeout",
+            duration_or_off(100, 30 * DAY),
+            Toml(r#""0s""#),
+            Whole(|c| Shown::duration_or_off(c.pool.transaction_idle_timeout)),
+            "A client idle inside a transaction for this long is cut. \"0s\": never.",
+        ),
+    ],
+};
+
+pub(super) static ROUTE: Section = Section {
+    path: "route",
+    shape: Shape::One,
+    doc: "Which statement goes where.",
+    settings: &[
+        live(
+            "read_write_split",
+            Kind::Bool,
+            Toml("true"),
+            Whole(|c| Shown::of(c.route.read_write_split)),
+            "Send reads to standbys. false: everything goes to the primary.",
+        ),
+        live(
+            "consistency",
+            Kind::Word(Consistency::WORDS),
+            Toml(r#""session""#),
+            Whole(|c| Shown::of(c.route.consistency.word())),
+            "How fresh a read is. eventual: within the lag limits. session: a session sees its own acknowledged writes. \
+             global: it sees every write acknowledged through this proxy.",
+        ),
+        live(
+            "balance",
+            Kind::Word(BalanceKind::WORDS),
+            Toml(r#""random2""#),
+            Whole(|c| Shown::of(c.route.balance.word())),
+            "How one of several standbys is chosen: the better of two random ones, in turn, or the least busy.",
+        ),
+        live(
+            "lag_bytes_max",
+            size_or_off(1, TIB),
+            Toml(r#""16MiB""#),
+            Whole(|c| Shown::Text(format_size(c.route.lag_bytes_max.unwrap_or_default()))),
+            "Standbys further behind than this take no reads. 0: no limit.",
+        ),
+        live(
+            "replay_lag_max",
+            duration_or_off(1, DAY),
+            Toml(r#""10s""#),
+            Whole(|c| Shown::duration_or_off(c.route.replay_lag_max)),
+            "Standbys further behind than this take no reads. \"0s\": no limit.",
+        ),
+        live(
+            "classify_bytes_max",
+            size(0, 1 << 24),
+            Toml(r#""64KiB""#),
+            Whole(|c| Shown::size(c.route.classify_bytes_max)),
+            "Longer statements are not classified and go to the primary.",
+        ),
+        live(
+            "read_functions",
+            Kind::Texts,
+            Toml("[]"),
+            Whole(|c| Shown::list(&c.route.read_functions)),
+            "Functions that are harmless to run on a standby, besides PostgreSQL's own.",
+        ),
+        live(
+            "write_functions",
+            Kind::Texts,
+            Toml("[]"),
+            Whole(|c| Shown::list(&c.route.write_functions)),
+            "Functions that must run on the primary, whatever the built-in list says.",
+        ),
+    ],
+};
