@@ -131,7 +131,9 @@ fn a_killed_primary_is_rewound_and_streams_from_its_successor() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the postmaster is reaped");
     new.promote().unwrap();
     sql(new, "INSERT INTO t VALUES (3)");
-    assert_eq!(old.rejoin(new).unwrap(), Rejoined::Rewound);
+    // The npm packages of `make test-matrix` carry no pg_rewind.
+    let possible = if cluster.binaries().has("pg_rewind") { Rejoined::Rewound } else { Rejoined::Rebuilt };
+    assert_eq!(old.rejoin(new).unwrap(), possible);
     cluster.wait_streaming(LIMIT).unwrap();
     assert_eq!(sql(old, "SELECT id FROM t ORDER BY id"), "1\n3");
     assert_eq!(old.psql("SELECT pg_is_in_recovery()").unwrap(), "t");
