@@ -1,0 +1,19 @@
+#!/bin/sh
+# Runs the tests that need real nodes against other PostgreSQL majors. Usage: scripts/test-matrix.sh [MAJOR...]
+#
+# PostgreSQL runs as an unprivileged user when we are root, and then must be able to reach its programs,
+# so they are copied to a directory that everybody can enter.
+set -eu
+
+cd "$(dirname "$0")/.."
+[ $# -gt 0 ] || set -- 17 18
+copies=$(mktemp -d)
+trap 'rm -rf "$copies"' EXIT
+trap 'exit 1' HUP INT TERM
+chmod 755 "$copies"
+for major in "$@"; do
+    bin=$(scripts/fetch-postgres.sh "$major")
+    cp -a "${bin%/bin}" "$copies/$major"
+    echo "test-matrix: $("$bin/postgres" --version)"
+    PGREGENT_PG_BIN="$copies/$major/bin" cargo test --test cluster ${MATRIX_TESTS:-}
+done
