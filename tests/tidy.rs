@@ -20,9 +20,12 @@ const L0: &[&str] = &["ids", "clock", "error"];
 const L1: &[&str] = &["wire", "sql"];
 const L2: &[&str] = &["config", "metrics", "topology"];
 
-/// What each module may import, besides itself: whole layers first, then single modules.
+/// A module, the whole layers it may import, and the single modules besides.
+type Allowed = (&'static str, &'static [&'static [&'static str]], &'static [&'static str]);
+
+/// What each module may import, besides itself.
 /// A module that is not listed may import nothing; L8 (`serve`, `app`, `demo`, `ctl`, `main`) is free.
-const LAYERS: &[(&str, &[&[&str]], &[&str])] = &[
+const LAYERS: &[Allowed] = &[
     ("clock", &[], &[]),
     ("ids", &[], &[]),
     ("error", &[], &["ids", "clock"]),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::message::{GSSENC_REQUEST, SSL_REQUEST};
 
 /// Bursts up to this size are chopped, longer ones go in packets: megabytes byte by byte prove nothing more.
-const CHOP_BYTES_MAX: usize = 16 << 10;
+const CHOP_BYTES_MAX: usize = 2 << 10;
 /// Pause between chopped writes, so that they arrive apart.
 const CHOP_PAUSE: Duration = Duration::from_micros(30);
 
@@ -34,6 +34,8 @@ pub enum Fault {
     Flip(usize),
     /// These bytes come instead of the answer; the connection stays open.
     Inject(Vec<u8>),
+    /// These bytes come instead of the answer, then the connection ends.
+    InjectAndCut(Vec<u8>),
     /// Nothing comes; the connection stays open.
     Swallow,
 }
@@ -41,7 +43,15 @@ pub enum Fault {
 struct Rule {
     marker: Vec<u8>,
     fault: Fault,
-    times: usize,
+    /// How often it may still fire; shared by the nodes that were given the same rule.
+    times: Arc<AtomicUsize>,
+}
+
+impl Rule {
+    /// Takes one of the remaining times, if any.
+    fn take(&self) -> bool {
+        self.times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |times| times.checked_sub(1)).is_ok()
+    }
 }
 
 #[derive(Default)]
@@ -99,7 +109,16 @@ impl ChaosNode {
 
     /// Breaks the next `times` messages that contain `marker`.
     pub fn rule(&self, marker: &str, fault: Fault, times: usize) {
-        locked(&self.state.rules).push(Rule { marker: marker.as_bytes().to_vec(), fault, times });
+        Self::rule_for_any(std::slice::from_ref(self), marker, &fault, times);
+    }
+
+    /// Breaks the next `times` messages that contain `marker`, counted over all these nodes.
+    pub fn rule_for_any(nodes: &[Self], marker: &str, fault: &Fault, times: usize) {
+        let times = Arc::new(AtomicUsize::new(times));
+        for node in nodes {
+            let rule = Rule { marker: marker.as_bytes().to_vec(), fault: fault.clone(), times: Arc::clone(&times) };
+            locked(&node.state.rules).push(rule);
+        }
     }
 
     /// Forgets all rules, also those that were armed and have not fired.
@@ -226,10 +245,8 @@ fn pass_requests(wire: &Wire, state: &State) -> std::io::Result<()> {
 /// Applies the first rule whose marker is in the message; true: cut now.
 fn arm(wire: &Wire, state: &State, message: &[u8]) -> bool {
     let contains = |marker: &[u8]| message.windows(marker.len()).any(|window| window == marker);
-    let mut rules = locked(&state.rules);
-    let found = rules.iter_mut().find(|rule| rule.times > 0 && contains(&rule.marker));
-    if let Some(rule) = found {
-        rule.times -= 1;
+    let rules = locked(&state.rules);
+    if let Some(rule) = rules.iter().find(|rule| contains(&rule.marker) && rule.take()) {
         if matches!(rule.fault, Fault::CutRequest) {
             state.fired.fetch_add(1, Ordering::SeqCst);
             return true;
@@ -300,6 +317,11 @@ fn spoil(wire: &Wire, state: &State, bytes: &mut Vec<u8>) -> Spoiled {
                 fire();
             }
             Spoiled::Pass
+        }
+        Fault::InjectAndCut(instead) => {
+            bytes.clone_from(instead);
+            fire();
+            Spoiled::PassAndCut
         }
         Fault::Swallow => {
             bytes.clear();

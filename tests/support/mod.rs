@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod bystander;
 pub mod cluster;
 pub mod fakenode;
 pub mod guard;
