@@ -61,11 +61,23 @@ fn finished(command: &mut Command) -> Output {
     output
 }
 
+/// What of a program's output is compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Results.
+    Stdout,
+    /// Results, then errors and notices (psql; other programs warn there about themselves).
+    StdoutAndStderr,
+}
+
 /// Runs the same program directly and through the proxy; `make` is told port and suffix for names.
-fn compare(make: impl Fn(u16, &str) -> Command) {
+fn compare(heard: Heard, make: impl Fn(u16, &str) -> Command) {
     let lines = |port: u16, suffix: &str| -> Vec<String> {
         let output = finished(&mut make(port, suffix));
-        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if heard == Heard::StdoutAndStderr {
+            text.push_str(&String::from_utf8_lossy(&output.stderr));
+        }
         text.lines().map(|line| line.replace(suffix, "suffix")).collect()
     };
     let (expected, found) = (lines(cluster::shared().primary(), "plain"), lines(PROXY.port, "proxy"));
@@ -78,7 +90,7 @@ fn compare(make: impl Fn(u16, &str) -> Command) {
 
 #[test]
 fn psql() {
-    compare(|port, suffix| {
+    compare(Heard::StdoutAndStderr, |port, suffix| {
         let mut command = client_program("psql", port);
         command.args(["-X", "-a", "-v", &format!("t=psql_{suffix}"), "-f"]).arg(here().join("psql.sql"));
         command
@@ -90,7 +102,7 @@ fn psycopg() {
     if left_out("psycopg") {
         return;
     }
-    compare(|port, suffix| {
+    compare(Heard::Stdout, |port, suffix| {
         let mut command = client_program(DRIVERS.join("python/bin/python"), port);
         command.arg(here().join("psycopg3.py")).arg(suffix);
         command
@@ -102,7 +114,7 @@ fn node_postgres() {
     if left_out("node") {
         return;
     }
-    compare(|port, suffix| {
+    compare(Heard::Stdout, |port, suffix| {
         let mut command = client_program("node", port);
         command.env("NODE_PATH", DRIVERS.join("node/node_modules")).env("NODE_NO_WARNINGS", "1");
         command.arg(here().join("node-postgres.cjs")).arg(suffix);
@@ -115,7 +127,7 @@ fn pgjdbc() {
     if left_out("jdbc") {
         return;
     }
-    compare(|port, suffix| {
+    compare(Heard::Stdout, |port, suffix| {
         let mut command = client_program("java", port);
         command.arg("-cp").arg(DRIVERS.join("java/postgresql.jar")).arg(here().join("Jdbc.java")).arg(suffix);
         command

@@ -4,12 +4,19 @@
 \encoding
 SELECT 1 AS one, NULL AS nothing;
 CREATE TABLE :t (i int PRIMARY KEY, t text NOT NULL DEFAULT 'x');
-\copy :t (i) FROM PROGRAM 'seq 1 5'
+COPY :t (i) FROM STDIN;
+1
+2
+3
+4
+5
+\.
 INSERT INTO :t VALUES (6, 'six') RETURNING *;
 INSERT INTO :t VALUES (6, 'again');
 \echo :SQLSTATE :LAST_ERROR_MESSAGE
 SELECT count(*), sum(i) FROM :t;
-\copy (SELECT * FROM :t ORDER BY i) TO STDOUT
+COPY (SELECT * FROM :t ORDER BY i) TO STDOUT;
+\copy (SELECT generate_series(1, 3)) TO STDOUT
 BEGIN;
 UPDATE :t SET t = t || '!' WHERE i < 3;
 SAVEPOINT a;
