@@ -1,0 +1,161 @@
+//! Real clients: psql, pgbench, psycopg 3, node-postgres and pgjdbc do the same work directly and
+//! through the proxy, and their output must be the same.
+//!
+//! `tests/drivers/setup.sh` installs the drivers below `target/drivers`; it runs here as well, and does
+//! nothing when they are there. Invariant: a driver that is missing fails its test, unless its name is
+//! in `PGREGENT_TEST_WITHOUT` (comma-separated: `psycopg`, `node`, `jdbc`). Absent on purpose: speed.
+
+#![allow(clippy::disallowed_methods, reason = "tests measure real time")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
+use support::cluster::{self, APP_PASSWORD, APP_USER};
+use support::proxy::{Proxy, ProxySpec};
+use support::script::difference;
+
+static PROXY: LazyLock<Proxy> = LazyLock::new(|| ProxySpec::in_front_of(cluster::shared()).start_splitting());
+
+/// Where the drivers are; installs them first if need be.
+static DRIVERS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let script = here().join("setup.sh");
+    let status = Command::new("sh").arg(&script).stdin(Stdio::null()).status().expect("sh exists");
+    assert!(status.success(), "{} failed", script.display());
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    target.join("drivers")
+});
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drivers")
+}
+
+fn left_out(driver: &str) -> bool {
+    std::env::var("PGREGENT_TEST_WITHOUT").is_ok_and(|names| names.split(',').any(|name| name.trim() == driver))
+}
+
+/// A program told by libpq's environment where to connect.
+fn client_program(program: impl AsRef<std::ffi::OsStr>, port: u16) -> Command {
+    let mut command = Command::new(program);
+    command
+        .envs([("PGHOST", "127.0.0.1"), ("PGUSER", APP_USER), ("PGPASSWORD", APP_PASSWORD), ("PGDATABASE", APP_USER)])
+        .env("PGPORT", port.to_string())
+        .env("PGCONNECT_TIMEOUT", "20")
+        .stdin(Stdio::null());
+    command
+}
+
+fn finished(command: &mut Command) -> Output {
+    // `timeout` turns a hang into a failure with the output so far.
+    let mut limited = Command::new("timeout");
+    limited.args(["--kill-after=5", "240"]).arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        limited.env(name, value.unwrap_or_default());
+    }
+    let output = limited.output().unwrap();
+    let [out, errors] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    assert!(output.status.success(), "{command:?}: {}\n{out}\n{errors}", output.status);
+    output
+}
+
+/// What of a program's output is compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Results.
+    Stdout,
+    /// Results, then errors and notices (psql; other programs warn there about themselves).
+    StdoutAndStderr,
+}
+
+/// Runs the same program directly and through the proxy; `make` is told port and suffix for names.
+fn compare(heard: Heard, make: impl Fn(u16, &str) -> Command) {
+    let lines = |port: u16, suffix: &str| -> Vec<String> {
+        let output = finished(&mut make(port, suffix));
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if heard == Heard::StdoutAndStderr {
+            text.push_str(&String::from_utf8_lossy(&output.stderr));
+        }
+        text.lines().map(|line| line.replace(suffix, "suffix")).collect()
+    };
+    let (expected, found) = (lines(cluster::shared().primary(), "plain"), lines(PROXY.port, "proxy"));
+    assert!(expected.len() > 5, "the program said nearly nothing: {expected:?}");
+    PROXY.assert_no_panic();
+    if let Some(difference) = difference(&expected, &found) {
+        panic!("(- directly, + through the proxy):\n{difference}\n{}", PROXY.log());
+    }
+}
+
+#[test]
+fn psql() {
+    compare(Heard::StdoutAndStderr, |port, suffix| {
+        let mut command = client_program("psql", port);
+        command.args(["-X", "-a", "-v", &format!("t=psql_{suffix}"), "-f"]).arg(here().join("psql.sql"));
+        command
+    });
+}
+
+#[test]
+fn psycopg() {
+    if left_out("psycopg") {
+        return;
+    }
+    compare(Heard::Stdout, |port, suffix| {
+        let mut command = client_program(DRIVERS.join("python/bin/python"), port);
+        command.arg(here().join("psycopg3.py")).arg(suffix);
+        command
+    });
+}
+
+#[test]
+fn node_postgres() {
+    if left_out("node") {
+        return;
+    }
+    compare(Heard::Stdout, |port, suffix| {
+        let mut command = client_program("node", port);
+        command.env("NODE_PATH", DRIVERS.join("node/node_modules")).env("NODE_NO_WARNINGS", "1");
+        command.arg(here().join("node-postgres.cjs")).arg(suffix);
+        command
+    });
+}
+
+#[test]
+fn pgjdbc() {
+    if left_out("jdbc") {
+        return;
+    }
+    compare(Heard::Stdout, |port, suffix| {
+        let mut command = client_program("java", port);
+        command.arg("-cp").arg(DRIVERS.join("java/postgresql.jar")).arg(here().join("Jdbc.java")).arg(suffix);
+        command
+    });
+}
+
+#[test]
+fn pgbench() {
+    let bench = |arguments: &[&str]| {
+        let output = finished(client_program(cluster::bin_directory().join("pgbench"), PROXY.port).args(arguments));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    bench(&["--initialize", "--scale=1", "--quiet"]);
+    for protocol in ["simple", "extended", "prepared"] {
+        let protocol = format!("--protocol={protocol}");
+        let report = bench(&["-n", "-S", "-c", "8", "-t", "200", &protocol]);
+        assert!(report.contains("number of transactions actually processed: 1600/1600"), "{report}");
+        let report = bench(&["-n", "-c", "8", "-t", "40", &protocol]);
+        assert!(report.contains("number of transactions actually processed: 320/320"), "{report}");
+    }
+    // Every transaction adds one number to four tables: the sums agree, and none is missing or doubled.
+    let mut direct = cluster::shared().superuser("app");
+    let sums = direct.value(
+        "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history)
+            AND (SELECT sum(tbalance) FROM pgbench_tellers) = (SELECT sum(delta) FROM pgbench_history)
+            AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(delta) FROM pgbench_history)",
+    );
+    assert_eq!(sums, "t");
+    assert_eq!(direct.value("SELECT count(*) FROM pgbench_history"), "960");
+    PROXY.assert_no_panic();
+}

@@ -1,0 +1,45 @@
+//! What the tests that need sockets share: clusters, proxies, raw clients, scripted faults.
+//!
+//! Invariants: free loopback ports only; every process and directory is watched by a guardian that
+//! cleans up when the test process ends, however it ends. Absent on purpose: assertions about the
+//! proxy's behaviour; those live in the tests.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod bystander;
+pub mod cluster;
+pub mod fakenode;
+pub mod guard;
+pub mod message;
+pub mod proxy;
+pub mod rawclient;
+pub mod scram;
+pub mod script;
+
+use std::collections::HashSet;
+use std::net::TcpListener;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Ports already given out: two tests that ask at once must not get the same one.
+static PORTS_GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+
+/// A loopback port that was free a moment ago and was not given to another test of this process.
+pub fn free_port() -> u16 {
+    loop {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free loopback port");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
+        if PORTS_GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return port;
+        }
+    }
+}
+
+/// Asks until the answer is yes; fails the test after `limit`.
+pub fn wait_for(what: &str, limit: Duration, mut asked: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !asked() {
+        assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,143 @@
+//! From the first byte to the first `ReadyForQuery`, and the last message: encryption requests,
+//! versions, parameters, logins, Terminate.
+//!
+//! What the proxy may answer differently from PostgreSQL 15 (it knows protocol 3.2) is asserted; all
+//! else is compared. Absent on purpose: TLS itself.
+
+use crate::support::cluster::{self, APP_PASSWORD, app_login};
+use crate::support::message::*;
+use crate::support::proxy::ProxySpec;
+use crate::support::rawclient::{Gone, Login, RawClient};
+use crate::{CHOPPED_CLIENT, PROXY};
+
+/// The greeting as comparable lines; parameters come in any order.
+fn greeting(client: &RawClient) -> Vec<String> {
+    let mut lines: Vec<String> = client.greeting.iter().filter(|m| m.tag != b'R').map(Message::describe).collect();
+    lines.sort();
+    lines
+}
+
+fn refusal(port: u16, login: &Login) -> String {
+    match RawClient::login(port, login) {
+        Err(Gone::Refused(fields)) => format!("{} {} {}", fields.severity(), fields.sqlstate(), fields.message()),
+        Err(gone) => format!("{gone:?}"),
+        Ok(_) => "logged in".to_owned(),
+    }
+}
+
+#[test]
+fn encryption_is_declined_and_the_login_goes_on() {
+    for port in [PROXY.port, CHOPPED_CLIENT.port] {
+        let requests: [&[u32]; 4] =
+            [&[SSL_REQUEST], &[GSSENC_REQUEST], &[SSL_REQUEST, GSSENC_REQUEST], &[GSSENC_REQUEST, SSL_REQUEST]];
+        for codes in requests {
+            let mut client = RawClient::tcp(port);
+            for code in codes {
+                client.send(&untagged(*code, &[])).unwrap();
+                assert_eq!(client.read_byte(), Ok(b'N'));
+            }
+            client.send(&app_login().packet()).unwrap();
+            client.authenticate(&app_login()).unwrap();
+            assert_eq!(client.value("SELECT 1"), "1");
+        }
+    }
+}
+
+#[test]
+fn greetings_agree() {
+    let logins = [
+        app_login(),
+        app_login().with("application_name", "greeting"),
+        app_login().with("client_encoding", "LATIN1").with("DateStyle", "German, DMY").with("TimeZone", "Asia/Tokyo"),
+        app_login().with("options", "-c work_mem=5MB -c intervalstyle=iso_8601"),
+        app_login().with("extra_float_digits", "3").with("search_path", "pg_catalog"),
+    ];
+    let questions = "SELECT current_setting('application_name'), current_setting('client_encoding'), \
+                     current_setting('DateStyle'), current_setting('TimeZone'), current_setting('work_mem'), \
+                     current_setting('intervalstyle'), current_setting('extra_float_digits'), current_setting('search_path')";
+    for login in logins {
+        let mut direct = RawClient::login(cluster::shared().primary(), &login).unwrap();
+        let mut proxied = RawClient::login(PROXY.port, &login).unwrap_or_else(|gone| panic!("{login:?}: {gone:?}"));
+        assert_eq!(greeting(&direct), greeting(&proxied), "{login:?}");
+        // Several times: each may run on another backend.
+        for _ in 0..6 {
+            assert_eq!(direct.simple(questions), proxied.simple(questions), "{login:?}");
+        }
+    }
+}
+
+#[test]
+fn refusals_agree() {
+    let login = |user: &str, password: &str, database: &str| Login::new(user, password, database);
+    let logins = [
+        login("app", "wrong", "app"),
+        login("nobody_knows_me", "x", "app"),
+        login("app", APP_PASSWORD, "no_such_database"),
+        login("app", "", "app"),
+        app_login().with("no_such_parameter", "1"),
+        app_login().with("client_encoding", "no such encoding"),
+    ];
+    for login in logins {
+        let (direct, proxied) = (refusal(cluster::shared().primary(), &login), refusal(PROXY.port, &login));
+        assert_eq!(direct, proxied, "{login:?}");
+        assert!(direct.starts_with("FATAL"), "{direct}");
+    }
+}
+
+#[test]
+fn protocol_versions() {
+    let mut newer = app_login();
+    newer.protocol = PROTOCOL_3_2;
+    let mut client = RawClient::login(PROXY.port, &newer).unwrap();
+    assert!(!client.greeting.iter().any(|message| message.tag == b'v'), "3.2 needs no negotiation");
+    assert!((4..=256).contains(&client.cancel_key.1.len()));
+    assert_eq!(client.value("SELECT 1"), "1");
+
+    // An unknown minor version and unknown protocol options: negotiated down, the options named.
+    let mut newest = app_login().with("_pq_.fancy", "1").with("_pq_.plain", "0");
+    newest.protocol = 3 << 16 | 9999;
+    let mut client = RawClient::login(PROXY.port, &newest).unwrap();
+    let negotiation = client.greeting.iter().find(|message| message.tag == b'v').expect("NegotiateProtocolVersion");
+    let (version, rest) = negotiation.body.split_at(4);
+    assert!([PROTOCOL_3_0, PROTOCOL_3_2].contains(&u32::from_be_bytes(version.try_into().unwrap())));
+    assert_eq!(rest, b"\0\0\0\x02_pq_.fancy\0_pq_.plain\0");
+    assert_eq!(client.value("SELECT 1"), "1");
+
+    for version in [2 << 16, 4 << 16, 1] {
+        let mut other = app_login();
+        other.protocol = version;
+        assert!(refusal(PROXY.port, &other).starts_with("FATAL 0A000"), "{version:#x}");
+    }
+}
+
+#[test]
+fn every_login_method() {
+    for method in ["trust", "password", "md5", "scram-sha-256"] {
+        let spec = ProxySpec::in_front_of(cluster::shared()).set("auth.method", &format!("{method:?}"));
+        let proxy = spec.start_ready();
+        let mut client = proxy.client();
+        assert_eq!(client.value("SELECT current_user"), "app", "{method}");
+        let wrong = refusal(proxy.port, &Login::new("app", "wrong", "app"));
+        if method == "trust" {
+            assert_eq!(wrong, "logged in");
+        } else {
+            assert_eq!(wrong, "FATAL 28P01 password authentication failed for user \"app\"", "{method}");
+        }
+        // A role that the nodes know by an md5 secret.
+        let mut client = RawClient::login(proxy.port, &Login::new("app_md5", APP_PASSWORD, "app")).unwrap();
+        assert_eq!(client.value("SELECT current_user"), "app_md5", "{method}");
+    }
+}
+
+#[test]
+fn terminate_closes_at_once() {
+    for before in [&b""[..], &query("BEGIN"), &query("SELECT 1")] {
+        let mut client = PROXY.client();
+        if !before.is_empty() {
+            client.send(before).unwrap();
+            client.answer().unwrap();
+        }
+        client.send(&terminate()).unwrap();
+        assert_eq!(client.read_to_end(), Ok(Vec::new()));
+    }
+}
