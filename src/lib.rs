@@ -47,5 +47,7 @@ pub mod session;
 
 pub mod admin;
 
+pub mod app;
 pub mod ctl;
 pub mod demo;
+pub mod serve;

@@ -1,0 +1,418 @@
+//! The composition root: start, reload, drain.
+//!
+//! Invariants: sockets are bound before anything else starts, so that a wrong address is said at once;
+//! the control plane has its own thread; the order of stopping is written in one function. Absent on
+//! purpose: rules of any kind.
+
+use crate::admin::{AdminDeps, NodeAddress, Phase, Readiness};
+use crate::auth::{AuthQuery, Candidates, SecretSource, Secrets};
+use crate::backend::{StatementTable, Target};
+use crate::client::{AuthDeps, CancelRegistry, Signal};
+use crate::clock::Clock;
+use crate::config::{Config, Report};
+use crate::failover::controller::{ControlDeps, ControlHandle, ControlMetrics, ControlThread, spawn};
+use crate::failover::{Machine, Policy};
+use crate::ids::NodeId;
+use crate::metrics::Metrics;
+use crate::net::{Listener, bind};
+use crate::pool::{PoolDeps, PoolNode, PoolSet};
+use crate::route::Reason;
+use crate::serve::{Admission, Server, accept};
+use crate::session::{Greetings, SessionDeps, Tunables};
+use crate::topology::{
+    FactReceiver, FactSender, Role, Topology, TopologyPublisher, TopologyReader, fact_channel, topology_channel,
+};
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// After the drain: how long sessions may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Runs the proxy until it is told to stop.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(path: &Path, config: Config) -> Result<()> {
+    let config = Arc::new(config);
+    raise_descriptor_limit();
+    let runtime = data_runtime(&config)?;
+    runtime.block_on(async {
+        let app = App::start(path.to_owned(), config)?;
+        app.serve().await
+    })
+}
+
+fn data_runtime(config: &Config) -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().thread_name("pgregent-data");
+    if config.server.workers > 0 {
+        builder.worker_threads(config.server.workers);
+    }
+    builder.build().context("the data plane's threads could not be started")
+}
+
+/// Each client and each backend costs descriptors; the soft limit is often only 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+/// Everything that runs.
+struct App {
+    path: PathBuf,
+    config: Arc<Config>,
+    server: Arc<Server>,
+    listeners: Vec<Listener>,
+    control: ControlThread,
+    readiness: Readiness,
+    stop_admin: CancellationToken,
+    generation: u64,
+}
+
+impl App {
+    fn start(path: PathBuf, config: Arc<Config>) -> Result<Self> {
+        let listeners = listen(&config)?;
+        let admin = admin_listener(&config)?;
+        let names: Vec<Arc<str>> = config.nodes.iter().map(|node| Arc::clone(&node.name)).collect();
+        let reasons: Vec<&'static str> = Reason::ALL.iter().map(|reason| reason.label()).collect();
+        let metrics = Metrics::new(&names, &reasons);
+        count_panics(&metrics);
+        let clock = Clock::machine();
+        let (publisher, topology) = topology_channel(Topology::starting(&names));
+        let (facts, fact_receiver) = fact_channel();
+        let server = make_server(&config, &clock, &metrics, &topology, &facts)?;
+        let readiness = Readiness::new();
+        let stop_admin = CancellationToken::new();
+        let admin = admin.map(|listener| AdminParts {
+            listener,
+            server: Arc::clone(&server),
+            readiness: readiness.clone(),
+            stop: stop_admin.clone(),
+            config: Arc::clone(&config),
+        });
+        let control = start_control(&config, &clock, &metrics, publisher, fact_receiver, admin)?;
+        Ok(Self { path, config, server, listeners, control, readiness, stop_admin, generation: 0 })
+    }
+
+    async fn serve(mut self) -> Result<()> {
+        let accepting = TaskTracker::new();
+        let stop_accepting = CancellationToken::new();
+        for listener in std::mem::take(&mut self.listeners) {
+            let address = listener.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
+            tracing::info!(%address, "listening");
+            accepting.spawn(accept(Arc::clone(&self.server), listener, stop_accepting.clone()));
+        }
+        self.readiness.set(Phase::Serving);
+        let mut signals = Signals::new()?;
+        loop {
+            match signals.next().await {
+                Asked::Reload => self.reload(),
+                Asked::Stop => break,
+            }
+        }
+        stop_accepting.cancel();
+        accepting.close();
+        accepting.wait().await;
+        self.stop(&mut signals).await;
+        Ok(())
+    }
+
+    /// The order of stopping: no new clients, sessions drained, pools closed, control plane, admin.
+    async fn stop(self, signals: &mut Signals) {
+        self.readiness.set(Phase::Draining);
+        tracing::info!("draining; a second signal stops at once");
+        let sessions = &self.server.tracker;
+        sessions.close();
+        self.signal_sessions(Signal::Drain);
+        let drained = tokio::select! {
+            () = sessions.wait() => true,
+            () = tokio::time::sleep(self.server.config.load().drain_timeout) => false,
+            () = signals.stop() => false,
+        };
+        if !drained {
+            self.signal_sessions(Signal::Kill);
+            if tokio::time::timeout(GOODBYE, sessions.wait()).await.is_err() {
+                tracing::warn!(connections = sessions.len(), "stopping although connections are open");
+            }
+        }
+        self.server.deps.pools.close().await;
+        self.stop_admin.cancel();
+        if tokio::task::spawn_blocking(|| self.control.stop()).await.is_err() {
+            tracing::error!("the control plane did not stop cleanly");
+        }
+        tracing::info!("stopped");
+    }
+
+    fn signal_sessions(&self, signal: Signal) {
+        for handle in self.server.deps.registry.sessions() {
+            handle.signal(signal);
+        }
+    }
+
+    fn reload(&mut self) {
+        let report = Report::of_file(&self.path);
+        let next = match report.into_result() {
+            Ok(next) => Arc::new(next),
+            Err(problems) => return tracing::error!("the config was not reloaded:\n{problems}"),
+        };
+        let changes = self.config.changes(&next);
+        if changes.is_empty() {
+            return tracing::info!("reloaded: nothing changed");
+        }
+        for change in &changes {
+            let when = if change.reloadable { "applied" } else { "needs a restart" };
+            tracing::info!("{change}: {when}");
+        }
+        let auth = match auth_deps(&next, &self.server.deps.clock, &self.server.deps.topology) {
+            Ok(auth) => auth,
+            Err(error) => return tracing::error!("the config was not reloaded: {error:#}"),
+        };
+        self.generation += 1;
+        self.server.auth.store(Arc::new(auth));
+        self.server.config.store(Arc::new(next.server.clone()));
+        let running: Vec<usize> = self.config.nodes.iter().map(|node| node.budget).collect();
+        self.server.deps.pools.reconfigure(next.pool.clone(), &running);
+        // Nodes are not reloaded: their weights stay those of the running list.
+        let mut tunables = Tunables::new(&next, self.generation);
+        tunables.weights = self.config.nodes.iter().map(|node| node.weight).collect();
+        self.server.deps.tunables.store(Arc::new(tunables));
+        let mut running = (*next).clone();
+        running.nodes.clone_from(&self.config.nodes);
+        running.cluster = self.config.cluster.clone();
+        running.admin = self.config.admin.clone();
+        running.log = self.config.log.clone();
+        self.config = Arc::new(running);
+    }
+}
+
+struct Signals {
+    terminate: UnixSignal,
+    interrupt: UnixSignal,
+    reload: UnixSignal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let watch = |kind| signal(kind).context("signals cannot be watched");
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+            reload: watch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.reload.recv() => Asked::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
+    }
+}
+
+/// What the operating system asks of us.
+#[derive(PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Reload,
+}
+
+fn listen(config: &Config) -> Result<Vec<Listener>> {
+    let bound = |address: &std::net::SocketAddr| {
+        bind(*address).with_context(|| format!("[server] listen: cannot listen on {address}"))
+    };
+    config.server.listen.iter().map(bound).collect()
+}
+
+fn admin_listener(config: &Config) -> Result<Option<std::net::TcpListener>> {
+    let Some(address) = config.admin.listen else { return Ok(None) };
+    let listener =
+        std::net::TcpListener::bind(address).with_context(|| format!("[admin] listen: cannot listen on {address}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(Some(listener))
+}
+
+fn count_panics(metrics: &Arc<Metrics>) {
+    let metrics = Arc::clone(metrics);
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        metrics.process.panics.inc();
+        before(info);
+    }));
+}
+
+fn make_server(
+    config: &Arc<Config>,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+    topology: &TopologyReader,
+    facts: &FactSender,
+) -> Result<Arc<Server>> {
+    let nodes = config.nodes.iter().map(|node| PoolNode {
+        name: Arc::clone(&node.name),
+        target: Target { host: node.host.as_str().into(), port: node.port },
+        budget: node.budget,
+    });
+    let pools = PoolSet::start(PoolDeps {
+        nodes: nodes.collect(),
+        config: config.pool.clone(),
+        clock: clock.clone(),
+        metrics: Arc::clone(metrics),
+        facts: facts.clone(),
+        topology: topology.clone(),
+    });
+    let deps = SessionDeps {
+        pools,
+        topology: topology.clone(),
+        facts: facts.clone(),
+        metrics: Arc::clone(metrics),
+        clock: clock.clone(),
+        statements: StatementTable::default(),
+        registry: Arc::new(CancelRegistry::default()),
+        greetings: Greetings::default(),
+        tunables: ArcSwap::from_pointee(Tunables::new(config, 0)),
+        load: config.nodes.iter().map(|_| AtomicUsize::new(0)).collect(),
+        classifier_seed: rand::random(),
+    };
+    Ok(Arc::new(Server {
+        deps: Arc::new(deps),
+        auth: ArcSwap::from_pointee(auth_deps(config, clock, topology)?),
+        config: ArcSwap::from_pointee(config.server.clone()),
+        admission: Admission::default(),
+        tracker: TaskTracker::new(),
+    }))
+}
+
+fn auth_deps(config: &Arc<Config>, clock: &Clock, topology: &TopologyReader) -> Result<AuthDeps> {
+    let secrets =
+        Secrets::from_config(&config.auth).map_err(|problems| anyhow::anyhow!("[auth]: {}", problems.join("; ")))?;
+    let query = AuthQuery::new(&config.auth, candidates(config, topology));
+    Ok(AuthDeps {
+        method: config.auth.method,
+        secrets: SecretSource::new(secrets, query),
+        mock_seed: rand::random(),
+        clock: clock.clone(),
+    })
+}
+
+/// Where `auth_query` may run: the primary first, then any node that takes reads, then any.
+fn candidates(config: &Arc<Config>, topology: &TopologyReader) -> Candidates {
+    let (config, topology) = (Arc::clone(config), topology.clone());
+    Arc::new(move || {
+        let snapshot = topology.load();
+        let rank = |index: usize| match snapshot.nodes.get(index) {
+            Some(view) if view.role == Role::Primary => 0,
+            Some(view) if view.accepts_reads => 1,
+            _ => 2,
+        };
+        let mut order: Vec<usize> = (0..config.nodes.len()).collect();
+        order.sort_by_key(|index| rank(*index));
+        order.into_iter().map(|index| (config.nodes[index].host.clone(), config.nodes[index].port)).collect()
+    })
+}
+
+struct AdminParts {
+    listener: std::net::TcpListener,
+    server: Arc<Server>,
+    readiness: Readiness,
+    stop: CancellationToken,
+    config: Arc<Config>,
+}
+
+fn start_control(
+    config: &Arc<Config>,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+    publisher: TopologyPublisher,
+    facts: FactReceiver,
+    admin: Option<AdminParts>,
+) -> Result<ControlThread> {
+    let services = move |handle: ControlHandle| -> Vec<BoxFuture<'static, ()>> {
+        admin.map(|parts| Box::pin(serve_admin(parts, handle)) as BoxFuture<'static, ()>).into_iter().collect()
+    };
+    let deps = ControlDeps {
+        config: Arc::clone(config),
+        clock: clock.clone(),
+        publisher,
+        facts,
+        metrics: Arc::new(Counted(Arc::clone(metrics))),
+        services: Box::new(services),
+    };
+    let machine = Machine::new(Policy::from_config(config), clock.now());
+    spawn(deps, machine).context("the control plane could not be started")
+}
+
+async fn serve_admin(parts: AdminParts, handle: ControlHandle) {
+    let listener = match tokio::net::TcpListener::from_std(parts.listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "the admin port cannot be served"),
+    };
+    let deps = Arc::clone(&parts.server.deps);
+    let facts = deps.facts.clone();
+    let addresses = parts.config.nodes.iter();
+    let admin = AdminDeps {
+        cluster: parts.config.cluster.name.as_str().into(),
+        metrics: Arc::clone(&deps.metrics),
+        before_scrape: Box::new(move |metrics| metrics.control.facts_dropped(facts.dropped())),
+        topology: deps.topology.clone(),
+        status: Box::new(move || serde_json::to_value(&**handle.status().borrow()).unwrap_or_default()),
+        pools: pools_json(&deps, &parts.config),
+        readiness: parts.readiness,
+        nodes: addresses
+            .map(|node| NodeAddress { name: Arc::clone(&node.name), address: format!("{}:{}", node.host, node.port) })
+            .collect(),
+        clock: deps.clock.clone(),
+    };
+    crate::admin::serve(listener, admin, parts.stop).await;
+}
+
+fn pools_json(deps: &Arc<SessionDeps>, config: &Arc<Config>) -> Box<dyn Fn() -> serde_json::Value + Send + Sync> {
+    let (deps, config) = (Arc::clone(deps), Arc::clone(config));
+    Box::new(move || {
+        let pools = deps.pools.stats().into_iter().map(|(key, stats)| {
+            serde_json::json!({
+                "node": &*config.nodes[key.node.index()].name, "database": &*key.database, "user": &*key.user,
+                "idle": stats.idle, "active": stats.active, "connecting": stats.connecting, "waiting": stats.waiting,
+            })
+        });
+        serde_json::json!({ "pools": pools.collect::<Vec<_>>() })
+    })
+}
+
+/// The control plane's counters.
+struct Counted(Arc<Metrics>);
+
+impl ControlMetrics for Counted {
+    fn probed(&self, node: NodeId, outcome: &'static str, took: Duration) {
+        let metrics = self.0.node(node);
+        metrics.probes.inc(outcome);
+        metrics.probe_seconds.observe(took.as_secs_f64());
+    }
+
+    fn acted(&self, kind: &'static str, succeeded: bool, took: Duration) {
+        if kind == "promote" {
+            self.0.control.failovers.inc(if succeeded { "ok" } else { "failed" });
+            self.0.control.failover_seconds.observe(took.as_secs_f64());
+        }
+    }
+
+    fn noticed(&self, kind: &'static str) {
+        self.0.control.notices.inc(kind);
+    }
+}

@@ -1,0 +1,255 @@
+//! The accept loop, and the life of one connection as a list.
+//!
+//! Invariants: one connection's failure never ends the listener; a cancel never waits for a place;
+//! clients beyond the limit wait in a bounded queue with a deadline. Absent on purpose: what each step
+//! does (`client`, `session`).
+
+use crate::client::{
+    AuthDeps, BadOptions, EnterError, Entrance, Hello, login, receive, refuse, send_last, startup_settings,
+};
+use crate::config::ServerConfig;
+use crate::error::{Classify, ClientError, Severity, SqlState};
+use crate::metrics::client_span;
+use crate::net::{Accepted, Listener, Stream};
+use crate::session::{Identity, Session, SessionDeps};
+use crate::wire::encode;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections that may be between accept and a place, beyond the accept queue.
+const ENTERING_SLACK: usize = 1000;
+/// Bytes that a waiting client may send ahead.
+const AHEAD_MAX: usize = 64 * 1024;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Server {
+    /// For sessions.
+    pub deps: Arc<SessionDeps>,
+    /// For logins.
+    pub auth: ArcSwap<AuthDeps>,
+    /// Limits.
+    pub config: ArcSwap<ServerConfig>,
+    /// Places.
+    pub admission: Admission,
+    /// All connections' tasks.
+    pub tracker: TaskTracker,
+}
+
+/// Accepts until `stop`.
+pub async fn accept(server: Arc<Server>, listener: Listener, stop: CancellationToken) {
+    loop {
+        let failed = |error: &std::io::Error| {
+            server.deps.metrics.clients.accept_errors.inc();
+            tracing::warn!(%error, "a connection could not be accepted");
+        };
+        let Accepted { stream, peer } = tokio::select! {
+            accepted = listener.accept(failed) => accepted,
+            () = stop.cancelled() => return,
+        };
+        server.deps.metrics.clients.connections.inc();
+        let served = Arc::clone(&server);
+        server.tracker.spawn(async move { served.serve(stream, peer).await });
+    }
+}
+
+impl Server {
+    /// The life of one connection.
+    async fn serve(self: Arc<Self>, mut stream: Stream, peer: SocketAddr) {
+        // Boxed: the login's memory is gone once the session runs.
+        let entered = match Box::pin(self.enter(&mut stream, peer)).await {
+            Ok(Some(entered)) => entered,
+            Ok(None) => return,
+            Err(error) => return self.turn_away(&mut stream, peer, &error).await,
+        };
+        let Entered { hello, startup, permit } = entered;
+        let identity = Identity { user: Arc::clone(&hello.user), database: Arc::clone(&hello.database) };
+        let handle = self.deps.registry.register(hello.version);
+        drop(hello.parameters);
+        let begun = Box::pin(Session::begin(Arc::clone(&self.deps), identity.clone(), startup, handle, stream)).await;
+        let session = match begun {
+            Ok(session) => session,
+            Err((error, mut stream)) => {
+                self.deps.metrics.client_error(&error);
+                self.deps.metrics.clients.logins.inc(error.label());
+                client_span(&peer, &identity.user, &identity.database)
+                    .in_scope(|| tracing::info!("login refused: {error}"));
+                let mut out = Vec::new();
+                encode::error(&mut out, &ClientError { severity: Severity::Fatal, ..error.client() });
+                return send_last(&mut stream, &out).await;
+            }
+        };
+        self.deps.metrics.clients.logins.inc("ok");
+        let counted = self.deps.metrics.clients.session();
+        let end = session.run().await;
+        drop((counted, permit));
+        client_span(&peer, &identity.user, &identity.database)
+            .in_scope(|| tracing::debug!("session ended: {}", end.label()));
+    }
+
+    /// From accept to a client that may speak.
+    async fn enter(&self, stream: &mut Stream, peer: SocketAddr) -> Result<Option<Entered>, EnterError> {
+        let config = self.config.load_full();
+        let place = self.admission.arrive(&config)?;
+        let mut input = Vec::with_capacity(512);
+        let entrance = within(config.login_timeout, receive(stream, &mut input)).await?;
+        let hello = match entrance {
+            Entrance::Cancel { pid, secret } => {
+                let label = self.deps.registry.cancel(pid, &secret).await;
+                self.deps.metrics.clients.cancels.inc(label);
+                return Ok(None);
+            }
+            Entrance::Session(hello) => hello,
+        };
+        let permit = self.place(stream, &mut input, &config).await?;
+        drop(place);
+        let auth = self.auth.load_full();
+        let credential =
+            within(config.login_timeout, login(stream, &mut input, &hello, &auth)).await.inspect_err(|error| {
+                client_span(&peer, &hello.user, &hello.database).in_scope(|| tracing::info!("login failed: {error}"));
+            })?;
+        self.deps.pools.set_credential(&hello.user, credential);
+        let startup = startup_settings(&hello.parameters).map_err(|error| refused_options(&error))?;
+        if !input.is_empty() {
+            // A client that speaks before it was greeted is not one of ours to guess about.
+            return Err(EnterError::OutOfOrder(char::from(input[0])));
+        }
+        Ok(Some(Entered { hello, startup, permit }))
+    }
+
+    /// A place among the clients served, perhaps after waiting for one.
+    async fn place(
+        &self,
+        stream: &mut Stream,
+        input: &mut Vec<u8>,
+        config: &ServerConfig,
+    ) -> Result<Permit, EnterError> {
+        let mut turn = match self.admission.join(config)? {
+            Joined::Admitted(permit) => return Ok(permit),
+            Joined::Queued(turn) => turn,
+        };
+        let _waiting = self.deps.metrics.clients.waiting();
+        let deadline = tokio::time::sleep(config.accept_queue_timeout);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                biased;
+                permit = &mut turn => return permit.map_err(|_| EnterError::TooMany),
+                () = &mut deadline => return Err(EnterError::TooMany),
+                read = stream.read_more(input), if input.len() < AHEAD_MAX => read?,
+            }
+        }
+    }
+
+    async fn turn_away(&self, stream: &mut Stream, peer: SocketAddr, error: &EnterError) {
+        self.deps.metrics.client_error(error);
+        self.deps.metrics.clients.logins.inc(error.label());
+        tracing::debug!(client = %peer, "connection refused: {error}");
+        refuse(stream, error).await;
+    }
+}
+
+struct Entered {
+    hello: Hello,
+    startup: crate::backend::Settings,
+    permit: Permit,
+}
+
+fn refused_options(error: &BadOptions) -> EnterError {
+    EnterError::Refused(Box::new(ClientError::fatal(SqlState("42601"), error.to_string())))
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, EnterError>>) -> Result<T, EnterError> {
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(EnterError::TimedOut))
+}
+
+/// Places for clients: so many are served, so many more may wait.
+#[derive(Clone, Debug, Default)]
+pub struct Admission {
+    state: Arc<Mutex<Places>>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    served: usize,
+    entering: usize,
+    limit: usize,
+    queue: VecDeque<oneshot::Sender<Permit>>,
+}
+
+enum Joined {
+    Admitted(Permit),
+    Queued(oneshot::Receiver<Permit>),
+}
+
+/// A place; dropping it gives it to the next in the queue.
+#[derive(Debug)]
+pub struct Permit {
+    state: Arc<Mutex<Places>>,
+}
+
+/// A connection that has not yet said what it wants.
+struct Entering {
+    state: Arc<Mutex<Places>>,
+}
+
+impl Admission {
+    fn arrive(&self, config: &ServerConfig) -> Result<Entering, EnterError> {
+        let mut places = self.state.lock();
+        places.limit = config.max_client_connections;
+        if places.entering >= config.accept_queue + ENTERING_SLACK {
+            return Err(EnterError::TooMany);
+        }
+        places.entering += 1;
+        Ok(Entering { state: Arc::clone(&self.state) })
+    }
+
+    fn join(&self, config: &ServerConfig) -> Result<Joined, EnterError> {
+        let mut places = self.state.lock();
+        places.limit = config.max_client_connections;
+        if places.served < places.limit && places.queue.is_empty() {
+            places.served += 1;
+            return Ok(Joined::Admitted(Permit { state: Arc::clone(&self.state) }));
+        }
+        places.queue.retain(|turn| !turn.is_closed());
+        if places.queue.len() >= config.accept_queue {
+            return Err(EnterError::TooMany);
+        }
+        let (turn, wait) = oneshot::channel();
+        places.queue.push_back(turn);
+        Ok(Joined::Queued(wait))
+    }
+}
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        self.state.lock().entering -= 1;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let next = {
+            let mut places = self.state.lock();
+            places.served -= 1;
+            let next = if places.served < places.limit { pop_live(&mut places.queue) } else { None };
+            places.served += usize::from(next.is_some());
+            next
+        };
+        if let Some(turn) = next {
+            // A client that left meanwhile drops the permit with the channel, which passes it on.
+            drop(turn.send(Permit { state: Arc::clone(&self.state) }));
+        }
+    }
+}
+
+fn pop_live(queue: &mut VecDeque<oneshot::Sender<Permit>>) -> Option<oneshot::Sender<Permit>> {
+    std::iter::from_fn(|| queue.pop_front()).find(|turn| !turn.is_closed())
+}
