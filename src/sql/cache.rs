@@ -54,13 +54,7 @@ pub(super) struct ClassCache {
 impl ClassCache {
     /// `seed` should differ between processes, so that nobody outside can choose shapes that share a bucket.
     pub fn new(seed: u64) -> Self {
-        Self {
-            hasher: FixedState::with_seed(seed),
-            index: HashTable::new(),
-            entries: Vec::new(),
-            bytes: 0,
-            hand: 0,
-        }
+        Self { hasher: FixedState::with_seed(seed), index: HashTable::new(), entries: Vec::new(), bytes: 0, hand: 0 }
     }
 
     fn hash(&self, shape: &[u8]) -> u64 {

@@ -224,8 +224,8 @@ fn rough_pins(text: &[u8]) -> Pins {
 }
 
 fn leaves_nothing_plainly(text: &[u8]) -> bool {
-    let is_single = memchr(b';', text)
-        .is_none_or(|at| text[at..].iter().all(|byte| *byte == b';' || byte.is_ascii_whitespace()));
+    let is_single =
+        memchr(b';', text).is_none_or(|at| text[at..].iter().all(|byte| *byte == b';' || byte.is_ascii_whitespace()));
     let mentions = |word: &str| {
         memmem::find(text, word.as_bytes()).is_some()
             || memmem::find(text, word.to_ascii_uppercase().as_bytes()).is_some()

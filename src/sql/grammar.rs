@@ -60,6 +60,12 @@ pub(super) fn parse(text: &str, strings: StringSyntax) -> Result<Vec<RawStmt>, N
     }
 }
 
+/// Keeps the C library to the caller: its scanner plays the same trick as its parser.
+#[cfg(test)]
+pub(super) fn alone() -> parking_lot::MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock()
+}
+
 /// The C parser's two ways to say that a text nests too deeply.
 fn is_depth_message(message: &str) -> bool {
     message.contains("stack depth") || message.contains("memory exhausted")

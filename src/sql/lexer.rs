@@ -19,8 +19,7 @@ const LITERAL: u8 = 0x01;
 const HINT_PRIMARY: u8 = 0x02;
 
 /// First words of statements whose class no literal changes. COPY (file names) and EXPLAIN (options) are not among them.
-const LITERAL_FREE: [&[u8]; 8] =
-    [b"select", b"insert", b"update", b"delete", b"with", b"values", b"table", b"merge"];
+const LITERAL_FREE: [&[u8]; 8] = [b"select", b"insert", b"update", b"delete", b"with", b"values", b"table", b"merge"];
 
 /// Its third argument decides what it leaves behind.
 const SET_CONFIG: &[u8] = b"set_config";
@@ -142,6 +141,8 @@ impl<'t> Lexer<'t> {
                 Class::Quote => (Kind::Literal, self.string(start + 1)?),
                 Class::DoubleQuote => (Kind::QuotedWord, self.quoted(start + 1, b'"')?),
                 Class::Dollar => (Kind::Literal, self.dollar(start)?),
+                // Only PL/pgSQL knows it, and `1..2` would be split in two ways.
+                Class::Dot if second == Some(b'.') => return Err(Unlexable),
                 Class::Dot if second.is_some_and(|b| b.is_ascii_digit()) => (Kind::Literal, self.number(start)?),
                 Class::Dash if second == Some(b'-') => {
                     self.pos = self.line_end(start);

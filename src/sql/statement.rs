@@ -240,11 +240,7 @@ fn discarded(discard: &DiscardStmt) -> Change {
 }
 
 /// A statement that creates a relation and runs nothing.
-fn created(
-    statement: &NodeEnum,
-    relation: Option<&pg_query::protobuf::RangeVar>,
-    lists: &FunctionLists,
-) -> Verdict {
+fn created(statement: &NodeEnum, relation: Option<&pg_query::protobuf::RangeVar>, lists: &FunctionLists) -> Verdict {
     let mut walk = Walk::new(lists);
     walk.created(relation);
     let mut verdict = Verdict::write(statement);

@@ -146,7 +146,8 @@ impl<'l> Walk<'l> {
         if !locking_clause.is_empty() {
             self.object(Why::Locking);
         }
-        for list in [distinct_clause, target_list, from_clause, group_clause, window_clause, values_lists, sort_clause] {
+        for list in [distinct_clause, target_list, from_clause, group_clause, window_clause, values_lists, sort_clause]
+        {
             self.nodes(list);
         }
         for expression in [where_clause, having_clause, limit_offset, limit_count] {
@@ -251,7 +252,8 @@ impl<'l> Walk<'l> {
     }
 
     pub fn relation(&mut self, relation: &RangeVar) {
-        let RangeVar { catalogname: _, schemaname, relname, inh: _, relpersistence: _, alias: _, location: _ } = relation;
+        let RangeVar { catalogname: _, schemaname, relname, inh: _, relpersistence: _, alias: _, location: _ } =
+            relation;
         if is_temp_schema(schemaname) || is_node_local(relname) {
             self.object(Why::Relation(dotted(schemaname, relname)));
         }
@@ -386,8 +388,15 @@ impl<'l> Walk<'l> {
     }
 
     fn table_function_column(&mut self, column: &RangeTableFuncCol) {
-        let RangeTableFuncCol { colname: _, type_name, for_ordinality: _, is_not_null: _, colexpr, coldefexpr, location: _ } =
-            column;
+        let RangeTableFuncCol {
+            colname: _,
+            type_name,
+            for_ordinality: _,
+            is_not_null: _,
+            colexpr,
+            coldefexpr,
+            location: _,
+        } = column;
         if let Some(name) = type_name {
             self.type_name(name);
         }

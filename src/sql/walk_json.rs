@@ -5,8 +5,8 @@
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    JsonAggConstructor, JsonArrayQueryConstructor, JsonBehavior, JsonFuncExpr, JsonIsPredicate, JsonKeyValue, JsonTable,
-    JsonTableColumn, JsonTablePathSpec, JsonValueExpr, XmlExpr, XmlSerialize,
+    JsonAggConstructor, JsonArrayQueryConstructor, JsonBehavior, JsonFuncExpr, JsonIsPredicate, JsonKeyValue,
+    JsonTable, JsonTableColumn, JsonTablePathSpec, JsonValueExpr, XmlExpr, XmlSerialize,
 };
 
 use super::class::Why;
@@ -64,7 +64,8 @@ impl Walk<'_> {
             NodeEnum::JsonObjectConstructor(object) => self.nodes(&object.exprs),
             NodeEnum::JsonArrayConstructor(array) => self.nodes(&array.exprs),
             NodeEnum::JsonArrayQueryConstructor(array) => {
-                let JsonArrayQueryConstructor { query, output: _, format: _, absent_on_null: _, location: _ } = &**array;
+                let JsonArrayQueryConstructor { query, output: _, format: _, absent_on_null: _, location: _ } =
+                    &**array;
                 self.maybe(query);
             }
             NodeEnum::JsonAggConstructor(constructor) => self.json_aggregate(constructor),
