@@ -1,0 +1,210 @@
+//! Classes by shape, so that the grammar runs once per shape.
+//!
+//! Invariants: a hit compares the whole shape, so that no two shapes can be taken for one another whatever the hash
+//! does; at most [`ENTRIES_MAX`] entries and [`BYTES_MAX`] bytes of shapes are kept, and what was not asked for since
+//! the clock's hand came by last goes first. A hit allocates nothing. One thread owns it; nothing is locked.
+//!
+//! Absent on purpose: expiry by time (no clock here), texts, and any knowledge of SQL.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use foldhash::quality::FixedState;
+use hashbrown::HashTable;
+
+use super::class::Classification;
+
+/// Most shapes that are kept, per thread.
+const ENTRIES_MAX: usize = 4096;
+/// Most bytes of shapes that are kept, per thread.
+const BYTES_MAX: usize = 4 << 20;
+/// Longer shapes are not kept, bytes; statements that keep their literals can be long and never come again.
+const SHAPE_BYTES_MAX: usize = 16 << 10;
+
+/// How a cache did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Texts whose shape was known.
+    pub hits: u64,
+    /// Texts whose shape was not, and texts that never enter (too long, not valid, ...) that were examined.
+    pub misses: u64,
+    /// Shapes kept now.
+    pub entries: usize,
+    /// Bytes of these shapes.
+    pub bytes: usize,
+}
+
+struct Entry {
+    hash: u64,
+    shape: Box<[u8]>,
+    class: Arc<Classification>,
+    /// Asked for since the hand came by.
+    recent: bool,
+}
+
+/// A bounded map from shape to class.
+pub(super) struct ClassCache {
+    hasher: FixedState,
+    index: HashTable<usize>,
+    entries: Vec<Entry>,
+    bytes: usize,
+    hand: usize,
+}
+
+impl ClassCache {
+    /// `seed` should differ between processes, so that nobody outside can choose shapes that share a bucket.
+    pub fn new(seed: u64) -> Self {
+        Self { hasher: FixedState::with_seed(seed), index: HashTable::new(), entries: Vec::new(), bytes: 0, hand: 0 }
+    }
+
+    fn hash(&self, shape: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(shape);
+        hasher.finish()
+    }
+
+    fn position(&self, hash: u64, shape: &[u8]) -> Option<usize> {
+        let same = |at: &usize| self.entries[*at].hash == hash && *self.entries[*at].shape == *shape;
+        self.index.find(hash, same).copied()
+    }
+
+    /// The class of a shape.
+    #[inline]
+    pub fn find(&mut self, shape: &[u8]) -> Option<&Arc<Classification>> {
+        let at = self.position(self.hash(shape), shape)?;
+        let entry = &mut self.entries[at];
+        entry.recent = true;
+        Some(&entry.class)
+    }
+
+    /// Remembers the class of a shape, in place of what was known about it; shapes that are too long are forgotten.
+    pub fn insert(&mut self, shape: &[u8], class: Arc<Classification>) {
+        if shape.len() > SHAPE_BYTES_MAX {
+            return;
+        }
+        let hash = self.hash(shape);
+        if let Some(at) = self.position(hash, shape) {
+            self.entries[at].class = class;
+            return;
+        }
+        while self.entries.len() >= ENTRIES_MAX || self.bytes + shape.len() > BYTES_MAX {
+            self.evict_one();
+        }
+        let at = self.entries.len();
+        self.bytes += shape.len();
+        self.entries.push(Entry { hash, shape: shape.into(), class, recent: false });
+        let entries = &self.entries;
+        self.index.insert_unique(hash, at, |at| entries[*at].hash);
+    }
+
+    /// Second chance: the hand passes recent entries once and takes the first that is not. There is one.
+    fn evict_one(&mut self) {
+        assert!(!self.entries.is_empty(), "an empty cache has room for any shape it may keep");
+        loop {
+            self.hand = if self.hand < self.entries.len() { self.hand } else { 0 };
+            if !std::mem::take(&mut self.entries[self.hand].recent) {
+                break;
+            }
+            self.hand += 1;
+        }
+        let last = self.entries.len() - 1;
+        self.unlink(self.hand);
+        if self.hand != last {
+            let hash = self.entries[last].hash;
+            if let Some(at) = self.index.find_mut(hash, |at| *at == last) {
+                *at = self.hand;
+            }
+        }
+        let gone = self.entries.swap_remove(self.hand);
+        self.bytes -= gone.shape.len();
+    }
+
+    fn unlink(&mut self, position: usize) {
+        let hash = self.entries[position].hash;
+        if let Ok(found) = self.index.find_entry(hash, |at| *at == position) {
+            found.remove();
+        }
+    }
+
+    /// Shapes kept, and their bytes.
+    pub fn size(&self) -> (usize, usize) {
+        (self.entries.len(), self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::class::{Access, Effects, TxControl, Why};
+    use super::*;
+
+    fn class(statements: u16) -> Arc<Classification> {
+        Arc::new(Classification {
+            access: Access::Read,
+            statements,
+            tx: TxControl::None,
+            effects: Effects::default(),
+            hint: None,
+            why: Why::Empty,
+        })
+    }
+
+    fn statements(cache: &mut ClassCache, shape: &[u8]) -> Option<u16> {
+        cache.find(shape).map(|class| class.statements)
+    }
+
+    #[test]
+    fn finds_what_was_inserted_last_under_a_shape() {
+        let mut cache = ClassCache::new(1);
+        assert_eq!(statements(&mut cache, b"a"), None);
+        cache.insert(b"a", class(1));
+        cache.insert(b"b", class(2));
+        cache.insert(b"a", class(3));
+        assert_eq!(statements(&mut cache, b"a"), Some(3));
+        assert_eq!(statements(&mut cache, b"b"), Some(2));
+        assert_eq!(cache.size(), (2, 2));
+    }
+
+    #[test]
+    fn stays_within_its_entries_and_keeps_what_is_used() {
+        let mut cache = ClassCache::new(2);
+        cache.insert(b"hot", class(7));
+        for round in 0..3 * ENTRIES_MAX {
+            cache.insert(format!("shape {round}").as_bytes(), class(1));
+            assert_eq!(statements(&mut cache, b"hot"), Some(7), "after {round}");
+        }
+        assert_eq!(cache.size().0, ENTRIES_MAX);
+        assert_eq!(cache.index.len(), ENTRIES_MAX);
+        let newest = format!("shape {}", 3 * ENTRIES_MAX - 1);
+        assert_eq!(statements(&mut cache, newest.as_bytes()), Some(1));
+        assert_eq!(statements(&mut cache, b"shape 0"), None);
+    }
+
+    #[test]
+    fn stays_within_its_bytes() {
+        let mut cache = ClassCache::new(3);
+        for round in 0..1000_u32 {
+            let mut shape = vec![b'x'; SHAPE_BYTES_MAX - 4];
+            shape.extend_from_slice(&round.to_le_bytes());
+            cache.insert(&shape, class(1));
+            assert_eq!(statements(&mut cache, &shape), Some(1));
+        }
+        let (entries, bytes) = cache.size();
+        assert_eq!(bytes, BYTES_MAX);
+        assert_eq!(entries, BYTES_MAX / SHAPE_BYTES_MAX);
+        cache.insert(&vec![b'y'; SHAPE_BYTES_MAX + 1], class(1));
+        assert_eq!(cache.size(), (entries, bytes));
+    }
+
+    #[test]
+    fn every_entry_left_can_be_found_after_many_evictions() {
+        let mut cache = ClassCache::new(4);
+        for round in 0..2 * ENTRIES_MAX {
+            cache.insert(format!("{round}").as_bytes(), class(1));
+            if round % 3 == 0 {
+                cache.find(format!("{}", round / 2).as_bytes());
+            }
+        }
+        let shapes: Vec<_> = cache.entries.iter().map(|entry| entry.shape.clone()).collect();
+        assert!(shapes.iter().all(|shape| cache.find(shape).is_some()));
+    }
+}

@@ -1,0 +1,343 @@
+//! What classification answers, as plain values.
+//!
+//! Invariant: everything here is cheap to clone and says nothing about nodes. Absent on purpose: how it is found out.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// May it run on a standby?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It only reads: any node may answer.
+    Read,
+    /// It must go to the primary. Everything that is not known to be a read is here, transaction control included.
+    Write,
+}
+
+/// The answer for one text, which may hold several statements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classification {
+    /// Read only if every statement of the text is. An empty text is a read.
+    pub access: Access,
+    /// Statements in the text; 0: nothing but white space, comments and semicolons. Texts that were not examined
+    /// (too long, no UTF-8, no valid SQL) count as 1. Never more than `u16::MAX`.
+    pub statements: u16,
+    /// Transaction control, if the text is exactly one such statement; `Mixed` if it is one of several.
+    pub tx: TxControl,
+    /// What it leaves behind on the backend.
+    pub effects: Effects,
+    /// A wish found in a comment.
+    pub hint: Option<Hint>,
+    /// Why it is what it is, for people.
+    pub why: Why,
+}
+
+/// What a statement does to the transaction it runs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TxControl {
+    /// Nothing.
+    None,
+    /// BEGIN, START TRANSACTION.
+    Begin(BeginOptions),
+    /// SET TRANSACTION of the running transaction (or its SNAPSHOT, then without options).
+    Set(BeginOptions),
+    /// COMMIT, END.
+    Commit {
+        /// AND CHAIN: another transaction begins.
+        chain: bool,
+    },
+    /// ROLLBACK, ABORT.
+    Rollback {
+        /// AND CHAIN: another transaction begins.
+        chain: bool,
+    },
+    /// SAVEPOINT name.
+    Savepoint(Arc<str>),
+    /// RELEASE name.
+    Release(Arc<str>),
+    /// ROLLBACK TO name.
+    RollbackTo(Arc<str>),
+    /// PREPARE TRANSACTION: ends the transaction here.
+    PrepareTransaction,
+    /// COMMIT PREPARED.
+    CommitPrepared,
+    /// ROLLBACK PREPARED.
+    RollbackPrepared,
+    /// Several statements, at least one of which controls transactions.
+    Mixed,
+}
+
+/// What BEGIN or SET TRANSACTION asked for; `None`: not said, so the session's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BeginOptions {
+    /// ISOLATION LEVEL.
+    pub isolation: Option<Isolation>,
+    /// READ ONLY (true) or READ WRITE (false).
+    pub read_only: Option<bool>,
+    /// DEFERRABLE or NOT DEFERRABLE.
+    pub deferrable: Option<bool>,
+}
+
+/// Transaction isolation levels as PostgreSQL names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Behaves as read committed.
+    ReadUncommitted,
+    /// PostgreSQL's default.
+    ReadCommitted,
+    /// Snapshot isolation.
+    RepeatableRead,
+    /// Refused by a standby.
+    Serializable,
+}
+
+/// What stays on the backend after the statement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// The one change that can be told by name; only in texts of one statement.
+    pub change: Change,
+    /// State that cannot be told, so that the session must keep its backend. Certain only once the text succeeded.
+    pub pins: Pins,
+    /// The text touches `default_transaction_*` or `transaction_*`, so what BEGIN without options means may change.
+    pub changes_tx_defaults: bool,
+}
+
+impl Effects {
+    /// Nothing stays behind.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.change == Change::None && self.pins.is_empty() && !self.changes_tx_defaults
+    }
+}
+
+/// A nameable change of a backend's session state. Names of settings are lower-case and canonical.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Change {
+    /// None, or one that `pins` tells.
+    #[default]
+    None,
+    /// SET name = value. The text itself replays it.
+    Set {
+        /// The setting.
+        name: Arc<str>,
+    },
+    /// RESET name, SET name TO DEFAULT; also ROLE and SESSION AUTHORIZATION (`role`, `session_authorization`).
+    Reset {
+        /// The setting.
+        name: Arc<str>,
+    },
+    /// RESET ALL.
+    ResetAll,
+    /// SET LOCAL, `set_config(.., true)`, SET TRANSACTION, SET CONSTRAINTS: gone with the transaction.
+    SetLocal {
+        /// The setting; `None` if the text does not name it.
+        name: Option<Arc<str>>,
+    },
+    /// DISCARD ALL.
+    DiscardAll,
+    /// DISCARD PLANS.
+    DiscardPlans,
+    /// DISCARD SEQUENCES.
+    DiscardSequences,
+    /// DISCARD TEMP.
+    DiscardTemp,
+    /// DEALLOCATE name; the name as PostgreSQL sees it (folded unless it was quoted).
+    Deallocate {
+        /// The prepared statement.
+        name: Arc<str>,
+    },
+    /// DEALLOCATE ALL.
+    DeallocateAll,
+    /// UNLISTEN *.
+    UnlistenAll,
+}
+
+/// Why a session must keep its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum PinReason {
+    /// A temporary table, view, sequence or other object of the temporary schema.
+    TempTable,
+    /// DECLARE CURSOR WITH HOLD.
+    WithHoldCursor,
+    /// A session-level advisory lock.
+    AdvisoryLock,
+    /// LISTEN.
+    Listen,
+    /// LOAD: a library stays loaded.
+    Load,
+    /// SET ROLE, SET SESSION AUTHORIZATION.
+    SetRole,
+    /// SET SESSION CHARACTERISTICS.
+    SetCharacteristics,
+    /// A setting changed in a way the text does not show (`set_config()`).
+    SetConfig,
+    /// PREPARE or EXECUTE by SQL.
+    SqlPrepare,
+    /// SET, RESET, DISCARD or DEALLOCATE among several statements.
+    SettingInMulti,
+    /// The text could not be examined (too long, not UTF-8, nested too deeply) and may hold anything.
+    NotExamined,
+}
+
+impl PinReason {
+    /// Every reason, in declaration order.
+    pub const ALL: [Self; 11] = [
+        Self::TempTable,
+        Self::WithHoldCursor,
+        Self::AdvisoryLock,
+        Self::Listen,
+        Self::Load,
+        Self::SetRole,
+        Self::SetCharacteristics,
+        Self::SetConfig,
+        Self::SqlPrepare,
+        Self::SettingInMulti,
+        Self::NotExamined,
+    ];
+
+    /// A label for metrics and SHOW, lower case with underscores.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TempTable => "temp_table",
+            Self::WithHoldCursor => "with_hold_cursor",
+            Self::AdvisoryLock => "advisory_lock",
+            Self::Listen => "listen",
+            Self::Load => "load",
+            Self::SetRole => "set_role",
+            Self::SetCharacteristics => "set_characteristics",
+            Self::SetConfig => "set_config",
+            Self::SqlPrepare => "sql_prepare",
+            Self::SettingInMulti => "setting_in_multi",
+            Self::NotExamined => "not_examined",
+        }
+    }
+}
+
+/// A set of [`PinReason`]s.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pins(u16);
+
+impl Pins {
+    /// The empty set.
+    pub const NONE: Self = Self(0);
+
+    /// The set of one.
+    #[must_use]
+    pub const fn of(reason: PinReason) -> Self {
+        Self(1 << reason as u16)
+    }
+
+    /// Adds a reason.
+    pub fn insert(&mut self, reason: PinReason) {
+        *self = self.union(Self::of(reason));
+    }
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Is the reason in the set?
+    #[must_use]
+    pub const fn contains(self, reason: PinReason) -> bool {
+        self.0 & Self::of(reason).0 != 0
+    }
+
+    /// No reason at all?
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The reasons, in declaration order.
+    pub fn iter(self) -> impl Iterator<Item = PinReason> {
+        PinReason::ALL.into_iter().filter(move |reason| self.contains(*reason))
+    }
+}
+
+impl fmt::Debug for Pins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+/// A wish in a comment: `/* pgregent: node=primary */`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// Run it on the primary whatever it is.
+    Primary,
+}
+
+/// Why a text got its access, for people; `Display` gives a few words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A statement of this kind is what it is ("select", "insert", "begin").
+    Statement(&'static str),
+    /// FOR UPDATE, FOR SHARE and the like.
+    Locking,
+    /// SELECT INTO.
+    Into,
+    /// A data-modifying statement inside WITH, EXPLAIN ANALYZE or COPY.
+    Modifies(&'static str),
+    /// A function that is not known to be harmless, as written.
+    Function(Arc<str>),
+    /// A relation that means something on one node only, or a temporary one, as written.
+    Relation(Arc<str>),
+    /// A setting that means something on one node only.
+    NodeLocalSetting,
+    /// A node of the syntax tree without a rule.
+    UnknownSyntax,
+    /// Nothing to run.
+    Empty,
+    /// Longer than `classify_bytes_max`.
+    TooLong,
+    /// Nested too deeply to be examined.
+    TooDeep,
+    /// Not valid UTF-8, or holds a NUL byte.
+    NotText,
+    /// The grammar refuses it; so will the server.
+    DoesNotParse,
+    /// A standby refused it before.
+    Refused,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Statement(kind) => f.write_str(kind),
+            Self::Locking => f.write_str("locks rows"),
+            Self::Into => f.write_str("select into"),
+            Self::Modifies(kind) => write!(f, "holds {kind}"),
+            Self::Function(name) => write!(f, "function {name} is not known to be a read"),
+            Self::Relation(name) => write!(f, "relation {name} is read on the primary"),
+            Self::NodeLocalSetting => f.write_str("a setting that differs between nodes"),
+            Self::UnknownSyntax => f.write_str("unknown syntax"),
+            Self::Empty => f.write_str("empty"),
+            Self::TooLong => f.write_str("too long to classify"),
+            Self::TooDeep => f.write_str("nested too deeply to classify"),
+            Self::NotText => f.write_str("not valid text"),
+            Self::DoesNotParse => f.write_str("does not parse"),
+            Self::Refused => f.write_str("a standby refused it before"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_hold_exactly_what_was_inserted() {
+        for reason in PinReason::ALL {
+            let pins = Pins::of(reason);
+            assert_eq!(pins.iter().collect::<Vec<_>>(), vec![reason]);
+        }
+        let mut both = Pins::of(PinReason::Listen);
+        both.insert(PinReason::NotExamined);
+        assert_eq!(both.iter().collect::<Vec<_>>(), vec![PinReason::Listen, PinReason::NotExamined]);
+        assert!(Pins::NONE.is_empty() && !both.is_empty());
+    }
+}

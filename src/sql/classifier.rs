@@ -1,0 +1,252 @@
+//! Text to class: shape, cache, grammar, rules, and the sum over the statements of a string.
+//!
+//! Invariants: a text that cannot be examined is a write, and pins the session unless it is plainly one statement
+//! that leaves nothing behind; what does not parse is not kept, because the fault may lie in a literal that the shape
+//! left out. One thread owns a classifier. Absent on purpose: where anything goes.
+
+use std::sync::Arc;
+
+use memchr::{memchr, memmem};
+use pg_query::protobuf::RawStmt;
+
+use super::cache::{CacheCounts, ClassCache};
+use super::class::{Access, Change, Classification, Effects, Hint, PinReason, Pins, TxControl, Why};
+use super::functions::FunctionLists;
+use super::grammar::{self, NoTree, StringSyntax};
+use super::lexer::{Kind, Lexer, shape_of};
+use super::statement::{self, Verdict};
+
+/// What of the configuration matters here.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Longer texts are not looked into, bytes.
+    pub classify_bytes_max: usize,
+    /// Functions that only read, `name` or `schema.name`.
+    pub read_functions: Vec<String>,
+    /// Functions that write, `name` or `schema.name`; stronger than `read_functions` and than what is built in.
+    pub write_functions: Vec<String>,
+}
+
+/// Classifies texts and remembers the classes of their shapes. Cheap to own: one per worker thread.
+pub struct Classifier {
+    bytes_max: usize,
+    lists: FunctionLists,
+    cache: ClassCache,
+    /// The last text's shape; kept to reuse its memory.
+    shape: Vec<u8>,
+    hits: u64,
+    misses: u64,
+}
+
+impl Classifier {
+    /// `seed` should be random per process.
+    #[must_use]
+    pub fn new(seed: u64, settings: &Settings) -> Self {
+        Self {
+            bytes_max: settings.classify_bytes_max,
+            lists: FunctionLists::new(&settings.read_functions, &settings.write_functions),
+            cache: ClassCache::new(seed),
+            shape: Vec::new(),
+            hits: 0,
+            misses: 0,
+        }
+    }
+
+    /// What may this text do? `text` is what the client sent, without the terminating NUL.
+    ///
+    /// A known shape costs one pass over the text and no allocation; another one runs the grammar (tens of
+    /// microseconds), one at a time in the whole process.
+    pub fn classify(&mut self, text: &[u8], strings: StringSyntax) -> Arc<Classification> {
+        if text.len() > self.bytes_max {
+            return self.unexamined(text, Why::TooLong);
+        }
+        // In an encoding other than UTF-8 a quote or a backslash may be half a character.
+        let Some(utf8) = std::str::from_utf8(text).ok().filter(|_| memchr(0, text).is_none()) else {
+            return self.unexamined(text, Why::NotText);
+        };
+        let shape = shape_of(text, &mut self.shape);
+        if strings == StringSyntax::Backslash {
+            self.misses += 1;
+            return Arc::new(self.examine_shapeless(utf8, strings, shape.unwrap_or(None)));
+        }
+        let Ok(hint) = shape else {
+            self.misses += 1;
+            let mut class = self.examine_shapeless(utf8, strings, None);
+            if class.access == Access::Read {
+                class.access = Access::Write;
+                class.why = Why::UnknownSyntax;
+            }
+            return Arc::new(class);
+        };
+        if let Some(class) = self.cache.find(&self.shape) {
+            self.hits += 1;
+            return Arc::clone(class);
+        }
+        self.misses += 1;
+        let class = Arc::new(self.examine(utf8, strings, hint, &self.shape));
+        if class.why != Why::DoesNotParse {
+            self.cache.insert(&self.shape, Arc::clone(&class));
+        }
+        class
+    }
+
+    /// Learns that a standby refused this text as a write, so that its shape goes to the primary from now on (until
+    /// the cache forgets it). Only for texts with [`StringSyntax::Standard`]; others have no shape to remember.
+    pub fn mark_write(&mut self, text: &[u8]) {
+        let class = self.classify(text, StringSyntax::Standard);
+        // `classify` left the text's shape behind, unless the text has none; then it was a write anyway.
+        if class.access == Access::Read {
+            let learned = Classification { access: Access::Write, why: Why::Refused, ..(*class).clone() };
+            self.cache.insert(&self.shape, Arc::new(learned));
+        }
+    }
+
+    /// How the cache did.
+    #[must_use]
+    pub fn counts(&self) -> CacheCounts {
+        let (entries, bytes) = self.cache.size();
+        CacheCounts { hits: self.hits, misses: self.misses, entries, bytes }
+    }
+
+    /// Without a shape that could be trusted, every word of the text counts.
+    fn examine_shapeless(&self, text: &str, strings: StringSyntax, hint: Option<Hint>) -> Classification {
+        self.examine(text, strings, hint, text.to_ascii_lowercase().as_bytes())
+    }
+
+    /// Asks the grammar. `words`: where to look for words that pin, lower case.
+    fn examine(&self, text: &str, strings: StringSyntax, hint: Option<Hint>, words: &[u8]) -> Classification {
+        match grammar::parse(text, strings) {
+            Ok(statements) => {
+                let mut class = self.sum(&statements, words);
+                class.hint = hint;
+                class
+            }
+            Err(NoTree::DoesNotParse) => Classification { hint, ..write(Why::DoesNotParse, Pins::NONE) },
+            Err(NoTree::TooDeep) => Classification { hint, ..write(Why::TooDeep, rough_pins(text.as_bytes())) },
+        }
+    }
+
+    fn unexamined(&mut self, text: &[u8], why: Why) -> Arc<Classification> {
+        self.misses += 1;
+        Arc::new(write(why, rough_pins(text)))
+    }
+
+    /// The class of a string of statements.
+    fn sum(&self, statements: &[RawStmt], words: &[u8]) -> Classification {
+        let mut verdicts = statements.iter().map(|statement| self.verdict(statement));
+        let mut sum = match (verdicts.next(), statements.len()) {
+            (None, _) => Verdict::new(Access::Read, Why::Empty),
+            (Some(first), 1) => first,
+            (Some(first), _) => verdicts.fold(among_several(first), |sum, next| add(sum, among_several(next))),
+        };
+        pin_by_words(&mut sum, words);
+        Classification {
+            access: sum.access,
+            statements: u16::try_from(statements.len()).unwrap_or(u16::MAX),
+            tx: sum.tx,
+            effects: sum.effects,
+            hint: None,
+            why: sum.why,
+        }
+    }
+
+    fn verdict(&self, statement: &RawStmt) -> Verdict {
+        match statement.stmt.as_ref().and_then(|node| node.node.as_ref()) {
+            Some(node) => statement::rule(node, &self.lists),
+            None => Verdict { examined: false, ..Verdict::new(Access::Write, Why::UnknownSyntax) },
+        }
+    }
+}
+
+/// What the rules did not look into may pin by the words in it. That is the shape where there is one: words in
+/// literals that the shape leaves out must not speak for every text of that shape.
+fn pin_by_words(sum: &mut Verdict, words: &[u8]) {
+    let mentions = |word: &str| memmem::find(words, word.as_bytes()).is_some();
+    if sum.access == Access::Write && mentions("pg_temp") {
+        sum.effects.pins.insert(PinReason::TempTable);
+    }
+    if sum.examined {
+        return;
+    }
+    if mentions("set_config") {
+        sum.effects.pins.insert(PinReason::SetConfig);
+        sum.effects.changes_tx_defaults = true;
+    }
+    if mentions("pg_advisory_lock") || mentions("pg_try_advisory_lock") {
+        sum.effects.pins.insert(PinReason::AdvisoryLock);
+    }
+}
+
+fn write(why: Why, pins: Pins) -> Classification {
+    let effects = Effects { pins, ..Effects::default() };
+    Classification { access: Access::Write, statements: 1, tx: TxControl::None, effects, hint: None, why }
+}
+
+/// A statement that has company: its change cannot be told apart any more, its transaction control is mixed.
+fn among_several(mut verdict: Verdict) -> Verdict {
+    match std::mem::take(&mut verdict.effects.change) {
+        Change::None | Change::SetLocal { .. } | Change::UnlistenAll => {}
+        Change::Set { .. }
+        | Change::Reset { .. }
+        | Change::ResetAll
+        | Change::DiscardAll
+        | Change::DiscardPlans
+        | Change::DiscardSequences
+        | Change::DiscardTemp
+        | Change::Deallocate { .. }
+        | Change::DeallocateAll => verdict.effects.pins.insert(PinReason::SettingInMulti),
+    }
+    if verdict.tx != TxControl::None {
+        verdict.tx = TxControl::Mixed;
+    }
+    verdict
+}
+
+/// Both statements; the reason is the first write's.
+fn add(mut sum: Verdict, next: Verdict) -> Verdict {
+    if sum.access == Access::Read && next.access == Access::Write {
+        sum.access = Access::Write;
+        sum.why = next.why;
+    }
+    if next.tx != TxControl::None {
+        sum.tx = next.tx;
+    }
+    sum.effects.pins = sum.effects.pins.union(next.effects.pins);
+    sum.effects.changes_tx_defaults |= next.effects.changes_tx_defaults;
+    sum.examined &= next.examined;
+    sum
+}
+
+/// Whether a text that was not examined must pin: not if it is plainly one statement of a kind that changes data or
+/// reads it, and names nothing that stays behind (a bulk INSERT, say).
+fn rough_pins(text: &[u8]) -> Pins {
+    if leaves_nothing_plainly(text) { Pins::NONE } else { Pins::of(PinReason::NotExamined) }
+}
+
+fn leaves_nothing_plainly(text: &[u8]) -> bool {
+    let is_single =
+        memchr(b';', text).is_none_or(|at| text[at..].iter().all(|byte| *byte == b';' || byte.is_ascii_whitespace()));
+    let mentions = |word: &str| {
+        memmem::find(text, word.as_bytes()).is_some()
+            || memmem::find(text, word.to_ascii_uppercase().as_bytes()).is_some()
+    };
+    let Some(first) = first_word(text).filter(|_| is_single) else { return false };
+    let creates_nothing = match first.to_ascii_lowercase().as_slice() {
+        b"insert" | b"update" | b"delete" | b"merge" | b"copy" => true,
+        b"select" | b"with" | b"values" | b"table" => !mentions("into"),
+        _ => false,
+    };
+    creates_nothing && !mentions("set_config") && !mentions("advisory_lock")
+}
+
+fn first_word(text: &[u8]) -> Option<&[u8]> {
+    let mut lexer = Lexer::new(text);
+    loop {
+        let token = lexer.next_token().ok()??;
+        match token.kind {
+            Kind::Word => return text.get(token.start..token.end),
+            Kind::Punctuation if text.get(token.start) == Some(&b'(') => {}
+            _ => return None,
+        }
+    }
+}

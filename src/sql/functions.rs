@@ -1,0 +1,229 @@
+//! Which functions a read may call.
+//!
+//! Invariants: a name nobody vouches for is a write; the operator's lists come before the built-in ones, and of two
+//! entries of the operator's the one that says write wins. Absent on purpose: arguments and overloads (the generated
+//! table only holds names all of whose overloads read), and functions of user schemas (a later catalog snapshot).
+
+use std::collections::HashSet;
+
+use super::function_table::PG_CATALOG_READS;
+
+/// Volatile, yet without a trace: the node that ran them is as it was. Sorted.
+const VOLATILE_READS: [&str; 15] = [
+    "clock_timestamp",
+    "gen_random_uuid",
+    "pg_column_toast_chunk_id",
+    "pg_database_size",
+    "pg_indexes_size",
+    "pg_relation_size",
+    "pg_sleep",
+    "pg_sleep_for",
+    "pg_sleep_until",
+    "pg_table_size",
+    "pg_tablespace_size",
+    "pg_total_relation_size",
+    "random",
+    "random_normal",
+    "timeofday",
+];
+
+/// Functions of versions after the generated table's, none of which writes. Sorted.
+const NEWER_READS: [&str; 36] = [
+    "any_value",
+    "array_reverse",
+    "array_sample",
+    "array_shuffle",
+    "array_sort",
+    "casefold",
+    "crc32",
+    "crc32c",
+    "date_add",
+    "date_subtract",
+    "erf",
+    "erfc",
+    "gamma",
+    "icu_unicode_version",
+    "json_object_agg_strict",
+    "json_object_agg_unique",
+    "json_object_agg_unique_strict",
+    "jsonb_agg_strict",
+    "jsonb_object_agg_strict",
+    "jsonb_object_agg_unique",
+    "jsonb_object_agg_unique_strict",
+    "lgamma",
+    "pg_basetype",
+    "pg_get_acl",
+    "pg_input_error_info",
+    "pg_input_is_valid",
+    "system_user",
+    "to_bin",
+    "to_oct",
+    "unicode_assigned",
+    "unicode_version",
+    "uuid_extract_timestamp",
+    "uuid_extract_version",
+    "uuidv4",
+    "uuidv7",
+    "xmltext",
+];
+
+/// The name of PostgreSQL's own schema.
+const PG_CATALOG: &str = "pg_catalog";
+
+/// The operator's word on functions beside what is built in.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FunctionLists {
+    read: HashSet<String>,
+    write: HashSet<String>,
+}
+
+impl FunctionLists {
+    /// Entries are `name` or `schema.name`, compared without letter case; blanks around them do not count.
+    pub fn new(read: &[String], write: &[String]) -> Self {
+        let set = |entries: &[String]| entries.iter().map(|entry| entry.trim().to_ascii_lowercase()).collect();
+        Self { read: set(read), write: set(write) }
+    }
+
+    /// May a read call it? `schema` is `None` if the call does not name one.
+    pub fn is_read(&self, schema: Option<&str>, name: &str) -> bool {
+        let folded = name.to_ascii_lowercase();
+        let qualified = schema.map(|schema| format!("{}.{folded}", schema.to_ascii_lowercase()));
+        let listed = |set: &HashSet<String>| {
+            set.contains(&folded) || qualified.as_ref().is_some_and(|qualified| set.contains(qualified))
+        };
+        if listed(&self.write) || (schema.is_none() && self.writes_in_some_schema(&folded)) {
+            return false;
+        }
+        if listed(&self.read) {
+            return true;
+        }
+        // Names that need quotes are never PostgreSQL's own, so the built-in tables see the name as it is.
+        schema.is_none_or(|schema| schema == PG_CATALOG) && is_built_in_read(name)
+    }
+
+    /// An unqualified call may reach any schema's function, so the write entry of any schema counts.
+    fn writes_in_some_schema(&self, name: &str) -> bool {
+        self.write.iter().any(|entry| entry.rsplit_once('.').is_some_and(|(_, last)| last == name))
+    }
+}
+
+fn is_built_in_read(name: &str) -> bool {
+    PG_CATALOG_READS.binary_search(&name).is_ok()
+        || VOLATILE_READS.binary_search(&name).is_ok()
+        || NEWER_READS.binary_search(&name).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_sorted() {
+        assert!(PG_CATALOG_READS.is_sorted());
+        assert!(VOLATILE_READS.is_sorted());
+        assert!(NEWER_READS.is_sorted());
+    }
+
+    #[test]
+    fn functions_with_effects_or_node_local_meaning_are_not_reads() {
+        let lists = FunctionLists::default();
+        for name in [
+            "nextval",
+            "setval",
+            "currval",
+            "lastval",
+            "set_config",
+            "setseed",
+            "pg_notify",
+            "lo_create",
+            "lo_get",
+            "lo_unlink",
+            "loread",
+            "pg_advisory_lock",
+            "pg_advisory_xact_lock",
+            "pg_try_advisory_lock_shared",
+            "pg_current_xact_id",
+            "pg_current_xact_id_if_assigned",
+            "txid_current",
+            "txid_current_snapshot",
+            "pg_is_in_recovery",
+            "pg_last_wal_replay_lsn",
+            "pg_current_wal_lsn",
+            "inet_server_addr",
+            "pg_backend_pid",
+            "pg_export_snapshot",
+            "pg_stat_get_activity",
+            "query_to_xml",
+            "table_to_xml",
+            "database_to_xml",
+            "cursor_to_xml",
+            "ts_stat",
+            "ts_rewrite",
+            "pg_read_file",
+            "pg_ls_dir",
+            "pg_terminate_backend",
+            "pg_cancel_backend",
+            "pg_reload_conf",
+            "pg_switch_wal",
+            "pg_create_restore_point",
+            "pg_promote",
+            "pg_logical_emit_message",
+            "pg_replication_origin_create",
+            "pg_drop_replication_slot",
+            "no_such_function",
+            "pg_my_temp_schema",
+            "pg_rotate_logfile",
+            "pg_import_system_collations",
+            "dblink_exec",
+            "brin_summarize_new_values",
+            "gin_clean_pending_list",
+            "pg_stat_reset",
+            "pg_listening_channels",
+        ] {
+            assert!(!lists.is_read(None, name), "{name}");
+            assert!(!lists.is_read(Some("pg_catalog"), name), "pg_catalog.{name}");
+        }
+    }
+
+    #[test]
+    fn common_functions_are_reads() {
+        let lists = FunctionLists::default();
+        for name in [
+            "lower",
+            "count",
+            "sum",
+            "now",
+            "random",
+            "clock_timestamp",
+            "pg_sleep",
+            "gen_random_uuid",
+            "to_char",
+            "date_trunc",
+            "row_number",
+            "unnest",
+            "generate_series",
+            "jsonb_build_object",
+            "current_setting",
+            "pg_get_viewdef",
+            "obj_description",
+            "has_table_privilege",
+            "array_agg",
+            "version",
+            "uuidv7",
+        ] {
+            assert!(lists.is_read(None, name), "{name}");
+            assert!(!lists.is_read(Some("app"), name), "app.{name}");
+        }
+    }
+
+    #[test]
+    fn the_operator_overrides_both_ways() {
+        let list = |entries: &[&str]| entries.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let lists = FunctionLists::new(&list(&["report", "app.total", "both"]), &list(&["lower", "app.now", "both"]));
+        assert!(lists.is_read(None, "report") && lists.is_read(Some("app"), "report"));
+        assert!(lists.is_read(Some("app"), "total") && !lists.is_read(None, "total"));
+        assert!(!lists.is_read(None, "lower") && !lists.is_read(Some("pg_catalog"), "lower"));
+        assert!(!lists.is_read(None, "now") && lists.is_read(Some("pg_catalog"), "now"));
+        assert!(!lists.is_read(None, "both"));
+    }
+}

@@ -1,0 +1,431 @@
+//! One pass over a text that leaves its shape: no literals, no comments, no letter case, no white space.
+//!
+//! The shape is the cache's key. Two texts of one shape differ only in literals (lists of literals collapse to one),
+//! comments and layout, none of which changes a class; where literals do matter ([`LITERAL_FREE`] says where they do
+//! not) the shape keeps them. Token ends are PostgreSQL's own (`src/backend/parser/scan.l`), proven against its scanner in the tests: a
+//! disagreement could hide a statement inside what we take for a string.
+//!
+//! Invariants: never panics, reads every byte at most a few times, and refuses ([`Unlexable`]) whatever versions of
+//! PostgreSQL split differently. Absent on purpose: backslash escapes in plain strings (`standard_conforming_strings =
+//! off`), encodings other than UTF-8 (the caller checks), and the meaning of any word.
+
+use memchr::{memchr, memchr2, memmem};
+
+use super::class::Hint;
+
+/// Stands for a literal or a list of literals. Control bytes cannot occur in a shape otherwise.
+const LITERAL: u8 = 0x01;
+/// Ends the shape of a text with a hint for the primary.
+const HINT_PRIMARY: u8 = 0x02;
+
+/// First words of statements whose class no literal changes. COPY (file names) and EXPLAIN (options) are not among them.
+const LITERAL_FREE: [&[u8]; 8] = [b"select", b"insert", b"update", b"delete", b"with", b"values", b"table", b"merge"];
+
+/// Its third argument decides what it leaves behind.
+const SET_CONFIG: &[u8] = b"set_config";
+
+/// The text cannot be split into tokens that every supported version of PostgreSQL would agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unlexable;
+
+/// What a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Keyword or identifier.
+    Word,
+    /// `"..."`.
+    QuotedWord,
+    /// `U&"..."`, whose meaning a later UESCAPE literal may change.
+    UnicodeWord,
+    /// A string of any sort, a number or a `$n`.
+    Literal,
+    /// One byte of punctuation or of an operator.
+    Punctuation,
+}
+
+/// A token and where it is, as byte offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    pub kind: Kind,
+    pub start: usize,
+    pub end: usize,
+}
+
+/// Classes of first bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Refused,
+    Space,
+    Word,
+    Digit,
+    Punctuation,
+    Quote,
+    DoubleQuote,
+    Dollar,
+    Dash,
+    Slash,
+    Dot,
+}
+
+static CLASS: [Class; 256] = class_table();
+/// Lower-case byte if it may go on a word, else 0. Bytes above 127 stay: PostgreSQL folds only ASCII in UTF-8.
+static FOLD: [u8; 256] = fold_table();
+
+const fn class_table() -> [Class; 256] {
+    let mut table = [Class::Refused; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = match byte as u8 {
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => Class::Space,
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80..=0xff => Class::Word,
+            b'0'..=b'9' => Class::Digit,
+            b'\'' => Class::Quote,
+            b'"' => Class::DoubleQuote,
+            b'$' => Class::Dollar,
+            b'-' => Class::Dash,
+            b'/' => Class::Slash,
+            b'.' => Class::Dot,
+            0x21..=0x7e => Class::Punctuation,
+            _ => Class::Refused,
+        };
+        byte += 1;
+    }
+    table
+}
+
+const fn fold_table() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = match byte as u8 {
+            b'A'..=b'Z' => byte as u8 + 32,
+            b'a'..=b'z' | b'_' | b'0'..=b'9' | b'$' | 0x80..=0xff => byte as u8,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    table
+}
+
+fn starts_word(byte: Option<&u8>) -> bool {
+    byte.is_some_and(|byte| CLASS[usize::from(*byte)] == Class::Word)
+}
+
+/// Splits a text into tokens and picks up hints from its comments.
+pub(super) struct Lexer<'t> {
+    text: &'t [u8],
+    pos: usize,
+    pub hint: Option<Hint>,
+}
+
+impl<'t> Lexer<'t> {
+    pub fn new(text: &'t [u8]) -> Self {
+        Self { text, pos: 0, hint: None }
+    }
+
+    /// The next token; `None` at the end.
+    #[inline]
+    pub fn next_token(&mut self) -> Result<Option<Token>, Unlexable> {
+        loop {
+            let start = self.pos;
+            let Some(&byte) = self.text.get(start) else { return Ok(None) };
+            let second = self.text.get(start + 1).copied();
+            let (kind, end) = match CLASS[usize::from(byte)] {
+                Class::Space => {
+                    self.pos += 1;
+                    continue;
+                }
+                Class::Word => self.word(start)?,
+                Class::Punctuation => (Kind::Punctuation, start + 1),
+                Class::Digit => (Kind::Literal, self.number(start)?),
+                Class::Quote => (Kind::Literal, self.string(start + 1)?),
+                Class::DoubleQuote => (Kind::QuotedWord, self.quoted(start + 1, b'"')?),
+                Class::Dollar => (Kind::Literal, self.dollar(start)?),
+                // Only PL/pgSQL knows it, and `1..2` would be split in two ways.
+                Class::Dot if second == Some(b'.') => return Err(Unlexable),
+                Class::Dot if second.is_some_and(|b| b.is_ascii_digit()) => (Kind::Literal, self.number(start)?),
+                Class::Dash if second == Some(b'-') => {
+                    self.pos = self.line_end(start);
+                    continue;
+                }
+                Class::Slash if second == Some(b'*') => {
+                    self.pos = self.block_comment(start)?;
+                    continue;
+                }
+                Class::Dot | Class::Dash | Class::Slash => (Kind::Punctuation, start + 1),
+                Class::Refused => return Err(Unlexable),
+            };
+            self.pos = end;
+            return Ok(Some(Token { kind, start, end }));
+        }
+    }
+
+    /// A word, or the string or identifier of which it is the prefix.
+    #[inline]
+    fn word(&self, start: usize) -> Result<(Kind, usize), Unlexable> {
+        let rest = &self.text[start..];
+        let len = rest.iter().position(|byte| FOLD[usize::from(*byte)] == 0).unwrap_or(rest.len());
+        if len == 1 {
+            let after = rest.get(1).copied();
+            match (rest[0] | 0x20, after) {
+                (b'e', Some(b'\'')) => return Ok((Kind::Literal, self.escape_string(start + 2)?)),
+                (b'b' | b'x', Some(b'\'')) => return Ok((Kind::Literal, self.string(start + 2)?)),
+                (b'u', Some(b'&')) => match rest.get(2) {
+                    Some(b'\'') => return Ok((Kind::Literal, self.string(start + 3)?)),
+                    Some(b'"') => return Ok((Kind::UnicodeWord, self.quoted(start + 3, b'"')?)),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        Ok((Kind::Word, start + len))
+    }
+
+    /// The end of `'...'` from behind its opening quote.
+    fn string(&self, from: usize) -> Result<usize, Unlexable> {
+        self.quoted(from, b'\'')
+    }
+
+    /// The end of a quoted thing in which only a doubled quote is special.
+    fn quoted(&self, mut from: usize, quote: u8) -> Result<usize, Unlexable> {
+        loop {
+            let found = memchr(quote, self.text.get(from..).ok_or(Unlexable)?).ok_or(Unlexable)?;
+            let end = from + found + 1;
+            if self.text.get(end) != Some(&quote) {
+                return Ok(end);
+            }
+            from = end + 1;
+        }
+    }
+
+    /// The end of `E'...'` from behind its opening quote. Its continuation on another line would keep the escapes;
+    /// nobody writes that, so it is refused.
+    fn escape_string(&self, mut from: usize) -> Result<usize, Unlexable> {
+        loop {
+            let found = memchr2(b'\'', b'\\', self.text.get(from..).ok_or(Unlexable)?).ok_or(Unlexable)?;
+            let at = from + found;
+            if self.text[at] == b'\\' || self.text.get(at + 1) == Some(&b'\'') {
+                from = at + 2;
+                continue;
+            }
+            return if self.string_continues(at + 1) { Err(Unlexable) } else { Ok(at + 1) };
+        }
+    }
+
+    fn string_continues(&self, mut at: usize) -> bool {
+        loop {
+            match self.text.get(at) {
+                Some(b'\'') => return true,
+                Some(b'-') if self.text.get(at + 1) == Some(&b'-') => at = self.line_end(at),
+                Some(byte) if CLASS[usize::from(*byte)] == Class::Space => at += 1,
+                _ => return false,
+            }
+        }
+    }
+
+    /// `$1`, `$$...$$` or `$tag$...$tag$`.
+    fn dollar(&self, start: usize) -> Result<usize, Unlexable> {
+        let rest = &self.text[start + 1..];
+        if rest.first().is_some_and(u8::is_ascii_digit) {
+            let len = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+            return if starts_word(rest.get(len)) { Err(Unlexable) } else { Ok(start + 1 + len) };
+        }
+        let tag = rest.iter().position(|byte| *byte == b'$' || FOLD[usize::from(*byte)] == 0).ok_or(Unlexable)?;
+        if rest[tag] != b'$' {
+            return Err(Unlexable);
+        }
+        let delimiter = &self.text[start..start + tag + 2];
+        let body = start + delimiter.len();
+        let found = memmem::find(&self.text[body..], delimiter).ok_or(Unlexable)?;
+        Ok(body + found + delimiter.len())
+    }
+
+    /// The end of a number. Letters right behind it are refused: before version 15 they were a word of their own.
+    fn number(&self, start: usize) -> Result<usize, Unlexable> {
+        let byte = |at: usize| self.text.get(at).copied().unwrap_or(0);
+        let mut at = start;
+        let radix_digit: Option<fn(u8) -> bool> = match (byte(at), byte(at + 1) | 0x20) {
+            (b'0', b'x') => Some(|b| b.is_ascii_hexdigit()),
+            (b'0', b'o') => Some(|b| (b'0'..=b'7').contains(&b)),
+            (b'0', b'b') => Some(|b| b == b'0' || b == b'1'),
+            _ => None,
+        };
+        if let Some(is_digit) = radix_digit {
+            at = self.digits(at + 2, is_digit);
+        } else {
+            let is_digit: fn(u8) -> bool = |b| b.is_ascii_digit();
+            at = self.digits(at, is_digit);
+            if byte(at) == b'.' && byte(at + 1) != b'.' {
+                at = self.digits(at + 1, is_digit);
+            }
+            if byte(at) | 0x20 == b'e' {
+                let sign = usize::from(matches!(byte(at + 1), b'+' | b'-'));
+                if is_digit(byte(at + 1 + sign)) {
+                    at = self.digits(at + 1 + sign, is_digit);
+                }
+            }
+        }
+        if starts_word(self.text.get(at)) { Err(Unlexable) } else { Ok(at) }
+    }
+
+    /// The end of digits, which may be grouped by single underscores.
+    fn digits(&self, mut at: usize, is_digit: fn(u8) -> bool) -> usize {
+        let is_digit_at = |at: usize| self.text.get(at).is_some_and(|byte| is_digit(*byte));
+        loop {
+            if is_digit_at(at) {
+                at += 1;
+            } else if self.text.get(at) == Some(&b'_') && is_digit_at(at + 1) {
+                at += 2;
+            } else {
+                return at;
+            }
+        }
+    }
+
+    fn line_end(&self, from: usize) -> usize {
+        memchr2(b'\n', b'\r', &self.text[from..]).map_or(self.text.len(), |found| from + found)
+    }
+
+    /// The end of a comment; comments nest.
+    fn block_comment(&mut self, start: usize) -> Result<usize, Unlexable> {
+        let mut depth = 1_usize;
+        let mut at = start + 2;
+        while depth > 0 {
+            at += memchr2(b'*', b'/', self.text.get(at..).ok_or(Unlexable)?).ok_or(Unlexable)?;
+            match (self.text[at], self.text.get(at + 1)) {
+                (b'*', Some(b'/')) => (depth, at) = (depth - 1, at + 2),
+                (b'/', Some(b'*')) => (depth, at) = (depth + 1, at + 2),
+                _ => at += 1,
+            }
+        }
+        self.hint = self.hint.or_else(|| parse_hint(&self.text[start + 2..at - 2]));
+        Ok(at)
+    }
+}
+
+/// The hint in the inside of a block comment: `pgregent: node=primary`, blanks around words as you like. What is not
+/// exactly that is an ordinary comment.
+fn parse_hint(comment: &[u8]) -> Option<Hint> {
+    let wish = comment.trim_ascii().strip_prefix(b"pgregent:")?.trim_ascii();
+    let equals = memchr(b'=', wish)?;
+    let (key, value) = (wish[..equals].trim_ascii(), wish[equals + 1..].trim_ascii());
+    (key == b"node" && value == b"primary").then_some(Hint::Primary)
+}
+
+/// Are literals left out of a shape?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Literals {
+    Collapsed,
+    Kept,
+}
+
+/// How far a copy came.
+enum Copied {
+    /// To the end, past this hint.
+    Whole(Option<Hint>),
+    /// To the word that says that literals must be kept.
+    LiteralsMatter,
+}
+
+/// Copies the shape of `text` into `shape`, which is emptied first, and tells the text's hint.
+///
+/// # Errors
+///
+/// [`Unlexable`]: there is no shape; what is in `shape` then is meaningless.
+pub(super) fn shape_of(text: &[u8], shape: &mut Vec<u8>) -> Result<Option<Hint>, Unlexable> {
+    let copied = match copy_shape(text, shape, Literals::Collapsed)? {
+        Copied::LiteralsMatter => copy_shape(text, shape, Literals::Kept)?,
+        whole => whole,
+    };
+    match copied {
+        Copied::Whole(hint) => Ok(hint),
+        Copied::LiteralsMatter => Err(Unlexable),
+    }
+}
+
+/// As [`shape_of`], in one of its two ways.
+#[inline]
+fn copy_shape(text: &[u8], shape: &mut Vec<u8>, literals: Literals) -> Result<Copied, Unlexable> {
+    shape.clear();
+    let mut lexer = Lexer::new(text);
+    let mut statement_starts = true;
+    // Two tokens in a row that need a blank between them.
+    let mut after_word = false;
+    while let Some(token) = lexer.next_token()? {
+        let bytes = &text[token.start..token.end];
+        if after_word && !matches!(token.kind, Kind::Punctuation) {
+            shape.push(b' ');
+        }
+        match token.kind {
+            Kind::Word => {
+                let start = shape.len();
+                shape.extend(bytes.iter().map(|byte| FOLD[usize::from(*byte)]));
+                after_word = true;
+                if literals == Literals::Collapsed {
+                    let word = &shape[start..];
+                    if (statement_starts && !LITERAL_FREE.contains(&word)) || word == SET_CONFIG {
+                        return Ok(Copied::LiteralsMatter);
+                    }
+                    if is_constant(word) {
+                        shape.truncate(start - usize::from(start > 0 && shape[start - 1] == b' '));
+                        push_literal(shape);
+                        after_word = false;
+                    }
+                }
+                statement_starts = false;
+            }
+            Kind::Punctuation => {
+                push_punctuation(shape, bytes[0]);
+                statement_starts = bytes[0] == b';' || (statement_starts && bytes[0] == b'(');
+                after_word = false;
+            }
+            Kind::Literal if literals == Literals::Collapsed => {
+                if after_word {
+                    shape.pop();
+                }
+                push_literal(shape);
+                (after_word, statement_starts) = (false, false);
+            }
+            Kind::UnicodeWord if literals == Literals::Collapsed => return Ok(Copied::LiteralsMatter),
+            Kind::QuotedWord if literals == Literals::Collapsed && &bytes[1..bytes.len() - 1] == SET_CONFIG => {
+                return Ok(Copied::LiteralsMatter);
+            }
+            Kind::Literal | Kind::QuotedWord | Kind::UnicodeWord => {
+                shape.extend_from_slice(bytes);
+                (after_word, statement_starts) = (true, false);
+            }
+        }
+    }
+    if lexer.hint == Some(Hint::Primary) {
+        shape.push(HINT_PRIMARY);
+    }
+    Ok(Copied::Whole(lexer.hint))
+}
+
+/// Words that are literals.
+fn is_constant(word: &[u8]) -> bool {
+    matches!(word, b"null" | b"true" | b"false")
+}
+
+/// Appends a literal; with the one before it and the comma between them it is one. A sign belongs to the literal.
+#[inline]
+fn push_literal(shape: &mut Vec<u8>) {
+    if let [.., b'(' | b',' | b'[', b'-' | b'+'] = shape.as_slice() {
+        shape.pop();
+    }
+    if shape.ends_with(&[LITERAL, b',']) {
+        shape.pop();
+    } else {
+        shape.push(LITERAL);
+    }
+}
+
+/// Appends punctuation; a row of literals behind a row of literals is one row.
+#[inline]
+fn push_punctuation(shape: &mut Vec<u8>, byte: u8) {
+    const TWO_ROWS: [u8; 6] = [b'(', LITERAL, b')', b',', b'(', LITERAL];
+    if byte == b')' && shape.ends_with(&TWO_ROWS) {
+        shape.truncate(shape.len() - 4);
+    }
+    shape.push(byte);
+}

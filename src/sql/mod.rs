@@ -1,0 +1,36 @@
+//! Text to [`Classification`]: what may this statement (or string of statements) do, told cheaply and conservatively.
+//!
+//! The way of a text: [`lexer`] copies it without literals, comments and letter case into a key; [`cache`] knows the
+//! class of that key; on a miss PostgreSQL's own grammar ([`grammar`]) gives a tree, [`statement`] holds a rule per
+//! statement kind, [`walk`] visits every expression, and [`functions`] says which functions only read.
+//!
+//! Invariants: what is not known to be a read is a write. A class depends on nothing but the text, so it may be kept.
+//! A text whose literals matter for its class is keyed with them. Work is bounded by `classify_bytes_max`; nothing here
+//! panics or overflows the stack, whatever the bytes. No tokio, no clock.
+//!
+//! Absent on purpose: where a statement goes (`route`), the catalog (views and user functions with their volatility),
+//! what a function called by name does inside, operators and casts that hide user functions. A user function that
+//! shadows a harmless one of pg_catalog is taken for it: a standby refuses its writes, and the session repeats them.
+
+mod cache;
+mod class;
+mod classifier;
+mod function_table;
+mod functions;
+mod grammar;
+mod label;
+mod lexer;
+mod setting;
+mod statement;
+mod walk;
+mod walk_json;
+
+#[cfg(test)]
+mod tests;
+
+pub use cache::CacheCounts;
+pub use class::{
+    Access, BeginOptions, Change, Classification, Effects, Hint, Isolation, PinReason, Pins, TxControl, Why,
+};
+pub use classifier::{Classifier, Settings};
+pub use grammar::StringSyntax;

@@ -1,0 +1,125 @@
+//! SET, RESET and SHOW: which setting, for how long, and may somebody else replay it.
+//!
+//! Invariants: names come out lower-case and canonical; what is not plainly "one ordinary setting of the session"
+//! pins. Absent on purpose: values (the session replays the text), and whether the setting exists.
+
+use std::sync::Arc;
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{DefElem, Node, VariableSetKind, VariableSetStmt, VariableShowStmt};
+
+use super::class::{Access, BeginOptions, Change, Isolation, PinReason, TxControl, Why};
+use super::statement::Verdict;
+use super::walk::{integer_constant, string_constant};
+
+/// Settings that give BEGIN without options its meaning, or change the running transaction.
+const TX_DEFAULTS: [&str; 6] = [
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "transaction_deferrable",
+    "transaction_isolation",
+    "transaction_read_only",
+];
+
+/// Drivers ask these to find out whether they reached the primary.
+const NODE_LOCAL: [&str; 2] = ["in_hot_standby", "transaction_read_only"];
+
+/// Is it one of the settings that decide what transactions are?
+pub(super) fn is_tx_default(name: &str) -> bool {
+    TX_DEFAULTS.contains(&name.to_ascii_lowercase().as_str())
+}
+
+/// Lower case, and the one name of those that have an old one as well.
+fn canonical(name: &str) -> Arc<str> {
+    let name = name.to_ascii_lowercase();
+    match name.as_str() {
+        "sort_mem" => "work_mem".into(),
+        "vacuum_mem" => "maintenance_work_mem".into(),
+        _ => name.into(),
+    }
+}
+
+/// SHOW: any node can answer, but for what differs between nodes on purpose.
+pub(super) fn show(show: &VariableShowStmt) -> Verdict {
+    if NODE_LOCAL.contains(&show.name.to_ascii_lowercase().as_str()) {
+        return Verdict::new(Access::Write, Why::NodeLocalSetting);
+    }
+    Verdict::new(Access::Read, Why::Statement("show"))
+}
+
+/// SET in all its forms, and RESET.
+pub(super) fn set(set: &VariableSetStmt) -> Verdict {
+    let kind = VariableSetKind::try_from(set.kind).unwrap_or(VariableSetKind::Undefined);
+    let resets = matches!(kind, VariableSetKind::VarSetDefault | VariableSetKind::VarReset);
+    let mut verdict = Verdict::new(Access::Write, Why::Statement(if resets { "reset" } else { "set" }));
+    let name = canonical(&set.name);
+    verdict.effects.changes_tx_defaults = is_tx_default(&name);
+    match kind {
+        VariableSetKind::VarSetMulti => return set_transaction(set, verdict),
+        VariableSetKind::VarResetAll => verdict.effects.change = Change::ResetAll,
+        _ if set.is_local => verdict.effects.change = Change::SetLocal { name: Some(name) },
+        VariableSetKind::VarSetDefault | VariableSetKind::VarReset => verdict.effects.change = Change::Reset { name },
+        VariableSetKind::VarSetValue if names_a_role(&name) => {
+            if &*name == "role" && set.args.first().and_then(string_constant) == Some("none") {
+                verdict.effects.change = Change::Reset { name };
+            } else {
+                verdict.effects.pins.insert(PinReason::SetRole);
+            }
+        }
+        // These last for the running transaction, however they are set.
+        VariableSetKind::VarSetValue if is_tx_default(&name) && name.starts_with("transaction_") => {
+            verdict.effects.change = Change::SetLocal { name: Some(name) };
+        }
+        VariableSetKind::VarSetValue => verdict.effects.change = Change::Set { name },
+        VariableSetKind::VarSetCurrent | VariableSetKind::Undefined => {
+            verdict.effects.pins.insert(PinReason::SetConfig);
+        }
+    }
+    verdict
+}
+
+fn names_a_role(name: &str) -> bool {
+    matches!(name, "role" | "session_authorization")
+}
+
+/// SET TRANSACTION, SET TRANSACTION SNAPSHOT, SET SESSION CHARACTERISTICS.
+fn set_transaction(set: &VariableSetStmt, mut verdict: Verdict) -> Verdict {
+    verdict.effects.changes_tx_defaults = true;
+    if set.name == "SESSION CHARACTERISTICS" {
+        verdict.effects.pins.insert(PinReason::SetCharacteristics);
+    } else {
+        verdict.effects.change = Change::SetLocal { name: None };
+        verdict.tx = TxControl::Set(begin_options(&set.args));
+    }
+    verdict
+}
+
+/// The options of BEGIN, START TRANSACTION and SET TRANSACTION. Of a repeated one the last counts, as on the server.
+pub(super) fn begin_options(options: &[Node]) -> BeginOptions {
+    let mut found = BeginOptions::default();
+    for option in options {
+        let Some(NodeEnum::DefElem(option)) = &option.node else { continue };
+        let DefElem { defnamespace: _, defname, arg, defaction: _, location: _, arg_location: _ } = &**option;
+        let flag = || arg.as_ref().and_then(|arg| integer_constant(arg)).map(|value| value != 0);
+        match defname.as_str() {
+            "transaction_isolation" => {
+                found.isolation = arg.as_ref().and_then(|arg| string_constant(arg)).map(isolation);
+            }
+            "transaction_read_only" => found.read_only = flag(),
+            "transaction_deferrable" => found.deferrable = flag(),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn isolation(level: &str) -> Isolation {
+    match level {
+        "read uncommitted" => Isolation::ReadUncommitted,
+        "read committed" => Isolation::ReadCommitted,
+        "repeatable read" => Isolation::RepeatableRead,
+        // The strictest of all, so that a level we do not know is not run where it might be refused.
+        _ => Isolation::Serializable,
+    }
+}

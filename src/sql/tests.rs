@@ -1,0 +1,6 @@
+//! A row per statement kind; the properties of shapes; bad input.
+
+mod corpus;
+mod hostile;
+mod rows;
+mod shapes;

@@ -1,0 +1,260 @@
+//! Shapes: what must not matter does not, what matters does, and a class is a function of the shape.
+
+use proptest::prelude::*;
+
+use super::super::lexer::{Kind, Lexer, shape_of};
+use super::super::{Access, Classifier, Hint, Settings, StringSyntax, Why};
+use super::rows::{classifier, describe};
+
+fn shape(text: &str) -> Vec<u8> {
+    let mut shape = Vec::new();
+    shape_of(text.as_bytes(), &mut shape).unwrap_or_else(|_| panic!("no shape: {text}"));
+    shape
+}
+
+#[test]
+fn layout_case_comments_and_literals_do_not_matter() {
+    for (one, other) in [
+        ("select a from t", "SELECT  a\n\tFROM t"),
+        ("select a from t", "select/**/a/* x /* y */ z */from -- w\nt"),
+        ("select 1", "select 2.5e-3"),
+        ("select 1", "select 'x'"),
+        ("select 1", "select E'\\'x'"),
+        ("select 1", "select $1"),
+        ("select 1", "select $$ from t $$"),
+        ("select 1", "select $a$ $b$ $a$"),
+        ("select 1", "select b'01'"),
+        ("select 1", "select x'ff'"),
+        ("select 1", "select U&'d'"),
+        ("select 1", "select null"),
+        ("select 1", "select 'it''s'"),
+        ("select * from t where a in (1)", "select * from t where a in (1, -2, 'x', null, $4)"),
+        ("insert into t values (1, 'a')", "insert into t values (1), (2, 3), (-4)"),
+        ("select array[1]", "select array[-1, +2]"),
+        ("select a-1", "select a - 1"),
+    ] {
+        assert_eq!(shape(one), shape(other), "{one} / {other}");
+    }
+}
+
+#[test]
+fn words_identifiers_and_structure_matter() {
+    for (one, other) in [
+        ("select a from t", "select b from t"),
+        ("select a from t", "select \"a\" from t"),
+        ("select \"a\"", "select \"A\""),
+        ("select \"a\" \"b\"", "select \"a\"\"b\""),
+        ("select a b", "select ab"),
+        ("select 1", "select a"),
+        ("select 'a'", "select \"a\""),
+        ("select a from t", "select a from t for update"),
+        ("select a /* from t */", "select a from t"),
+        ("select a -- from t", "select a from t"),
+        ("select 1; select 1", "select 1"),
+        ("select f(1)", "select g(1)"),
+        ("select f(1)", "select \"F\"(1)"),
+        ("select a.f(1)", "select f(1)"),
+        ("select (1), a", "select (1)"),
+        ("select '\u{e9}' as \u{e9}", "select '\u{e9}' as \u{e8}"),
+        ("select a -1", "select a +1"),
+        ("select a", "select /* pgregent: node=primary */ a"),
+    ] {
+        assert_ne!(shape(one), shape(other), "{one} / {other}");
+    }
+}
+
+#[test]
+fn literals_matter_where_they_decide() {
+    for (one, other) in [
+        ("set work_mem = 1", "set work_mem = 2"),
+        ("reset a; select 1", "reset a; select 2"),
+        ("select 1; set a.b = 1", "select 1; set a.b = 2"),
+        ("notify a, 'b'", "notify a, 'c'"),
+        ("execute p(1)", "execute p(2)"),
+        ("copy t to 'a'", "copy t to 'b'"),
+        ("explain (analyze 0) delete from t", "explain (analyze 1) delete from t"),
+        ("select set_config('a', 'b', true)", "select set_config('a', 'b', false)"),
+        ("select \"set_config\"('a', 'b', true)", "select \"set_config\"('a', 'b', false)"),
+        ("select U&\"a\" uescape '!'", "select U&\"a\" uescape '?'"),
+        ("fetch 1 2", "fetch 12"),
+        ("fetch a 2", "fetch a2"),
+        ("do 'a' 'b'", "do 'a''b'"),
+    ] {
+        assert_ne!(shape(one), shape(other), "{one} / {other}");
+    }
+}
+
+#[test]
+fn what_versions_split_differently_has_no_shape() {
+    for text in [
+        "select 'a",
+        "select \"a",
+        "select $$a",
+        "select $a$ a $b$",
+        "select /* a",
+        "select /* /* */",
+        "select E'a\\'",
+        "select E'a'\n'b'",
+        "select E'a' -- x\n 'b'",
+        "select 1a",
+        "select 1e",
+        "select 1_a",
+        "select 0xg",
+        "select $1a",
+        "select $a",
+        "select \u{1}",
+        "select \u{7f}",
+        "select 1.5e+x",
+        "select 'a' $",
+    ] {
+        assert!(shape_of(text.as_bytes(), &mut Vec::new()).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn hints_follow_one_grammar() {
+    let mut classifier = classifier();
+    let mut hint = |text: &str| classifier.classify(text.as_bytes(), StringSyntax::Standard).hint;
+    for text in [
+        "/* pgregent: node=primary */ select 1",
+        "/*pgregent:node=primary*/ select 1",
+        "select 1 /*  pgregent:  node = primary  */",
+        "select /* a */ 1 /* pgregent: node=primary */ /* b */",
+        "/* pgregent: node=primary */ set a.b = 1",
+        "/* pgregent: node=primary */ /* pgregent: node=elsewhere */ select 1",
+    ] {
+        assert_eq!(hint(text), Some(Hint::Primary), "{text}");
+        assert_eq!(hint(text), Some(Hint::Primary), "again: {text}");
+    }
+    for text in [
+        "select 1",
+        "/* pgregent: node=standby */ select 1",
+        "/* PGREGENT: node=primary */ select 1",
+        "/* pgregent: node=primary, x */ select 1",
+        "/* x pgregent: node=primary */ select 1",
+        "-- pgregent: node=primary\nselect 1",
+        "select '/* pgregent: node=primary */'",
+        "select \"/* pgregent: node=primary */\" from t",
+        "/*traceparent='00-01',route='%2Fx'*/ select 1",
+    ] {
+        assert_eq!(hint(text), None, "{text}");
+    }
+}
+
+#[test]
+fn plain_strings_with_backslashes_are_read_as_the_server_reads_them() {
+    let mut classifier = classifier();
+    let sql = br"select 'a\'; delete from t; --'";
+    let standard = classifier.classify(sql, StringSyntax::Standard);
+    assert_eq!((standard.access, standard.statements), (Access::Write, 2));
+    let backslash = classifier.classify(sql, StringSyntax::Backslash);
+    assert_eq!((backslash.access, backslash.statements), (Access::Read, 1));
+    let sql = br"select '\'; set a.b = 1";
+    assert_eq!(describe(&classifier.classify(sql, StringSyntax::Standard)), "write pin:setting_in_multi");
+    assert_eq!(classifier.classify(sql, StringSyntax::Backslash).why, Why::DoesNotParse);
+}
+
+#[test]
+fn a_refused_read_is_a_write_from_then_on() {
+    let mut classifier = classifier();
+    let before = classifier.classify(b"select * from v where a = 1", StringSyntax::Standard);
+    assert_eq!(before.access, Access::Read);
+    classifier.mark_write(b"select * from v where a = 2");
+    let after = classifier.classify(b"SELECT * FROM v WHERE a = 3", StringSyntax::Standard);
+    assert_eq!((after.access, &after.why), (Access::Write, &Why::Refused));
+    assert_eq!(classifier.classify(b"select * from v", StringSyntax::Standard).access, Access::Read);
+    for text in [&b"select 'x"[..], b"\xff", b"nonsense", b"begin"] {
+        let before = classifier.classify(text, StringSyntax::Standard);
+        classifier.mark_write(text);
+        assert_eq!(before, classifier.classify(text, StringSyntax::Standard));
+    }
+}
+
+#[test]
+fn a_text_that_does_not_parse_does_not_speak_for_its_shape() {
+    let mut classifier = classifier();
+    let bad = classifier.classify(br"select E'\u00zz'", StringSyntax::Standard);
+    assert_eq!(bad.why, Why::DoesNotParse);
+    assert_eq!(classifier.classify(b"select E'x'", StringSyntax::Standard).access, Access::Read);
+}
+
+/// The statement with other layout, letter case and comments, and, where asked, other literals of the same sort.
+fn disguised(text: &str, dice: &[u8], literals: bool) -> Option<String> {
+    const GAPS: [&str; 6] = [" ", "\n", " \t ", "/* x' \" $$ */", " -- it's\n", "/**//* /* ; */ */ "];
+    let mut lexer = Lexer::new(text.as_bytes());
+    let mut disguise = String::new();
+    let mut last_end = 0;
+    let mut rolls = dice.iter().cycle().copied();
+    while let Some(token) = lexer.next_token().ok()? {
+        let had_gap = token.start > last_end;
+        let roll = rolls.next()?;
+        if had_gap {
+            disguise += GAPS[usize::from(roll) % GAPS.len()];
+        }
+        let bytes = &text[token.start..token.end];
+        match token.kind {
+            Kind::Word if roll % 2 == 0 => disguise += &bytes.to_ascii_uppercase(),
+            // Numbers may be a type's precision, and sequences of literals are sensitive to their sort.
+            Kind::Literal if literals && bytes.starts_with('\'') => disguise += &format!("'{roll};--/*{roll}'"),
+            Kind::Literal if literals && bytes.bytes().all(|b| b.is_ascii_digit()) => {
+                disguise += &(1 + roll % 5).to_string();
+            }
+            _ => disguise += bytes,
+        }
+        last_end = token.end;
+    }
+    Some(disguise)
+}
+
+fn keeps_literals(text: &str) -> bool {
+    !super::super::lexer::shape_of(text.as_bytes(), &mut Vec::new()).is_ok()
+        || !["select", "insert", "update", "delete", "with", "values", "table", "merge", "("]
+            .iter()
+            .any(|word| text.to_ascii_lowercase().starts_with(word))
+        || text.contains("set_config")
+        || text.contains(';')
+        || text.contains("U&")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Every row's shape and class survive a disguise. The class is computed afresh, so the cache proves nothing.
+    #[test]
+    fn a_disguise_changes_neither_shape_nor_class(dice in proptest::collection::vec(any::<u8>(), 1..20)) {
+        for text in super::rows::all() {
+            let Some(disguise) = disguised(text, &dice, !keeps_literals(text)) else { continue };
+            prop_assert_eq!(shape(text), shape(&disguise), "{} / {}", text, disguise);
+            let (one, other) = (afresh(text), afresh(&disguise));
+            if other != "write why:DoesNotParse" && one != "write why:DoesNotParse" {
+                prop_assert_eq!(one, other, "{} / {}", text, disguise);
+            }
+        }
+    }
+
+    /// A letter more in any one word is another shape.
+    #[test]
+    fn another_word_is_another_shape(pick in any::<prop::sample::Index>()) {
+        for text in super::rows::all() {
+            let mut lexer = Lexer::new(text.as_bytes());
+            let mut words = Vec::new();
+            while let Ok(Some(token)) = lexer.next_token() {
+                if token.kind == Kind::Word { words.push(token) }
+            }
+            if words.is_empty() || shape_of(text.as_bytes(), &mut Vec::new()).is_err() { continue }
+            let word = pick.get(&words);
+            let changed = format!("{}q{}", &text[..word.end], &text[word.end..]);
+            prop_assert_ne!(shape(text), shape(&changed), "{}", changed);
+        }
+    }
+}
+
+fn afresh(text: &str) -> String {
+    let settings = Settings {
+        classify_bytes_max: 64 << 10,
+        read_functions: vec!["app.report".into()],
+        write_functions: vec!["pg_sleep_until".into()],
+    };
+    let class = Classifier::new(1, &settings).classify(text.as_bytes(), StringSyntax::Standard);
+    if class.why == Why::DoesNotParse { "write why:DoesNotParse".to_owned() } else { describe(&class) }
+}
