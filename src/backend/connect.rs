@@ -105,7 +105,7 @@ impl Classify for ConnectError {
         match self {
             Self::Auth(err) => err.client(),
             Self::Rejected(rejection) => {
-                ClientError::fatal(SqlState::CONNECTION_FAILURE, rejection.message.to_string())
+                ClientError::fatal(SqlState::known(rejection.sqlstate.as_bytes()), rejection.message.to_string())
             }
             _ => ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "no node accepts connections at the moment")
                 .hint("Try again later; the proxy keeps trying to reach the nodes."),

@@ -121,7 +121,8 @@ impl Classify for EnterError {
 pub async fn refuse(stream: &mut Stream, error: &EnterError) {
     let mut out = Vec::new();
     match error {
-        EnterError::Gone(_) => return,
+        // A cancel request is never answered.
+        EnterError::Gone(_) | EnterError::BadStartup(StartupError::BadCancel) => return,
         EnterError::Http => out.extend_from_slice(
             b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 53\r\n\r\nThis port speaks the PostgreSQL protocol, not HTTP.\r\n",
         ),

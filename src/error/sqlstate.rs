@@ -54,14 +54,18 @@ const PASSED_ON: &[SqlState] = &[
     SqlState("22023"),
     SqlState("25001"),
     SqlState("28000"),
+    SqlState("28P01"),
     SqlState("3D000"),
     SqlState("42501"),
     SqlState("42601"),
     SqlState("42602"),
     SqlState("42704"),
     SqlState("42P02"),
+    SqlState("53300"),
+    SqlState("55000"),
     SqlState("55P02"),
     SqlState("55P04"),
+    SqlState("57P03"),
     SqlState("0A000"),
 ];
 

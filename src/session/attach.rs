@@ -15,7 +15,7 @@ use crate::net::Buffer;
 use crate::pool::{Checkout, CheckoutError, DiscardReason, Pool};
 use crate::relay::{NodeScan, Outbox};
 use crate::route::{NoRoute, Target, Wishes, choose};
-use crate::sql::{Access, Classification, TxControl};
+use crate::sql::{Access, BeginOptions, Classification, Isolation, TxControl};
 use crate::topology::{Role, TopologyReader};
 use crate::wire::encode;
 use std::sync::Arc;
@@ -225,11 +225,12 @@ impl Session {
             replay: None,
             gate: if alone { Gate::OneRead } else { Gate::Free },
             rerouting: false,
+            tainted: false,
         };
         self.replay_settings(&mut attachment);
         self.replay_begin(&mut attachment);
         if self.deps.tunables.load().mode == PoolMode::Session {
-            self.pins.add(super::effects::Pins::SESSION_MODE);
+            self.pins.for_session_mode();
         }
         if alone {
             self.outbox.hold();
@@ -272,17 +273,20 @@ impl Session {
             encode::parameter_status(self.outbox.tail(), name, value);
             told.note(name.as_bytes(), value.as_bytes());
         }
+        self.strings = super::replies::strings_of(&told);
         self.told = Arc::new(told);
     }
 
     /// Lets a backend go that is between units: reused if clean and not needed any more.
     pub(super) fn detach(&mut self, attachment: Attachment) {
         let now = self.deps.clock.now();
-        let Attachment { checkout, target, .. } = attachment;
+        let Attachment { checkout, target, tainted, .. } = attachment;
         self.deps.load[target.node.index()].fetch_sub(1, Ordering::Relaxed);
         self.deps.metrics.node(target.node).transaction_seconds.observe(now.since(checkout.since()).as_secs_f64());
         if self.handle.detach() {
             checkout.discard(DiscardReason::Canceled);
+        } else if tainted {
+            checkout.reset();
         } else {
             checkout.release(now);
         }
@@ -316,7 +320,7 @@ impl Session {
             && self.transaction.is_none()
             && self.pins.is_empty()
             && class.statements == 1
-            && matches!(class.tx, TxControl::Begin { read_only: true, serializable: false })
+            && matches!(class.tx, TxControl::Begin(BeginOptions { read_only: Some(true), isolation, .. }) if isolation != Some(Isolation::Serializable))
             && !self.restricts_reads()
             && self.deps.tunables.load().mode == PoolMode::Transaction
     }

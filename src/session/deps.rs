@@ -11,7 +11,7 @@ use crate::ids::NodeId;
 use crate::metrics::Metrics;
 use crate::pool::PoolSet;
 use crate::route::{Balance, balance};
-use crate::sql::{Classification, Classifier, Settings as ClassifierSettings};
+use crate::sql::{Classification, Classifier, Settings as ClassifierSettings, StringSyntax};
 use crate::topology::{FactSender, TopologyReader};
 use arc_swap::ArcSwap;
 use std::cell::RefCell;
@@ -131,8 +131,8 @@ impl SessionDeps {
 
     /// What a statement text may do.
     #[must_use]
-    pub fn classify(&self, text: &[u8]) -> Arc<Classification> {
-        self.with_classifier(|classifier| classifier.classify(text))
+    pub fn classify(&self, text: &[u8], strings: StringSyntax) -> Arc<Classification> {
+        self.with_classifier(|classifier| classifier.classify(text, strings))
     }
 
     /// Remembers that statements of this shape are refused by standbys.

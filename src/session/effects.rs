@@ -4,7 +4,7 @@
 //! committed. Pure. Invariant: whatever is not exactly understood pins. Absent on purpose: SET LOCAL.
 
 use crate::backend::{Setting, Settings};
-use crate::sql::{Classification, SettingEffect};
+use crate::sql::{self, Change, Classification, PinReason, TxControl};
 use std::sync::Arc;
 
 /// A change of settings or statements, with the text that made it.
@@ -26,17 +26,24 @@ impl Effect {
     /// The trackable effect of a statement, if it has one.
     #[must_use]
     pub fn of(class: &Classification, text: &[u8]) -> Option<Self> {
-        match &class.setting {
-            SettingEffect::None => None,
-            SettingEffect::Set { name } => {
+        match &class.effects.change {
+            Change::Set { name } => {
                 let sql = String::from_utf8_lossy(text);
                 let sql = sql.trim().trim_end_matches(';').trim_end();
                 Some(Self::Set(Setting { name: Arc::clone(name), sql: sql.into() }))
             }
-            SettingEffect::Reset { name } => Some(Self::Reset(Arc::clone(name))),
-            SettingEffect::ResetAll => Some(Self::ResetAll),
-            SettingEffect::DiscardAll => Some(Self::DiscardAll),
-            SettingEffect::DeallocateAll => Some(Self::DeallocateAll),
+            Change::Reset { name } => Some(Self::Reset(Arc::clone(name))),
+            Change::ResetAll => Some(Self::ResetAll),
+            Change::DiscardAll => Some(Self::DiscardAll),
+            Change::DeallocateAll => Some(Self::DeallocateAll),
+            // Gone with the transaction, without meaning for the next client, or pinned.
+            Change::None
+            | Change::SetLocal { .. }
+            | Change::DiscardPlans
+            | Change::DiscardSequences
+            | Change::DiscardTemp
+            | Change::Deallocate { .. }
+            | Change::UnlistenAll => None,
         }
     }
 
@@ -58,35 +65,95 @@ impl Effect {
     }
 }
 
-/// Why a session must keep its backend: a set of reasons.
+/// Why a session must keep its backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pins(u32);
+pub struct Pins {
+    reasons: sql::Pins,
+    session_mode: bool,
+    unknown_settings: bool,
+}
 
 impl Pins {
-    /// Session pool mode: until the client leaves.
-    pub const SESSION_MODE: u32 = 1 << 31;
-    /// Settings that could not be followed.
-    pub const UNKNOWN_SETTINGS: u32 = 1 << 30;
+    /// Adds what a statement leaves behind. A text that was not examined does not pin: its backend is
+    /// reset before anyone else gets it.
+    pub fn add(&mut self, reasons: sql::Pins) {
+        for reason in reasons.iter().filter(|reason| *reason != PinReason::NotExamined) {
+            self.reasons.insert(reason);
+        }
+    }
 
-    /// Adds reasons.
-    pub fn add(&mut self, bits: u32) {
-        self.0 |= bits;
+    /// Session pool mode: until the client leaves.
+    pub fn for_session_mode(&mut self) {
+        self.session_mode = true;
+    }
+
+    /// Settings changed in a way that could not be followed.
+    pub fn for_unknown_settings(&mut self) {
+        self.unknown_settings = true;
     }
 
     /// Is there none?
     #[must_use]
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        !self.session_mode && !self.has_state()
     }
 
     /// Forgets all reasons but the pool mode (DISCARD ALL).
     pub fn clear_state(&mut self) {
-        self.0 &= Self::SESSION_MODE;
+        *self = Self { session_mode: self.session_mode, ..Self::default() };
     }
 
     /// Is there session state beyond what is tracked?
     #[must_use]
     pub fn has_state(self) -> bool {
-        self.0 & !Self::SESSION_MODE != 0
+        self.unknown_settings || !self.reasons.is_empty()
+    }
+}
+
+/// What a unit does to transactions, as far as the session must know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Control {
+    /// Nothing that matters.
+    #[default]
+    None,
+    /// Begins one.
+    Begins,
+    /// Commits, or may.
+    Commits,
+    /// Rolls back.
+    RollsBack,
+    /// Something after which it is not known which settings count.
+    Murky,
+}
+
+impl Control {
+    /// Of one text.
+    #[must_use]
+    pub fn of(tx: &TxControl) -> Self {
+        match tx {
+            TxControl::None | TxControl::Set(_) | TxControl::Savepoint(_) | TxControl::Release(_) => Self::None,
+            TxControl::Begin(_) => Self::Begins,
+            TxControl::Commit { chain: false } | TxControl::CommitPrepared | TxControl::RollbackPrepared => {
+                Self::Commits
+            }
+            TxControl::Rollback { chain: false } => Self::RollsBack,
+            TxControl::Commit { chain: true }
+            | TxControl::Rollback { chain: true }
+            | TxControl::RollbackTo(_)
+            | TxControl::PrepareTransaction
+            | TxControl::Mixed => Self::Murky,
+        }
+    }
+
+    /// May it have committed something, if its answer is lost?
+    #[must_use]
+    pub fn may_commit(self) -> bool {
+        matches!(self, Self::Commits | Self::Murky)
+    }
+
+    /// Does it end a transaction block for certain?
+    #[must_use]
+    pub fn ends(self) -> bool {
+        matches!(self, Self::Commits | Self::RollsBack)
     }
 }

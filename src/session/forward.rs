@@ -9,7 +9,7 @@ use super::unit::{HOLD_MAX, Unit, Violation};
 use super::{Attachment, Gate, Session};
 use crate::backend::{Owed, Statement};
 use crate::relay::Message;
-use crate::sql::Classification;
+use crate::sql::{Classification, PinReason};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{HEADER_LEN, encode};
 use std::sync::Arc;
@@ -71,6 +71,23 @@ impl Session {
         let skipping = attachment.checkout.owed.skipping();
         if skipping && !matches!(message.tag, frontend::SYNC | frontend::TERMINATE) {
             return Ok(self.drop_message(attachment, message));
+        }
+        let copy_message = matches!(
+            message.tag,
+            frontend::COPY_DATA
+                | frontend::COPY_DONE
+                | frontend::COPY_FAIL
+                | frontend::SYNC
+                | frontend::FLUSH
+                | frontend::TERMINATE
+        );
+        if attachment.checkout.owed.copy_in() && !copy_message {
+            // The node ends the COPY with an error and answers this message with nothing else.
+            if !message.whole {
+                return Ok(self.more(message));
+            }
+            attachment.checkout.owed.copy_ended();
+            return Ok(self.stream(attachment, message));
         }
         match message.tag {
             frontend::COPY_DATA => Ok(self.stream(attachment, message)),
@@ -139,7 +156,7 @@ impl Session {
     fn pass_query(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
         let class = match (&self.query_class, message.whole) {
             (Some(class), true) => Some(Arc::clone(class)),
-            (None, true) => Some(self.deps.classify(frontend::query(self.inbox.body(message))?)),
+            (None, true) => Some(self.deps.classify(frontend::query(self.inbox.body(message))?, self.strings)),
             (_, false) => {
                 let classify_max = self.deps.tunables.load().classifier.classify_bytes_max;
                 if message.len <= classify_max + HEADER_LEN {
@@ -156,10 +173,7 @@ impl Session {
                 self.unit.effects.extend(Effect::of(&class, text));
             }
             // Too long to look at: it may do anything.
-            None => {
-                self.unit.access = crate::sql::Access::Write;
-                self.unit.writes = true;
-            }
+            None => self.unit.add_unknown(),
         }
         // A simple query drops the unnamed statement (PostgreSQL docs, "Extended Query").
         self.prepared.unnamed.class = None;
@@ -182,6 +196,7 @@ impl Session {
     pub(super) fn unit_sent(&mut self, attachment: &mut Attachment) {
         let unit = std::mem::take(&mut self.unit);
         self.pins.add(unit.pins);
+        attachment.tainted |= unit.pins.contains(PinReason::NotExamined);
         self.sent.push_back(unit);
         if attachment.gate == Gate::OneRead {
             attachment.gate = Gate::Shut;
@@ -192,9 +207,8 @@ impl Session {
         let view = frontend::parse(self.inbox.body(message))?;
         let class = match self.memo.take() {
             Some((at, class)) if at == message.at => class,
-            _ => self.deps.classify(view.text),
+            _ => self.deps.classify(view.text, self.strings),
         };
-        self.unit.loose_settings |= class.statements > 1;
         if view.name.is_empty() {
             let serial = UNNAMED_SERIAL.fetch_add(1, Ordering::Relaxed);
             let unnamed = &mut self.prepared.unnamed;
@@ -246,8 +260,7 @@ impl Session {
         }
         let Some(statement) = self.prepared.find(view.statement).cloned() else {
             // Not one of ours: made by SQL PREPARE, or unknown; the node knows.
-            self.unit.access = crate::sql::Access::Write;
-            self.unit.writes = true;
+            self.unit.add_unknown();
             attachment.checkout.owed.push(Owed::Bind);
             return Ok(self.stream(attachment, message));
         };

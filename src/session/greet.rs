@@ -181,6 +181,7 @@ impl Session {
             startup: settings,
             told: Arc::clone(&greeting.parameters),
             pins: Pins::default(),
+            strings: super::replies::strings_of(&greeting.parameters),
             lazy_commits: greeting.lazy_commits,
             floor: Time::ZERO,
             attempts: 0,

@@ -5,13 +5,14 @@
 //! anything that reads data.
 
 use super::attach::{Denied, Wanted};
+use super::effects::Control;
 use super::loss::lost_transaction;
 use super::unit::{Scan, Violation};
 use super::{Session, SessionEnd, Transaction};
 use crate::config::PoolMode;
 use crate::error::{Classify, ClientError, Severity, SqlState};
 use crate::relay::Message;
-use crate::sql::{Classification, TxControl};
+use crate::sql::{Change, Classification, TxControl};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{TxStatus, backend as tags, encode};
 use std::sync::Arc;
@@ -148,8 +149,17 @@ impl Session {
     /// Transaction control that needs no node now. True: answered.
     fn answer_control(&mut self, class: &Arc<Classification>) -> Result<bool, Violation> {
         let Some(message) = self.next_message()? else { return Ok(false) };
-        if self.deps.tunables.load().mode == PoolMode::Statement && !matches!(class.tx, TxControl::None) {
+        if self.deps.tunables.load().mode == PoolMode::Statement && class.tx != TxControl::None {
             self.refuse_block(message);
+            return Ok(true);
+        }
+        if let Change::Deallocate { name } = &class.effects.change
+            && self.transaction.is_none()
+            && self.prepared.find(name.as_bytes()).is_some()
+        {
+            self.prepared.closing(name.as_bytes());
+            self.prepared.confirm();
+            self.complete(message, "DEALLOCATE");
             return Ok(true);
         }
         if self.defers(class) {
@@ -160,8 +170,8 @@ impl Session {
         }
         let deferred = matches!(self.transaction, Transaction::Deferred(_));
         let tag = match class.tx {
-            TxControl::Commit if deferred && class.statements == 1 => "COMMIT",
-            TxControl::Rollback if deferred && class.statements == 1 => "ROLLBACK",
+            TxControl::Commit { chain: false } if deferred => "COMMIT",
+            TxControl::Rollback { chain: false } if deferred => "ROLLBACK",
             _ => return Ok(false),
         };
         self.transaction = Transaction::None;
@@ -264,26 +274,23 @@ impl Session {
     /// Does this message end a failed transaction? Remembers it for the Execute to come.
     fn ends_transaction(&mut self, message: Message) -> Result<bool, Violation> {
         let body = self.inbox.body(message);
-        let tx = match message.tag {
-            frontend::QUERY => {
-                let class = self.deps.classify(frontend::query(body)?);
-                if class.statements == 1 { class.tx } else { TxControl::None }
-            }
+        let control = match message.tag {
+            frontend::QUERY => Control::of(&self.deps.classify(frontend::query(body)?, self.strings).tx),
             frontend::PARSE => {
-                let class = self.deps.classify(frontend::parse(body)?.text);
-                self.ending_lost = matches!(class.tx, TxControl::Commit | TxControl::Rollback);
-                class.tx
+                let control = Control::of(&self.deps.classify(frontend::parse(body)?.text, self.strings).tx);
+                self.ending_lost = control.ends();
+                control
             }
             frontend::BIND => {
                 let view = frontend::bind(body)?;
                 if let Some(statement) = self.prepared.find(view.statement) {
-                    self.ending_lost = matches!(statement.class.tx, TxControl::Commit | TxControl::Rollback);
+                    self.ending_lost = Control::of(&statement.class.tx).ends();
                 }
                 return Ok(self.ending_lost);
             }
-            _ => TxControl::None,
+            _ => Control::None,
         };
-        Ok(matches!(tx, TxControl::Commit | TxControl::Rollback))
+        Ok(control.ends())
     }
 
     /// Refuses the unit in the inbox.

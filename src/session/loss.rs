@@ -17,7 +17,7 @@
 use super::{Attachment, Gate, Session, SessionEnd, Stage, Transaction, forward};
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
 use crate::pool::DiscardReason;
-use crate::sql::{Access, TxControl};
+use crate::sql::Access;
 use crate::topology::Fact;
 use crate::wire::encode;
 
@@ -193,8 +193,7 @@ impl Session {
         let sent = std::mem::take(&mut self.sent);
         let half = std::mem::take(&mut self.unit);
         let half_passed = !untouched && (sent.is_empty() || half.access == Access::Write || half.failed);
-        let commits = sent.iter().any(|unit| matches!(unit.tx, TxControl::Commit | TxControl::Mixed))
-            || half.tx == TxControl::Commit;
+        let commits = sent.iter().any(|unit| unit.tx.may_commit()) || half.tx.may_commit();
         if in_transaction {
             let told = !sent.is_empty() || half_passed;
             self.transaction = if commits { Transaction::None } else { Transaction::Lost { told } };

@@ -135,6 +135,8 @@ struct Attachment {
     gate: Gate,
     /// The session knows that the node wants this unit elsewhere; everything up to its end is hidden.
     rerouting: bool,
+    /// What ran on it could not be examined: it is reset before anyone else gets it.
+    tainted: bool,
 }
 
 /// What happens to the rest of a streamed message from the node.
@@ -195,6 +197,8 @@ pub struct Session {
     startup: Arc<Settings>,
     told: Arc<Parameters>,
     pins: Pins,
+    /// How the client's string literals read (`standard_conforming_strings`).
+    strings: crate::sql::StringSyntax,
     /// Commits may be acknowledged before they are flushed (`synchronous_commit = off`).
     lazy_commits: Option<std::time::Duration>,
     /// When its last write was acknowledged: what it must be able to read.

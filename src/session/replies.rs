@@ -5,15 +5,15 @@
 //! only when it succeeded, and those of a transaction only when it committed. Absent on purpose: what
 //! a lost backend means (`loss`).
 
-use super::effects::{Effect, Pins};
+use super::effects::{Control, Effect};
 use super::loss::Loss;
 use super::unit::Unit;
 use super::{Attachment, Gate, Session, Streamed};
-use crate::backend::{Owed, Reply, Settings};
+use crate::backend::{Owed, Parameters, Reply, Settings};
 use crate::metrics::Class;
 use crate::net::Buffer;
 use crate::relay::Scanned;
-use crate::sql::{Access, TxControl};
+use crate::sql::{Access, Pins, StringSyntax};
 use crate::topology::{Fact, Role};
 use crate::wire::{HEADER_LEN, LENGTH_MAX, TxStatus, backend as tags, encode, frontend};
 use std::sync::Arc;
@@ -177,6 +177,7 @@ impl Session {
         }
         if !known {
             Arc::make_mut(&mut self.told).note(name, value);
+            self.strings = strings_of(&self.told);
         }
         Ok(Fate::Forward)
     }
@@ -328,9 +329,8 @@ impl Session {
             self.apply_immediate(attachment, &unit);
             self.pending.extend(unit.effects);
         }
-        let partial = matches!(unit.tx, TxControl::RollbackTo | TxControl::Other | TxControl::Mixed);
-        if partial && !self.pending.is_empty() {
-            self.pins.add(Pins::UNKNOWN_SETTINGS);
+        if unit.tx == Control::Murky && !self.pending.is_empty() {
+            self.pins.for_unknown_settings();
         }
         self.transaction.on_ready(status, !on_primary, unit.writes);
         if status != TxStatus::Idle {
@@ -403,7 +403,16 @@ impl Session {
 
     /// Has nothing of a further unit been passed on?
     fn unit_is_untouched(&self) -> bool {
-        self.unit.access == Access::Read && self.unit.effects.is_empty() && self.unit.pins == 0
+        self.unit.access == Access::Read && self.unit.effects.is_empty() && self.unit.pins == Pins::NONE
+    }
+}
+
+/// How string literals read under these parameters.
+pub(super) fn strings_of(parameters: &Parameters) -> StringSyntax {
+    if parameters.value("standard_conforming_strings") == Some("off") {
+        StringSyntax::Backslash
+    } else {
+        StringSyntax::Standard
     }
 }
 

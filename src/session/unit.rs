@@ -5,9 +5,9 @@
 //! write (unknown means primary). Absent on purpose: sending it (`forward`).
 
 use super::Session;
-use super::effects::Effect;
+use super::effects::{Control, Effect};
 use crate::relay::Message;
-use crate::sql::{Access, Classification, TxControl};
+use crate::sql::{Access, Change, Classification, Hint, PinReason, Pins};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{FrameError, HEADER_LEN};
 use std::sync::Arc;
@@ -23,15 +23,13 @@ pub struct Unit {
     /// Read only if every part is.
     pub access: Access,
     /// Transaction control by the last statement that has any.
-    pub tx: TxControl,
+    pub tx: Control,
     /// May it have changed data (transaction control and settings do not)?
     pub writes: bool,
     /// What it leaves behind, once it succeeds.
     pub effects: Vec<Effect>,
     /// Why the session must stay, once it was sent.
-    pub pins: u32,
-    /// It changed settings in a way that is not followed.
-    pub loose_settings: bool,
+    pub pins: Pins,
     /// An error was passed on.
     pub failed: bool,
     /// Part of its answer was passed on.
@@ -42,11 +40,10 @@ impl Default for Unit {
     fn default() -> Self {
         Self {
             access: Access::Read,
-            tx: TxControl::None,
+            tx: Control::None,
             writes: false,
             effects: Vec::new(),
-            pins: 0,
-            loose_settings: false,
+            pins: Pins::NONE,
             failed: false,
             answered: false,
         }
@@ -56,16 +53,32 @@ impl Default for Unit {
 impl Unit {
     /// Adds a statement that is going to run.
     pub fn add(&mut self, class: &Classification) {
-        if class.access == Access::Write {
+        let control = Control::of(&class.tx);
+        if access(class) == Access::Write {
             self.access = Access::Write;
-            let harmless = class.tx != TxControl::None || class.setting != crate::sql::SettingEffect::None;
-            self.writes |= !harmless || class.statements > 1;
+            let harmless = class.tx != crate::sql::TxControl::None || class.effects.change != Change::None;
+            self.writes |= !harmless
+                || class.statements > 1
+                || control == Control::Commits && !matches!(class.tx, crate::sql::TxControl::Commit { .. });
         }
-        if class.tx != TxControl::None {
-            self.tx = class.tx;
+        if control != Control::None {
+            self.tx = control;
         }
-        self.pins |= class.pins;
+        self.pins = self.pins.union(class.effects.pins);
     }
+
+    /// Something of unknown content is going to run.
+    pub fn add_unknown(&mut self) {
+        self.access = Access::Write;
+        self.writes = true;
+        self.pins.insert(PinReason::NotExamined);
+    }
+}
+
+/// Read or write, with the client's own wish.
+#[must_use]
+pub fn access(class: &Classification) -> Access {
+    if class.hint == Some(Hint::Primary) { Access::Write } else { class.access }
 }
 
 /// What stands at the beginning of the unread messages.
@@ -176,8 +189,8 @@ impl Session {
             });
         }
         let text = frontend::query(self.inbox.body(message))?;
-        let class = self.deps.classify(text);
-        Ok(Scan::Route { access: class.access, closed: true, class: Some(class) })
+        let class = self.deps.classify(text, self.strings);
+        Ok(Scan::Route { access: access(&class), closed: true, class: Some(class) })
     }
 
     fn scan_extended(&mut self, message: Message, batch: &mut Batch) -> Result<(), Violation> {
@@ -185,11 +198,8 @@ impl Session {
         match message.tag {
             frontend::PARSE => {
                 let view = frontend::parse(body)?;
-                let class = self.deps.classify(view.text);
-                batch.add(class.access);
-                if class.tx != TxControl::None {
-                    batch.access = Access::Write;
-                }
+                let class = self.deps.classify(view.text, self.strings);
+                batch.add(access(&class));
                 self.memo = Some((message.at, class));
             }
             frontend::BIND => {
@@ -197,7 +207,7 @@ impl Session {
                 let access = if view.statement.is_empty() {
                     // Its Parse stands in this batch, or was remembered.
                     let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());
-                    let known = self.prepared.unnamed.class.as_ref().map(|class| class.access);
+                    let known = self.prepared.unnamed.class.as_deref().map(access);
                     if in_batch { Access::Read } else { known.unwrap_or(Access::Write) }
                 } else {
                     let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());

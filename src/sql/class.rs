@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// May it run on a standby?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// It only reads: any node may answer.
     Read,

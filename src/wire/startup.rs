@@ -56,6 +56,9 @@ pub enum StartupError {
     /// A major version we do not speak.
     #[error("unsupported frontend protocol {}.{}: server supports 3.0 to 3.2", .0 >> 16, .0 & 0xffff)]
     UnsupportedProtocol(u32),
+    /// A cancel request whose key cannot be one.
+    #[error("invalid length of cancel key")]
+    BadCancel,
     /// A name or value is not UTF-8.
     #[error("startup parameter is not valid UTF-8")]
     BadEncoding,
@@ -81,7 +84,7 @@ pub fn parse_startup(body: &[u8]) -> Result<StartupPacket, StartupError> {
             let pid = reader.int32()?;
             let secret = reader.rest();
             if !(4..=CANCEL_KEY_LEN_MAX).contains(&secret.len()) {
-                return Err(StartupError::BadLayout);
+                return Err(StartupError::BadCancel);
             }
             Ok(StartupPacket::Cancel { pid, secret: secret.to_vec() })
         }
@@ -139,7 +142,7 @@ mod tests {
         assert_eq!(parse_startup(&packet(PROTOCOL_3_0, b"user\0ann\0")), Err(StartupError::BadLayout));
         assert_eq!(parse_startup(&packet(PROTOCOL_3_0, b"user\0ann\0\0x")), Err(StartupError::BadLayout));
         assert_eq!(parse_startup(&packet(PROTOCOL_3_0, b"user\0\xff\0\0")), Err(StartupError::BadEncoding));
-        assert_eq!(parse_startup(&packet(CANCEL_REQUEST, b"\0\0\0\x01abc")), Err(StartupError::BadLayout));
+        assert_eq!(parse_startup(&packet(CANCEL_REQUEST, b"\0\0\0\x01abc")), Err(StartupError::BadCancel));
     }
 
     proptest! {
