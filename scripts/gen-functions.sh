@@ -27,7 +27,8 @@ trap cleanup EXIT INT TERM
 
 # In: immutable and stable functions that SQL can call, of which no overload of the same name is volatile.
 # Out, although immutable or stable: what has a side effect or hands out a transaction id, what means something on one
-# node or one backend only (recovery state, WAL positions, statistics, temporary schemas), what runs SQL text.
+# node or one backend only (recovery state, WAL positions, statistics, temporary schemas), what runs SQL text. In, although
+# they tell nodes apart, because that is what people ask them for: inet_server_addr, inet_server_port, pg_backend_pid.
 cat >"$DIR/query.sql" <<'SQL'
 SELECT proname FROM pg_proc
 WHERE pronamespace = 'pg_catalog'::regnamespace
@@ -42,7 +43,7 @@ HAVING bool_and(provolatile IN ('i', 's'))
    AND proname !~ '^(pg_event_trigger|binary_upgrade|pg_control_|pg_export_|pg_show_replication)'
    AND proname !~ '_to_xml|_to_xmlschema|xml_and_xmlschema'
    AND proname NOT IN ('pg_is_in_recovery', 'pg_is_wal_replay_paused', 'pg_get_wal_replay_pause_state',
-                       'pg_backend_pid', 'pg_current_snapshot', 'inet_server_addr', 'inet_server_port',
+                       'pg_current_snapshot',
                        'pg_postmaster_start_time', 'pg_conf_load_time', 'pg_current_logfile', 'pg_listening_channels',
                        'pg_my_temp_schema', 'pg_is_other_temp_schema', 'pg_cursor', 'pg_prepared_statement',
                        'pg_prepared_xact', 'pg_lock_status', 'pg_jit_available', 'pg_trigger_depth',

@@ -149,8 +149,6 @@ mod tests {
             "pg_is_in_recovery",
             "pg_last_wal_replay_lsn",
             "pg_current_wal_lsn",
-            "inet_server_addr",
-            "pg_backend_pid",
             "pg_export_snapshot",
             "pg_stat_get_activity",
             "query_to_xml",

@@ -121,7 +121,9 @@ impl ProxySpec {
     pub fn start_splitting(self) -> Proxy {
         let proxy = self.start_ready();
         let mut client = proxy.client();
-        wait_for("reads reach a standby", START_TIMEOUT, || client.value("SELECT pg_is_in_recovery()") == "t");
+        wait_for("reads reach a standby", START_TIMEOUT, || {
+            client.value("SELECT inet_server_port()") != client.value("SELECT inet_server_port() FOR UPDATE")
+        });
         proxy
     }
 }

@@ -234,7 +234,6 @@ const WRITES: &[&str] = &[
     "select txid_current()",
     "select pg_current_xact_id()",
     "select pg_last_wal_replay_lsn()",
-    "select pg_backend_pid()",
     "select pg_notify('a', 'b')",
     "select lo_create(0)",
     "select query_to_xml('delete from t', true, false, '')",
