@@ -62,7 +62,7 @@ impl Machine {
             return self.adopt(primary, Some(outage));
         }
         let name = self.name(primary).clone();
-        self.tell(Level::Info, "primary_back", Some(primary), format!("{name} is back, it stays primary"));
+        self.tell(Level::Info, "primary_back", Some(primary), format!("{name} stays primary"));
         self.become_stable(primary)
     }
 
