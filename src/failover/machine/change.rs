@@ -49,19 +49,21 @@ impl Machine {
         failed.is_some_and(|at| node.live_report().is_some_and(|r| r.sent_at <= at))
     }
 
-    /// The old primary answers as primary and nobody else was promoted.
-    fn take_back(&mut self, old: NodeId, outage: Outage) -> bool {
-        if self.node(old).health != Health::Healthy {
-            self.want_probe(old);
+    /// The primary answers as primary and nobody else was promoted: it goes on, under a new epoch if
+    /// the store may remember another one.
+    pub(super) fn take_back(&mut self, primary: NodeId, outage: Outage) -> bool {
+        let node = self.node(primary);
+        if node.health != Health::Healthy {
+            self.want_probe(primary);
             return false;
         }
-        let same = self.recorded_primary() == Some(old) && self.epoch_tried == self.epoch;
-        if !same || self.claim(old) != self.timeline {
-            return self.adopt(old, Some(outage));
+        let same = self.recorded_primary() == Some(primary) && self.epoch_tried == self.epoch;
+        if !same || node.report.as_ref().map(|r| r.timeline) != self.timeline {
+            return self.adopt(primary, Some(outage));
         }
-        let name = self.name(old).clone();
-        self.tell(Level::Info, "primary_back", Some(old), format!("{name} is back, it stays primary"));
-        self.become_stable(old)
+        let name = self.name(primary).clone();
+        self.tell(Level::Info, "primary_back", Some(primary), format!("{name} stays primary"));
+        self.become_stable(primary)
     }
 
     /// Asks every standby that answers to stand still.

@@ -244,9 +244,12 @@ impl Machine {
 
     fn uncontested(&mut self, primary: Option<NodeId>) -> bool {
         let Some(primary) = primary else { return false };
-        let name = self.name(primary).clone();
-        self.tell(Level::Info, "primary_back", Some(primary), format!("{name} is the only primary again"));
-        self.become_stable(primary)
+        if !self.claimants().contains(&primary) {
+            self.want_probe(primary);
+            return false;
+        }
+        let outage = Outage { old: Some(primary), since: self.now, cause: Cause::SplitEnded, order: None };
+        self.take_back(primary, outage)
     }
 
     fn adopt_survivor(&mut self, old: Option<NodeId>, survivor: NodeId) -> bool {

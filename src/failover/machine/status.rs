@@ -128,6 +128,12 @@ impl Machine {
         if self.system_id.is_none() && self.nodes.iter().any(|n| n.report.is_some()) {
             return vec![Hold::SystemUnclear];
         }
+        if self.now < self.store_retry_at {
+            return vec![Hold::RetryLater { left: self.store_retry_at.since(self.now) }];
+        }
+        if let Some(claimant) = self.claimants().first() {
+            return vec![Hold::PrimarySuspect { node: self.name(*claimant).clone() }];
+        }
         match self.recorded_primary().filter(|p| self.node(*p).restarting()) {
             Some(primary) => vec![self.restart_hold(primary)],
             None => vec![Hold::NoPrimaryKnown],
@@ -160,8 +166,12 @@ impl Machine {
                 let timeline = self.node(*only).report.as_ref().map(|r| r.timeline).unwrap_or_default();
                 vec![Hold::UnrecordedPrimary { node: self.name(*only).clone(), timeline }]
             }
-            ([_], Some(primary)) if !confirmed => {
-                vec![Hold::PrimarySuspect { node: self.name(primary).clone() }]
+            ([only], Some(primary)) if !confirmed => {
+                let unclear = [primary, *only].into_iter().find(|id| {
+                    let health = self.node(*id).health;
+                    health != Health::Healthy && (health != Health::Down || *id == *only)
+                });
+                unclear.into_iter().map(|id| Hold::PrimarySuspect { node: self.name(id).clone() }).collect()
             }
             _ => vec![Hold::TwoPrimaries { nodes: claimants.iter().map(|id| self.name(*id).clone()).collect() }],
         }
