@@ -116,11 +116,8 @@ impl App {
         }
         self.readiness.set(Phase::Serving);
         let mut signals = Signals::new()?;
-        loop {
-            match signals.next().await {
-                Asked::Reload => self.reload(),
-                Asked::Stop => break,
-            }
+        while signals.next().await == Asked::Reload {
+            self.reload();
         }
         stop_accepting.cancel();
         accepting.close();

@@ -279,6 +279,7 @@ impl Pool {
 
 impl State {
     /// Pops the backend used last; those on which something arrived while idle go to `dead`.
+    #[allow(clippy::vec_box, reason = "they stay in the boxes they live in")]
     fn take_idle(&mut self, dead: &mut Vec<Box<Backend>>) -> Option<Box<Backend>> {
         while let Some(Idle { backend, .. }) = self.idle.pop() {
             // An idle backend has nothing to say; if it did, its state is not what we know.

@@ -229,6 +229,8 @@ impl Session {
             attachment.push_parse(&existing.backend_name, &content);
             attachment.checkout.owed.push(Owed::Parse { swallow: false, id: 0 });
             self.prepared.defining_unnamed();
+        } else if !self.prepared.has_room() {
+            return Err(Violation::TooManyNames);
         } else {
             let statement = self.deps.statements.intern(view.content, || class);
             let name = view.name.to_vec();

@@ -19,13 +19,8 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// What one look at the session did.
-enum Step {
-    /// Something moved; look again.
-    Again,
-    /// Nothing can move.
-    Wait,
-}
+/// Something moved; look again.
+struct Again;
 
 impl Session {
     /// Serves the client until it leaves or the session must end.
@@ -72,15 +67,14 @@ impl Session {
                 ready!(self.poll_timer(cx, Some(limit)));
                 return Poll::Ready(SessionEnd::ClientStalled);
             }
-            let step = match &self.stage {
+            let looked = match &self.stage {
                 Stage::Detached => ready!(self.poll_detached(cx)),
                 Stage::WaitingForRoute(_) => ready!(self.poll_route(cx)),
                 Stage::WaitingForBackend(_) => ready!(self.poll_queue(cx)),
                 Stage::Attached(_) => ready!(self.poll_attached(cx)),
             };
-            match step {
-                Ok(Step::Again) => self.timer = None,
-                Ok(Step::Wait) => return Poll::Pending,
+            match looked {
+                Ok(Again) => self.timer = None,
                 Err(end) => return Poll::Ready(end),
             }
         }
@@ -119,12 +113,12 @@ impl Session {
         drained.then_some(SessionEnd::Drained)
     }
 
-    fn poll_detached(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+    fn poll_detached(&mut self, cx: &mut Context<'_>) -> Poll<Result<Again, SessionEnd>> {
         match self.pump() {
-            Pumped::Moved => return Poll::Ready(Ok(Step::Again)),
+            Pumped::Moved => return Poll::Ready(Ok(Again)),
             Pumped::End(end) => {
                 self.ending = Some(end);
-                return Poll::Ready(Ok(Step::Again));
+                return Poll::Ready(Ok(Again));
             }
             Pumped::Hungry => {}
         }
@@ -140,7 +134,7 @@ impl Session {
     }
 
     /// Reads from the client; the end of its stream ends the session.
-    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<Again, SessionEnd>> {
         match ready!(self.inbox.poll_fill(&mut self.stream, cx, self.wanted)) {
             Ok(0) => {
                 let between =
@@ -149,48 +143,48 @@ impl Session {
             }
             Ok(_) => {
                 self.wanted = 0;
-                Poll::Ready(Ok(Step::Again))
+                Poll::Ready(Ok(Again))
             }
             Err(_) => Poll::Ready(Err(SessionEnd::ClientLost)),
         }
     }
 
     /// While waiting: notices that the client has gone, and takes what it sends meanwhile.
-    fn poll_client_aside(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+    fn poll_client_aside(&mut self, cx: &mut Context<'_>) -> Poll<Result<Again, SessionEnd>> {
         if self.inbox.has_room() { self.poll_client(cx) } else { Poll::Pending }
     }
 
-    fn poll_route(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+    fn poll_route(&mut self, cx: &mut Context<'_>) -> Poll<Result<Again, SessionEnd>> {
         if let Stage::WaitingForRoute(wait) = &mut self.stage {
             if wait.changed.as_mut().poll(cx).is_ready() {
                 self.stage = Stage::Detached;
                 self.seek(self.wanted_unit);
-                return Poll::Ready(Ok(Step::Again));
+                return Poll::Ready(Ok(Again));
             }
             if wait.deadline.as_mut().poll(cx).is_ready() {
                 let why = wait.why.clone();
                 self.deny(&Denied::NoRoute(why));
-                return Poll::Ready(Ok(Step::Again));
+                return Poll::Ready(Ok(Again));
             }
         }
         self.poll_client_aside(cx)
     }
 
-    fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+    fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<Again, SessionEnd>> {
         if let Stage::WaitingForBackend(wait) = &mut self.stage {
             let clock = &self.deps.clock;
             if let Poll::Ready(outcome) = wait.pool.poll_ticket(wait.ticket, cx, || clock.now()) {
                 let (target, since) = (wait.target, wait.since);
                 self.granted(target, since, outcome);
-                return Poll::Ready(Ok(Step::Again));
+                return Poll::Ready(Ok(Again));
             }
         }
         self.poll_client_aside(cx)
     }
 
-    fn poll_attached(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, SessionEnd>> {
+    fn poll_attached(&mut self, cx: &mut Context<'_>) -> Poll<Result<Again, SessionEnd>> {
         let Stage::Attached(mut attachment) = std::mem::replace(&mut self.stage, Stage::Detached) else {
-            return Poll::Ready(Ok(Step::Again));
+            return Poll::Ready(Ok(Again));
         };
         match self.forward(&mut attachment) {
             Ok(false) => self.emit_invented(&mut attachment),
@@ -201,7 +195,7 @@ impl Session {
             Err(violation) => {
                 self.end_violated(&violation);
                 self.stage = Stage::Attached(attachment);
-                return Poll::Ready(Ok(Step::Again));
+                return Poll::Ready(Ok(Again));
             }
         }
         match attachment.outbox.poll_flush(&mut attachment.checkout.stream, cx) {
@@ -212,19 +206,19 @@ impl Session {
         match self.poll_node(cx, &mut attachment) {
             Poll::Ready(Ok(progress)) => {
                 self.act(attachment, progress);
-                return Poll::Ready(Ok(Step::Again));
+                return Poll::Ready(Ok(Again));
             }
             Poll::Ready(Err(loss)) => {
                 let loss = if attachment.checkout.control.is_fenced() { Loss::Fenced } else { loss };
                 self.on_loss(*attachment, &loss);
-                return Poll::Ready(Ok(Step::Again));
+                return Poll::Ready(Ok(Again));
             }
             Poll::Pending => {}
         }
         if self.outbox.has_sendable() {
             // An invented reply: to be flushed before waiting.
             self.stage = Stage::Attached(attachment);
-            return Poll::Ready(Ok(Step::Again));
+            return Poll::Ready(Ok(Again));
         }
         let takes = attachment.gate != Gate::Shut && attachment.outbox.is_empty();
         let client = if takes { self.poll_client(cx) } else { self.poll_client_aside(cx) };

@@ -120,10 +120,4 @@ impl Prepared {
             self.names.iter().find(|(_, statement)| *statement.backend_name == *backend_name).map(|(name, _)| &**name)
         })
     }
-
-    /// Names defined.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
 }

@@ -109,6 +109,9 @@ pub enum Violation {
     /// A message type that no client sends here.
     #[error("invalid frontend message type {0}")]
     Tag(u8),
+    /// More prepared statements than one client may have.
+    #[error("too many prepared statements in one session")]
+    TooManyNames,
     /// A body that does not hold what it should.
     #[error("invalid message format")]
     Frame(#[from] FrameError),
