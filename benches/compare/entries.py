@@ -68,7 +68,8 @@ class Entry:
         """What differs for this workload, or an empty text."""
         return ""
 
-    def _await_answer(self, child, port):
+    def await_answer(self, child, port):
+        """Waits until a query through the port is answered. Raises `Failure` with the end of the log."""
         argv = [self.cluster.tool("psql"), "-X", "-A", "-t", "-h", "127.0.0.1", "-p", str(port)]
         argv += ["-U", USER, "-d", DATABASE, "-c", "SELECT 1"]
 
@@ -133,10 +134,9 @@ class PgBouncer(Entry):
 
     def start(self):
         for mode, port in self.ports.items():
-            path = self._write_config(mode, port)
             child = self.children.start(
                 f"pgbouncer ({mode} mode)",
-                [self.program, "-q", path],
+                self._command(mode),
                 log_path=os.path.join(self.directory, f"{mode}.log"),
                 user=server_user(),
                 # SIGTERM is its immediate shutdown; SIGINT would wait for clients.
@@ -144,7 +144,7 @@ class PgBouncer(Entry):
                 cwd="/",
             )
             self.running.append(child)
-            self._await_answer(child, port)
+            self.await_answer(child, port)
 
     def port(self, workload):
         return self.ports[self._mode(workload)]
@@ -154,6 +154,13 @@ class PgBouncer(Entry):
 
     def note(self, workload):
         return "session mode" if self._mode(workload) == "session" else ""
+
+    def command(self, workload):
+        """Writes the config of the instance that serves this workload and returns its command line."""
+        return self._command(self._mode(workload))
+
+    def _command(self, mode):
+        return [self.program, "-q", self._write_config(mode, self.ports[mode])]
 
     def _mode(self, workload):
         return "session" if workload.protocol == "prepared" and not self.keeps_prepared else "transaction"
@@ -216,7 +223,7 @@ class Pgregent(Entry):
             log_path=os.path.join(self.directory, "log"),
         )
         self.running.append(child)
-        self._await_answer(child, self.client_port)
+        self.await_answer(child, self.client_port)
 
     def command(self):
         """Writes the config and returns the command line."""

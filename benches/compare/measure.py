@@ -5,6 +5,7 @@ A cell is one pgbench run; system calls are counted in a run of their own, becau
 """
 
 import glob
+import math
 import os
 import re
 import resource
@@ -25,6 +26,8 @@ WARM_UP_TRANSACTIONS = 100
 """Per client, before each cell; not counted."""
 TPCB_STATEMENTS = 7
 """BEGIN, UPDATE, SELECT, UPDATE, UPDATE, INSERT, END."""
+COUNTING_S = 2
+"""Seconds of the extra run in which system calls are counted."""
 CELL_GRACE_S = 60.0
 """How much longer than asked a pgbench run may take."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -49,6 +52,11 @@ class Workload:
     def name(self):
         """As shown."""
         return f"{self.script} {self.protocol} {self.clients}"
+
+    @property
+    def is_barred(self):
+        """Whether the bars are about this workload."""
+        return self.script == "select" and self.clients == BAR_CLIENTS
 
     @property
     def statements(self):
@@ -77,6 +85,8 @@ class Cell:
     postgres_us: float
     other_load: float
     """Share of all cores used by neither pgbench, proxy nor PostgreSQL, 0 to 1."""
+    system_calls: dict | None = None
+    """Per statement, "total" and some by name; only where a bar asks for them."""
 
     def as_dict(self):
         """For JSON."""
@@ -176,7 +186,7 @@ def percentile(ordered, share):
     """The value below which `share` (0 to 1) of a sorted list lies (nearest rank); None if it is empty."""
     if not ordered:
         return None
-    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def logged_latencies(paths):
@@ -214,7 +224,8 @@ class Meter:
         code, out, err = self.children.run(
             "pgbench", argv, timeout=seconds + CELL_GRACE_S, check=False, env=environment, cwd=self.directory
         )
-        complaints = [line for line in err.splitlines() if re.search(r"error|fatal|aborted", line, re.I)]
+        # Clients fail with the same text, and pgbench's exit code does not always tell.
+        complaints = list(dict.fromkeys(line for line in err.splitlines() if re.search(r"error|fatal|abort", line, re.I)))
         if code != 0 or complaints:
             raise Failure(f"pgbench ended with code {code}: {' / '.join(complaints[:3]) or err.strip()[-300:]}")
         return parse_pgbench(out)
@@ -232,7 +243,10 @@ class Meter:
         latencies = logged_latencies(logs)
         for path in logs:
             os.unlink(path)
-        return make_cell(figures, latencies, before, after, workload, entry.is_proxy)
+        cell = make_cell(figures, latencies, before, after, workload, entry.is_proxy)
+        if workload.is_barred:
+            cell.system_calls = self.system_calls(entry, workload, COUNTING_S)
+        return cell
 
     def system_calls(self, entry, workload, seconds):
         """System calls per statement of the entry's processes: {"total": …, name: …}; None if nothing can count them."""

@@ -88,12 +88,15 @@ class Child:
 
     def stop(self):
         """Asks it to stop, waits, and kills its whole session in the end. Does not raise."""
-        if self.process.poll() is None:
-            self.process.send_signal(self.stop_signal)
-            try:
-                self.process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                pass
+        # PostgreSQL asked to stop (SIGINT) may be told once more (SIGQUIT) before it is killed.
+        signals = [self.stop_signal] + ([signal.SIGQUIT] if self.stop_signal == signal.SIGINT else [])
+        for number in signals:
+            if self.process.poll() is None:
+                self.process.send_signal(number)
+                try:
+                    self.process.wait(STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    pass
         self.kill_session()
         self.process.wait()
 

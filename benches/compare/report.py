@@ -1,7 +1,7 @@
 """From measurements to verdicts and a Markdown report. Pure: no clock, no process, no file.
 
 A result is one dictionary, the same that is written as JSON:
-`cells[round][workload][entry]` (see `measure.Cell`), `details[entry]` (system calls, memory, reads per node),
+`cells[round][workload][entry]` (see `measure.Cell`), `details[entry]` (memory, reads per node),
 `errors` (list of texts), `setup` (what was measured, where), `notes` (entry: workload: text).
 Ratios are taken within a round, entry to PgBouncer, and then the median over rounds: other work on the machine
 then hits both sides.
@@ -33,6 +33,8 @@ class Verdict:
     measured: float | None
     limit: float
     at_least: bool = False
+    peer: float | None = None
+    """What PgBouncer needed in the same run, where that is the same question."""
 
     @property
     def met(self):
@@ -69,19 +71,31 @@ def bar_workload(protocol):
     return f"select {protocol} {BAR_CLIENTS}"
 
 
+def system_calls(result, entry, protocol):
+    """System calls per statement, medians over rounds: {"total": …, name: …}; empty if they were not counted."""
+    rounds = figures(result, bar_workload(protocol), entry, "system_calls")
+    names = {name for counts in rounds for name in counts}
+    return {name: median(counts.get(name, 0) for counts in rounds) for name in names}
+
+
+def idle_kib(result, entry):
+    """KiB per idle client that ran a query, or None."""
+    return (result["details"].get(entry, {}).get("memory") or {}).get("used_kib_per_client")
+
+
 def verdicts(result):
     """All bars, in the order of the report."""
-    details = result["details"].get(SUBJECT, {})
     found = []
     for protocol in PROTOCOLS:
         ratio = middle(ratios(result, bar_workload(protocol), SUBJECT, "proxy_us"))
         found.append(Verdict(f"CPU per statement relative to PgBouncer, {protocol}, {BAR_CLIENTS} clients", ratio, CPU_RATIO_MAX))
     for protocol in PROTOCOLS:
-        calls = (details.get("system_calls", {}).get(protocol) or {}).get("total")
-        found.append(Verdict(f"system calls per statement, {protocol}, {BAR_CLIENTS} clients", calls, SYSTEM_CALLS_MAX))
-    memory = (details.get("memory") or {}).get("used_kib_per_client")
-    found.append(Verdict("KiB per idle client that ran a query", memory, IDLE_KIB_MAX))
-    shares = read_shares(details.get("transactions_per_node"))
+        ours, peers = (system_calls(result, entry, protocol).get("total") for entry in (SUBJECT, PEER))
+        bar = f"system calls per statement, {protocol}, {BAR_CLIENTS} clients"
+        found.append(Verdict(bar, ours, SYSTEM_CALLS_MAX, peer=peers))
+    memory = idle_kib(result, SUBJECT)
+    found.append(Verdict("KiB per idle client that ran a query", memory, IDLE_KIB_MAX, peer=idle_kib(result, PEER)))
+    shares = read_shares(result["details"].get(SUBJECT, {}).get("transactions_per_node"))
     least = min(list(shares.values())[1:], default=None)
     found.append(Verdict("least share of the reads on a standby", least, STANDBY_SHARE_MIN, at_least=True))
     return found
@@ -158,8 +172,9 @@ def latency_table(result):
 def details_tables(result):
     """System calls, memory and reads per node."""
     lines, rows = ["### System calls per statement", ""], []
-    for entry, details in result["details"].items():
-        for protocol, calls in (details.get("system_calls") or {}).items():
+    for entry in result["setup"]["entries"]:
+        for protocol in PROTOCOLS:
+            calls = system_calls(result, entry, protocol)
             if calls:
                 parts = sorted(((c, n) for n, c in calls.items() if n != "total" and c >= 0.005), reverse=True)
                 told = ", ".join(f"{name} {count:.2f}" for count, name in parts)
@@ -193,8 +208,9 @@ def verdict_lines(result):
     for verdict in verdicts(result):
         sign = ">=" if verdict.at_least else "<="
         outcome = "met" if verdict.met else ("not measured" if verdict.measured is None else "MISSED")
-        rows.append([verdict.bar, number(verdict.measured, 2), f"{sign} {verdict.limit:g}", outcome])
-    return table(["bar", "measured", "limit", ""], rows)
+        measured, peer = number(verdict.measured, 2), number(verdict.peer, 2)
+        rows.append([verdict.bar, measured, f"{sign} {verdict.limit:g}", outcome, peer])
+    return table(["bar", "measured", "limit", "", "PgBouncer"], rows)
 
 
 def markdown(result):
