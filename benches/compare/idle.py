@@ -152,7 +152,7 @@ class Crowd:
         """Waits for the program to say a word."""
         said = self.child.process.stdout.readline().strip()
         if said != word:
-            raise Failure(f"idle clients: {self.child.log_tail(3).strip() or 'ended'}")
+            raise Failure(f"idle clients: {self.child.log_tail(1).strip() or 'ended'}")
 
     def order(self):
         """Lets it take the next step."""
