@@ -4,7 +4,7 @@
 //! only if the server said so; every statement and connect has a time limit. Absent on purpose: judging
 //! what came back (see `report`), transactions, and retries, which would hide what clients see.
 
-use super::report::{ClientKind, ClientRecord};
+use super::report::{ClientKind, ClientRecord, Wait};
 use crate::clock::Clock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -120,13 +120,6 @@ fn is_error(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().is_some_and(|answer| answer.parsed_severity() == Some(Severity::Error))
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, work).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(Failure::Late),
-    }
-}
-
 /// One client's statements.
 struct Statements {
     insert: Option<Statement>,
@@ -143,6 +136,24 @@ struct Worker {
 }
 
 impl Worker {
+    /// Waits for one answer, and notes how long that took.
+    async fn in_time<T>(
+        &mut self,
+        what: &'static str,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Failure> {
+        let asked = self.clock.now();
+        let answer = tokio::time::timeout(STATEMENT_TIMEOUT, work).await;
+        let wait = Wait { took: self.clock.now().since(asked), asked, what, prepared: self.prepared };
+        if self.record.longest_wait.as_ref().is_none_or(|longest| longest.took < wait.took) {
+            self.record.longest_wait = Some(wait);
+        }
+        match answer {
+            Ok(done) => Ok(done?),
+            Err(_) => Err(Failure::Late),
+        }
+    }
+
     async fn run(mut self) -> ClientRecord {
         while !self.stopped() {
             if let Err(failure) = self.connected().await {
@@ -159,7 +170,8 @@ impl Worker {
 
     /// From connect to the loss of the connection, or to the end.
     async fn connected(&mut self) -> Result<(), Failure> {
-        let (client, connection) = in_time(self.config.connect(NoTls)).await?;
+        let config = self.config.clone();
+        let (client, connection) = self.in_time("connect", config.connect(NoTls)).await?;
         let driver = tokio::spawn(connection);
         let worked = self.work(&client).await;
         drop(client);
@@ -186,13 +198,15 @@ impl Worker {
         Ok(())
     }
 
-    async fn prepare(&self, client: &Client) -> Result<Statements, Failure> {
+    async fn prepare(&mut self, client: &Client) -> Result<Statements, Failure> {
         if !self.prepared {
             return Ok(Statements { insert: None, select: None });
         }
-        let select = Some(in_time(client.prepare("SELECT client FROM tour WHERE id = $1")).await?);
+        let select = Some(self.in_time("prepare", client.prepare("SELECT client FROM tour WHERE id = $1")).await?);
         let insert = match self.record.kind {
-            ClientKind::Writer => Some(in_time(client.prepare("INSERT INTO tour VALUES ($1, $2)")).await?),
+            ClientKind::Writer => {
+                Some(self.in_time("prepare", client.prepare("INSERT INTO tour VALUES ($1, $2)")).await?)
+            }
             ClientKind::Reader => None,
         };
         Ok(Statements { insert, select })
@@ -206,11 +220,11 @@ impl Worker {
                 let values: [i64; 1] = [id.cast_signed()];
                 let number = self.number.cast_signed();
                 let parameters: [&(dyn ToSql + Sync); 2] = [&values[0], &number];
-                in_time(client.execute(insert, &parameters)).await.map(drop)?;
+                self.in_time("write", client.execute(insert, &parameters)).await.map(drop)?;
             }
             None => {
                 let text = format!("INSERT INTO tour VALUES ({id}, {})", self.number);
-                in_time(client.simple_query(&text)).await.map(drop)?;
+                self.in_time("write", client.simple_query(&text)).await.map(drop)?;
             }
         }
         self.record.acknowledged.push((id, self.clock.now()));
@@ -229,10 +243,10 @@ impl Worker {
     /// Rows with this id.
     async fn read(&mut self, client: &Client, statements: &Statements, id: u64) -> Result<usize, Failure> {
         let rows = match &statements.select {
-            Some(select) => in_time(client.query(select, &[&id.cast_signed()])).await?.len(),
+            Some(select) => self.in_time("read", client.query(select, &[&id.cast_signed()])).await?.len(),
             None => {
                 let text = format!("SELECT client FROM tour WHERE id = {id}");
-                let messages = in_time(client.simple_query(&text)).await?;
+                let messages = self.in_time("read", client.simple_query(&text)).await?;
                 messages.iter().filter(|message| matches!(message, SimpleQueryMessage::Row(_))).count()
             }
         };

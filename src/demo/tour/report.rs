@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Writes may be unacknowledged for this long around the loss of the primary.
 const OUTAGE_MAX: Duration = Duration::from_secs(5);
+/// A client may wait this long for one answer: a failover, and a little more.
+const WAIT_MAX: Duration = Duration::from_secs(6);
 /// With asynchronous replication, writes acknowledged up to this long before the kill may be lost.
 const LOSS_WINDOW: Duration = Duration::from_millis(250);
 /// Errors that one client may see because of one failover: the statement that was under way.
@@ -23,6 +25,18 @@ pub(super) enum ClientKind {
     Reader,
 }
 
+/// How long a client waited for an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    pub(super) took: Duration,
+    /// When it asked.
+    pub(super) asked: Time,
+    /// For what: `connect`, `prepare`, `read`, `write`.
+    pub(super) what: &'static str,
+    /// Whether the client uses prepared statements.
+    pub(super) prepared: bool,
+}
+
 /// What one client saw.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ClientRecord {
@@ -35,11 +49,14 @@ pub(super) struct ClientRecord {
     pub(super) unseen_own_writes: u64,
     /// By SQLSTATE, or by what happened instead of an answer.
     pub(super) errors: BTreeMap<String, u64>,
+    /// The longest wait, with or without an answer in the end.
+    pub(super) longest_wait: Option<Wait>,
 }
 
 impl ClientRecord {
     pub(super) fn new(kind: ClientKind) -> Self {
-        Self { kind, acknowledged: Vec::new(), reads: 0, unseen_own_writes: 0, errors: BTreeMap::new() }
+        let (acknowledged, errors) = (Vec::new(), BTreeMap::new());
+        Self { kind, acknowledged, reads: 0, unseen_own_writes: 0, errors, longest_wait: None }
     }
 }
 
@@ -130,6 +147,7 @@ impl Findings {
             claim(self.duplicates() == 0, format!("no write was carried out twice: {} were", self.duplicates())),
             self.own_writes(),
             self.few_errors(),
+            self.short_waits(),
             self.rejoin(),
             claim(after_holds, format!("after that both standbys, the old primary among them, served reads: {after}")),
             claim(
@@ -198,6 +216,24 @@ impl Findings {
         )
     }
 
+    /// The outage is seen by all clients together; one that hangs alone shows here.
+    fn short_waits(&self) -> Claim {
+        let bar = seconds(WAIT_MAX);
+        let waits = self.clients.iter().filter_map(|client| Some((client.kind, client.longest_wait.as_ref()?)));
+        let Some((kind, wait)) = waits.max_by_key(|(_, wait)| wait.took) else {
+            return claim(false, format!("no client waited longer than {bar}: none waited at all"));
+        };
+        let protocol = if wait.prepared { "prepared" } else { "simple" };
+        let since = if wait.asked < self.killed_at {
+            format!("{} before", seconds(self.killed_at.since(wait.asked)))
+        } else {
+            format!("{} after", seconds(wait.asked.since(self.killed_at)))
+        };
+        let worst = format!("a {kind:?}, {} ({protocol}), asked {since} the kill", wait.what);
+        let text = format!("no client waited longer than {bar} for an answer: {} ({worst})", seconds(wait.took));
+        claim(wait.took <= WAIT_MAX, text)
+    }
+
     fn rejoin(&self) -> Claim {
         let name = &self.killed_node;
         match self.rejoined {
@@ -207,6 +243,11 @@ impl Findings {
             Some((false, _)) => claim(false, format!("{name} was rewound: it had to be rebuilt")),
             None => claim(false, format!("{name} rejoined as a standby: it did not")),
         }
+    }
+
+    fn longest_wait(&self) -> String {
+        let waits = self.clients.iter().filter_map(|client| Some(client.longest_wait.as_ref()?.took));
+        waits.max().map_or_else(|| "unknown".to_owned(), seconds)
     }
 
     /// The figures, one per line.
@@ -224,6 +265,7 @@ impl Findings {
             format!("writes acknowledged   {}", self.acknowledged().len()),
             format!("reads answered        {reads}"),
             format!("outage for writes     {outage}"),
+            format!("longest wait          {}", self.longest_wait()),
             format!("acknowledged and lost {}", self.lost().len()),
             format!("errors by SQLSTATE    {}", if errors.is_empty() { "none" } else { &errors }),
             format!("reads before, by node {}", show(&self.reads_before)),
@@ -263,6 +305,8 @@ mod tests {
         let times = (80..100).chain(105..120);
         writer.acknowledged = times.enumerate().map(|(id, tenth)| (id as u64, at(tenth * 100))).collect();
         writer.errors.insert("57P01".to_owned(), 1);
+        let took = Duration::from_millis(600);
+        writer.longest_wait = Some(Wait { took, asked: at(9_900), what: "write", prepared: false });
         Findings {
             ids: (0..35).collect(),
             clients: vec![writer, ClientRecord::new(ClientKind::Reader)],
@@ -296,7 +340,7 @@ mod tests {
 
     #[test]
     fn each_claim_can_fail_alone() {
-        let cases: [Case; 12] = [
+        let cases: [Case; 13] = [
             ("before the kill", |f| f.reads_before = reads([("pg1", 9), ("pg2", 5), ("pg3", 0)])),
             ("writes resumed", |f| {
                 let late = f.clients[0].acknowledged.iter_mut().filter(|(_, time)| *time > at(10_300));
@@ -312,6 +356,13 @@ mod tests {
             ("no client saw more than 1 error: the worst saw 2", |f| {
                 f.clients[1].errors.insert("08006".to_owned(), 2);
             }),
+            (
+                "no client waited longer than 6.000 s for an answer: 20.000 s (a Reader, read (prepared), asked 0.100 s after",
+                |f| {
+                    let took = Duration::from_secs(20);
+                    f.clients[1].longest_wait = Some(Wait { took, asked: at(10_100), what: "read", prepared: true });
+                },
+            ),
             ("pg1 was rewound: it had to be rebuilt", |f| f.rejoined = Some((false, Duration::ZERO))),
             ("pg1 rejoined as a standby: it did not", |f| f.rejoined = None),
             ("after that both standbys", |f| f.reads_after = reads([("pg1", 0), ("pg2", 5), ("pg3", 6)])),
