@@ -20,6 +20,7 @@ const AFTER_RESUMING: Duration = Duration::from_secs(3);
 /// Backends tell their statistics about once a second.
 const STATISTICS_DELAY: Duration = Duration::from_millis(1500);
 const PROMOTION_LIMIT: Duration = Duration::from_secs(30);
+const STREAM_LIMIT: Duration = Duration::from_secs(10);
 const RESUME_LIMIT: Duration = Duration::from_secs(30);
 const REJOIN_LIMIT: Duration = Duration::from_secs(60);
 const READS_LIMIT: Duration = Duration::from_secs(15);
@@ -90,7 +91,9 @@ impl Story {
         println!("\nThe tour, through the proxy on port {}", self.stage.port);
         let killed_node = self.stage.cluster.nodes()[0].name().to_owned();
         self.create_table().await?;
-        self.say("a client connected through the proxy and created a table");
+        // A session sees what it wrote itself; others may read a standby that does not know the table yet.
+        self.on_cluster(|cluster| cluster.wait_streaming(STREAM_LIMIT)).await?;
+        self.say("a client connected through the proxy and created a table; the standbys have it");
         let epoch_before = self.epoch().await;
         let reads_start = self.reads().await;
         let load = Load::start(&self.config(), &self.clock);
