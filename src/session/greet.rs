@@ -24,6 +24,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Answers kept.
 pub const GREETINGS_MAX: usize = 10_000;
@@ -144,7 +145,7 @@ impl Greetings {
 }
 
 impl Session {
-    /// Begins a session for a client that has proved who it is.
+    /// Begins a session for a client that has proved who it is, unless the proxy stops meanwhile.
     ///
     /// # Errors
     /// [`GreetError`] and the stream, on which the client is to be told.
@@ -154,8 +155,13 @@ impl Session {
         startup: Settings,
         handle: Arc<SessionHandle>,
         stream: Stream,
+        draining: CancellationToken,
     ) -> Result<Self, (GreetError, Stream)> {
-        let greeting = match greeting(&deps, &identity, &startup).await {
+        let greeted = tokio::select! {
+            greeted = greeting(&deps, &identity, &startup) => greeted,
+            () = draining.cancelled() => Err(GreetError::Checkout(CheckoutError::Closing)),
+        };
+        let greeting = match greeted {
             Ok(greeting) => greeting,
             Err(error) => {
                 deps.registry.unregister(&handle);
