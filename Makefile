@@ -4,8 +4,10 @@ CARGO ?= cargo
 PORT ?=
 TOUR ?=
 HEAL ?=
+SYNC ?=
 CONFIG ?= config/pgregent.example.toml
-DEMO_FLAGS = $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(TOUR)),--tour) $(if $(filter-out 0,$(HEAL)),--keep-healing)
+DEMO_FLAGS = $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(TOUR)),--tour) \
+	$(if $(filter-out 0,$(HEAL)),--keep-healing) $(if $(filter-out 0,$(SYNC)),--synchronous)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-drivers build demo test lint unit fmt check bench bench-compare test-matrix reference fuzz-quick clean
@@ -23,7 +25,7 @@ setup-drivers: setup ## Install the client drivers that tests use, into target/d
 build: setup ## Build the release binary, target/release/pgregent
 	$(CARGO) build --release
 
-demo: build ## Play: a primary, two standbys and the proxy (PORT=5433; TOUR=1 plays unattended; HEAL=1 repairs nodes)
+demo: build ## Play with a primary, two standbys and the proxy (PORT=5433, TOUR=1 unattended, HEAL=1, SYNC=1)
 	@target/release/pgregent demo $(DEMO_FLAGS)
 
 test: setup lint unit ## Everything that must hold: format, lints, all tests

@@ -27,11 +27,11 @@ need() { # need PACKAGE COMMAND...: the package is needed if the command fails
     shift
     "$@" >/dev/null 2>&1 || missing="$missing $package"
 }
-has_libclang() {
-    for library in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so*; do [ -e "$library" ] && return 0; done
-    return 1
-}
 has_one_of() { for file in "$@"; do [ -e "$file" ] && return 0; done; return 1; }
+has_libclang() { # the library, and the headers that come beside it
+    has_one_of /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* &&
+        has_one_of /usr/lib/llvm-*/lib/clang/*/include/stddef.h /usr/lib/clang/*/include/stddef.h
+}
 
 has_postgres || missing="$missing postgresql-15 postgresql-client-15 postgresql-contrib"
 need libclang-dev has_libclang

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use pgregent::config::Report;
 use pgregent::ctl::{Cli, Command, ServeArgs, check, print_reference};
+use pgregent::demo;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -25,7 +26,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve(&args),
         Command::Check(args) => Ok(check::run(&args, &mut io::stdout())?.into()),
-        Command::Demo(_) => anyhow::bail!("demo is not wired yet"),
+        Command::Demo(args) => demo::run(&demo::Options {
+            port: args.port,
+            tour: args.tour,
+            keep_healing: args.keep_healing,
+            synchronous: args.synchronous,
+            program: None,
+        }),
         Command::Reference => {
             print_reference(&mut io::stdout())?;
             Ok(ExitCode::SUCCESS)

@@ -115,6 +115,12 @@ pub struct DemoArgs {
     /// Play the story unattended and check it.
     #[arg(long)]
     pub tour: bool,
+    /// Repair nodes that stay broken for a few seconds: rewind or rebuild them and let them rejoin.
+    #[arg(long)]
+    pub keep_healing: bool,
+    /// Let commits wait for one standby, so that a failover can lose no acknowledged write.
+    #[arg(long)]
+    pub synchronous: bool,
 }
 
 /// `pgregent reference`: prints every setting.

@@ -39,6 +39,9 @@ pub(super) enum Denied {
     /// The client canceled it while it waited.
     #[error("canceled while waiting")]
     Canceled,
+    /// It would leave something on a standby that means nothing there.
+    #[error("misplaced in a read-only transaction on a standby")]
+    Misplaced,
 }
 
 impl Classify for Denied {
@@ -46,13 +49,14 @@ impl Classify for Denied {
         match self {
             Self::NoRoute(_) | Self::Refused(_) => Fault::Topology,
             Self::Checkout(err) => err.fault(),
-            Self::Canceled => Fault::Client,
+            Self::Canceled | Self::Misplaced => Fault::Client,
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
             Self::Checkout(err) => err.retry(),
+            Self::Misplaced => Retry::Never,
             _ => Retry::Later,
         }
     }
@@ -70,6 +74,11 @@ impl Classify for Denied {
                     .hint("Reads on standbys go on. The operator finds the details under /api/v1/cluster.")
             }
             Self::Checkout(err) => err.client(),
+            Self::Misplaced => ClientError::error(
+                SqlState::READ_ONLY_TRANSACTION,
+                "cannot take session locks or make session objects in a READ ONLY transaction that runs on a standby",
+            )
+            .hint("Use BEGIN without READ ONLY, or run this as the first statement of the transaction."),
             Self::Canceled => ClientError::error(SqlState::QUERY_CANCELED, "canceling statement due to user request"),
         }
     }
@@ -80,6 +89,7 @@ impl Classify for Denied {
             Self::Refused(_) => "writes_refused",
             Self::Checkout(err) => err.label(),
             Self::Canceled => "canceled",
+            Self::Misplaced => "misplaced",
         }
     }
 }
@@ -182,7 +192,7 @@ impl Session {
         let deadline = self.deadline();
         match pool.join(deadline) {
             Ok(ticket) => {
-                self.stage = Stage::WaitingForBackend(Box::new(BackendWait { pool, ticket, target, since: now }));
+                self.stage = Stage::WaitingForBackend(BackendWait { pool, ticket, target, since: now });
             }
             Err(error) => self.deny(&Denied::Checkout(error)),
         }
@@ -225,6 +235,7 @@ impl Session {
             replay: None,
             gate: if alone { Gate::OneRead } else { Gate::Free },
             rerouting: false,
+            used: false,
             tainted: false,
         };
         self.replay_settings(&mut attachment);
@@ -235,7 +246,7 @@ impl Session {
         if alone {
             self.outbox.hold();
         }
-        self.stage = Stage::Attached(Box::new(attachment));
+        self.stage = Stage::Attached(attachment);
     }
 
     /// Brings the backend to the session's settings with one Query whose replies are hidden.

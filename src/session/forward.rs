@@ -9,7 +9,8 @@ use super::unit::{HOLD_MAX, Unit, Violation};
 use super::{Attachment, Gate, Session};
 use crate::backend::{Owed, Statement};
 use crate::relay::Message;
-use crate::sql::{Classification, PinReason};
+use crate::sql::{Classification, PinReason, Why};
+use crate::topology::Role;
 use crate::wire::frontend::{self, Named};
 use crate::wire::{HEADER_LEN, encode};
 use std::sync::Arc;
@@ -29,12 +30,24 @@ enum Passed {
     More(usize),
     /// The client says goodbye.
     Terminate,
+    /// It must not run on a standby, where its transaction is.
+    Misplaced,
+}
+
+/// What became of everything that could be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Forwarded {
+    /// All of it.
+    Done,
+    /// The client said goodbye.
+    Terminate,
+    /// A statement must not run where its transaction is.
+    Misplaced,
 }
 
 impl Session {
-    /// Passes on what the client sent, as far as the gate and the node's outbox allow. True: the
-    /// client said goodbye.
-    pub(super) fn forward(&mut self, attachment: &mut Attachment) -> Result<bool, Violation> {
+    /// Passes on what the client sent, as far as the gate and the node's outbox allow.
+    pub(super) fn forward(&mut self, attachment: &mut Attachment) -> Result<Forwarded, Violation> {
         let limit = self.deps.tunables.load().message_bytes_max;
         loop {
             if attachment.to_node > 0 {
@@ -58,13 +71,14 @@ impl Session {
                     self.wanted = need;
                     break;
                 }
-                Passed::Terminate => return Ok(true),
+                Passed::Terminate => return Ok(Forwarded::Terminate),
+                Passed::Misplaced => return Ok(Forwarded::Misplaced),
             }
             if attachment.gate == Gate::Free {
                 self.inbox.settle();
             }
         }
-        Ok(false)
+        Ok(Forwarded::Done)
     }
 
     fn pass(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
@@ -166,6 +180,9 @@ impl Session {
             }
         };
         self.query_class = None;
+        if class.as_deref().is_some_and(|class| self.is_misplaced(attachment, class)) {
+            return Ok(Passed::Misplaced);
+        }
         match class {
             Some(class) => {
                 self.unit.add(&class);
@@ -181,6 +198,18 @@ impl Session {
         attachment.checkout.owed.push(Owed::Query { swallow: false });
         self.unit_sent(attachment);
         Ok(self.stream(attachment, message))
+    }
+
+    /// Does this leave something behind (a lock, say) that means nothing on the standby where its
+    /// READ ONLY transaction runs? The standby itself would not refuse it.
+    fn is_misplaced(&self, attachment: &Attachment, class: &Classification) -> bool {
+        let locks = match &class.why {
+            Why::Function(name) => name.contains("advisory"),
+            _ => false,
+        };
+        attachment.target.role == Role::Standby
+            && self.transaction.is_open()
+            && (locks || !class.effects.pins.is_empty())
     }
 
     fn pass_sync(&mut self, attachment: &mut Attachment, message: Message) {
@@ -255,6 +284,9 @@ impl Session {
         let names_len = view.names_len;
         let portal_len = view.portal.len();
         if view.statement.is_empty() {
+            if self.prepared.unnamed.class.as_deref().is_some_and(|class| self.is_misplaced(attachment, class)) {
+                return Ok(Passed::Misplaced);
+            }
             self.ensure_unnamed(attachment);
             self.note_run(None);
             attachment.checkout.owed.push(Owed::Bind);
@@ -266,6 +298,9 @@ impl Session {
             attachment.checkout.owed.push(Owed::Bind);
             return Ok(self.stream(attachment, message));
         };
+        if self.is_misplaced(attachment, &statement.class) {
+            return Ok(Passed::Misplaced);
+        }
         attachment.know(&statement);
         self.note_run(Some(&statement));
         let there = self.inbox.bytes(message.at, message.len);

@@ -82,17 +82,18 @@ pub struct Identity {
     pub database: Arc<str>,
 }
 
-/// Where the session stands towards nodes.
+/// Where the session stands towards nodes. Kept inline: boxing would allocate once per statement.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one per session, and moved rarely")]
 enum Stage {
     /// It has no backend and wants none.
     Detached,
     /// A unit stands in the inbox; no node can take it yet.
     WaitingForRoute(Box<RouteWait>),
     /// A unit stands in the inbox; a backend is queued for.
-    WaitingForBackend(Box<BackendWait>),
+    WaitingForBackend(BackendWait),
     /// It has a backend.
-    Attached(Box<Attachment>),
+    Attached(Attachment),
 }
 
 /// Waiting for a topology that has a node for the unit.
@@ -135,6 +136,8 @@ struct Attachment {
     gate: Gate,
     /// The session knows that the node wants this unit elsewhere; everything up to its end is hidden.
     rerouting: bool,
+    /// A unit of the client has been answered on it.
+    used: bool,
     /// What ran on it could not be examined: it is reset before anyone else gets it.
     tainted: bool,
 }
@@ -231,7 +234,7 @@ impl Session {
     fn leave(&mut self, end: SessionEnd) {
         match std::mem::replace(&mut self.stage, Stage::Detached) {
             Stage::WaitingForBackend(wait) => wait.pool.leave(wait.ticket, self.deps.clock.now()),
-            Stage::Attached(attachment) => self.part(*attachment, end),
+            Stage::Attached(attachment) => self.part(attachment, end),
             Stage::Detached | Stage::WaitingForRoute(_) => {}
         }
         self.deps.registry.unregister(&self.handle);

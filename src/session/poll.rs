@@ -6,6 +6,7 @@
 //! messages mean.
 
 use super::attach::Denied;
+use super::forward::Forwarded;
 use super::local::Pumped;
 use super::loss::Loss;
 use super::replies::Progress;
@@ -186,11 +187,20 @@ impl Session {
         let Stage::Attached(mut attachment) = std::mem::replace(&mut self.stage, Stage::Detached) else {
             return Poll::Ready(Ok(Again));
         };
+        if attachment.input.is_empty() && self.can_release(&attachment) {
+            // Something followed its last ReadyForQuery; now nothing does.
+            self.act(attachment, Progress::Release);
+            return Poll::Ready(Ok(Again));
+        }
         match self.forward(&mut attachment) {
-            Ok(false) => self.emit_invented(&mut attachment),
-            Ok(true) => {
+            Ok(Forwarded::Done) => self.emit_invented(&mut attachment),
+            Ok(Forwarded::Terminate) => {
                 self.stage = Stage::Attached(attachment);
                 return Poll::Ready(Err(SessionEnd::ClientLeft));
+            }
+            Ok(Forwarded::Misplaced) => {
+                self.misplaced(attachment);
+                return Poll::Ready(Ok(Again));
             }
             Err(violation) => {
                 self.end_violated(&violation);
@@ -210,7 +220,7 @@ impl Session {
             }
             Poll::Ready(Err(loss)) => {
                 let loss = if attachment.checkout.control.is_fenced() { Loss::Fenced } else { loss };
-                self.on_loss(*attachment, &loss);
+                self.on_loss(attachment, &loss);
                 return Poll::Ready(Ok(Again));
             }
             Poll::Pending => {}
@@ -251,26 +261,36 @@ impl Session {
         }
     }
 
-    fn act(&mut self, attachment: Box<Attachment>, progress: Progress) {
+    fn act(&mut self, attachment: Attachment, progress: Progress) {
         match progress {
             Progress::Stay => self.stage = Stage::Attached(attachment),
             Progress::Release => {
                 self.inbox.settle();
-                self.detach(*attachment);
+                self.detach(attachment);
             }
             Progress::Reroute => {
                 self.held_confirms = 0;
                 self.prepared.abandon_all();
                 self.inbox.rewind();
-                self.detach(*attachment);
+                self.detach(attachment);
                 self.query_class = None;
                 self.seek(self.wanted_unit);
             }
             Progress::ReplayFailed(body) => {
-                self.abandon(*attachment, DiscardReason::Dirty);
+                self.abandon(attachment, DiscardReason::Dirty);
                 self.replay_failed(&body);
             }
         }
+    }
+
+    /// The transaction runs on a standby and cannot go on there: it ends, and the client is told.
+    fn misplaced(&mut self, attachment: Attachment) {
+        self.abandon(attachment, DiscardReason::Dirty);
+        self.sent.clear();
+        self.prepared.abandon_all();
+        self.unit = super::forward::fresh_unit();
+        self.transaction = Transaction::Lost { told: true };
+        self.deny_with(&Denied::Misplaced);
     }
 
     /// The node refused the session's settings (or its BEGIN): the unit cannot run.

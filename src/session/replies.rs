@@ -290,6 +290,7 @@ impl Session {
             self.on_replayed(attachment);
             return Ok(Fate::Stop(false));
         }
+        attachment.used = true;
         let unit = self.sent.pop_front().unwrap_or_default();
         if attachment.rerouting {
             return Ok(Fate::Stop(true));
@@ -390,15 +391,23 @@ impl Session {
         if let Some(error) = attachment.replay.as_mut().and_then(|replay| replay.error.take()) {
             return Progress::ReplayFailed(error);
         }
-        let idle = attachment.checkout.tx == TxStatus::Idle && owed_none && self.sent.is_empty();
-        let passing = attachment.to_node > 0 || !attachment.outbox.is_empty();
-        if idle && self.pins.is_empty() && !passing && drained && self.unit_is_untouched() {
+        if drained && self.can_release(attachment) {
             return Progress::Release;
         }
-        if attachment.gate == Gate::Shut && owed_none {
+        // A pinned session goes on where it is; any other read is routed anew.
+        if attachment.gate == Gate::Shut && owed_none && !self.pins.is_empty() {
             attachment.gate = Gate::Free;
         }
         Progress::Stay
+    }
+
+    /// Is the backend between units, and not needed for what is to come?
+    pub(super) fn can_release(&self, attachment: &Attachment) -> bool {
+        let idle =
+            attachment.checkout.tx == TxStatus::Idle && attachment.checkout.owed.is_empty() && self.sent.is_empty();
+        let passing = attachment.to_node > 0 || !attachment.outbox.is_empty() || attachment.scan.is_inside();
+        let wanted = attachment.gate == Gate::OneRead || attachment.replay.is_some() || self.transaction.is_open();
+        idle && !passing && !wanted && attachment.used && self.pins.is_empty() && self.unit_is_untouched()
     }
 
     /// Has nothing of a further unit been passed on?

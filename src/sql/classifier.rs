@@ -13,7 +13,7 @@ use super::cache::{CacheCounts, ClassCache};
 use super::class::{Access, Change, Classification, Effects, Hint, PinReason, Pins, TxControl, Why};
 use super::functions::FunctionLists;
 use super::grammar::{self, NoTree, StringSyntax};
-use super::lexer::{Kind, Lexer, shape_of};
+use super::lexer::{Kind, Lexer, Shape};
 use super::statement::{self, Verdict};
 
 /// What of the configuration matters here.
@@ -33,7 +33,7 @@ pub struct Classifier {
     lists: FunctionLists,
     cache: ClassCache,
     /// The last text's shape; kept to reuse its memory.
-    shape: Vec<u8>,
+    shape: Shape,
     hits: u64,
     misses: u64,
 }
@@ -46,7 +46,7 @@ impl Classifier {
             bytes_max: settings.classify_bytes_max,
             lists: FunctionLists::new(&settings.read_functions, &settings.write_functions),
             cache: ClassCache::new(seed),
-            shape: Vec::new(),
+            shape: Shape::default(),
             hits: 0,
             misses: 0,
         }
@@ -64,7 +64,7 @@ impl Classifier {
         let Some(utf8) = std::str::from_utf8(text).ok().filter(|_| memchr(0, text).is_none()) else {
             return self.unexamined(text, Why::NotText);
         };
-        let shape = shape_of(text, &mut self.shape);
+        let shape = self.shape.copy(text);
         if strings == StringSyntax::Backslash {
             self.misses += 1;
             return Arc::new(self.examine_shapeless(utf8, strings, shape.unwrap_or(None)));
@@ -78,14 +78,14 @@ impl Classifier {
             }
             return Arc::new(class);
         };
-        if let Some(class) = self.cache.find(&self.shape) {
+        if let Some(class) = self.cache.find(self.shape.bytes()) {
             self.hits += 1;
             return Arc::clone(class);
         }
         self.misses += 1;
-        let class = Arc::new(self.examine(utf8, strings, hint, &self.shape));
+        let class = Arc::new(self.examine(utf8, strings, hint, self.shape.bytes()));
         if class.why != Why::DoesNotParse {
-            self.cache.insert(&self.shape, Arc::clone(&class));
+            self.cache.insert(self.shape.bytes(), Arc::clone(&class));
         }
         class
     }
@@ -97,7 +97,7 @@ impl Classifier {
         // `classify` left the text's shape behind, unless the text has none; then it was a write anyway.
         if class.access == Access::Read {
             let learned = Classification { access: Access::Write, why: Why::Refused, ..(*class).clone() };
-            self.cache.insert(&self.shape, Arc::new(learned));
+            self.cache.insert(self.shape.bytes(), Arc::new(learned));
         }
     }
 

@@ -124,7 +124,7 @@ impl<'t> Lexer<'t> {
     }
 
     /// The next token; `None` at the end.
-    #[inline]
+    #[inline(always)]
     pub fn next_token(&mut self) -> Result<Option<Token>, Unlexable> {
         loop {
             let start = self.pos;
@@ -161,7 +161,7 @@ impl<'t> Lexer<'t> {
     }
 
     /// A word, or the string or identifier of which it is the prefix.
-    #[inline]
+    #[inline(always)]
     fn word(&self, start: usize) -> Result<(Kind, usize), Unlexable> {
         let rest = &self.text[start..];
         let len = rest.iter().position(|byte| FOLD[usize::from(*byte)] == 0).unwrap_or(rest.len());
@@ -312,6 +312,13 @@ fn parse_hint(comment: &[u8]) -> Option<Hint> {
     (key == b"node" && value == b"primary").then_some(Hint::Primary)
 }
 
+/// A text without what does not matter. Its memory is kept from text to text.
+#[derive(Default)]
+pub(super) struct Shape {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
 /// Are literals left out of a shape?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Literals {
@@ -327,105 +334,154 @@ enum Copied {
     LiteralsMatter,
 }
 
-/// Copies the shape of `text` into `shape`, which is emptied first, and tells the text's hint.
-///
-/// # Errors
-///
-/// [`Unlexable`]: there is no shape; what is in `shape` then is meaningless.
-pub(super) fn shape_of(text: &[u8], shape: &mut Vec<u8>) -> Result<Option<Hint>, Unlexable> {
-    let copied = match copy_shape(text, shape, Literals::Collapsed)? {
-        Copied::LiteralsMatter => copy_shape(text, shape, Literals::Kept)?,
-        whole => whole,
-    };
-    match copied {
-        Copied::Whole(hint) => Ok(hint),
-        Copied::LiteralsMatter => Err(Unlexable),
+impl Shape {
+    /// The shape of the text copied last; meaningless if that failed.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
-}
 
-/// As [`shape_of`], in one of its two ways.
-#[inline]
-fn copy_shape(text: &[u8], shape: &mut Vec<u8>, literals: Literals) -> Result<Copied, Unlexable> {
-    shape.clear();
-    let mut lexer = Lexer::new(text);
-    let mut statement_starts = true;
-    // Two tokens in a row that need a blank between them.
-    let mut after_word = false;
-    while let Some(token) = lexer.next_token()? {
-        let bytes = &text[token.start..token.end];
-        if after_word && !matches!(token.kind, Kind::Punctuation) {
-            shape.push(b' ');
+    /// Copies the shape of `text` and tells the text's hint.
+    ///
+    /// # Errors
+    ///
+    /// [`Unlexable`]: there is no shape.
+    pub fn copy(&mut self, text: &[u8]) -> Result<Option<Hint>, Unlexable> {
+        // A byte of text becomes at most itself and a blank before it; one more is the hint's.
+        let room = 2 * text.len() + 1;
+        if self.bytes.len() < room {
+            self.bytes.resize(room, 0);
         }
-        match token.kind {
-            Kind::Word => {
-                let start = shape.len();
-                shape.extend(bytes.iter().map(|byte| FOLD[usize::from(*byte)]));
-                after_word = true;
-                if literals == Literals::Collapsed {
-                    let word = &shape[start..];
-                    if (statement_starts && !LITERAL_FREE.contains(&word)) || word == SET_CONFIG {
-                        return Ok(Copied::LiteralsMatter);
-                    }
-                    if is_constant(word) {
-                        shape.truncate(start - usize::from(start > 0 && shape[start - 1] == b' '));
-                        push_literal(shape);
+        let copied = match self.copy_tokens(text, Literals::Collapsed)? {
+            Copied::LiteralsMatter => self.copy_tokens(text, Literals::Kept)?,
+            whole => whole,
+        };
+        match copied {
+            Copied::Whole(hint) => Ok(hint),
+            Copied::LiteralsMatter => Err(Unlexable),
+        }
+    }
+
+    fn copy_tokens(&mut self, text: &[u8], literals: Literals) -> Result<Copied, Unlexable> {
+        self.len = 0;
+        let mut lexer = Lexer::new(text);
+        let mut statement_starts = true;
+        // The next token needs a blank before it, unless it is punctuation.
+        let mut after_word = false;
+        while let Some(token) = lexer.next_token()? {
+            let bytes = &text[token.start..token.end];
+            match token.kind {
+                Kind::Punctuation => {
+                    self.punctuation(bytes[0]);
+                    statement_starts = bytes[0] == b';' || (statement_starts && bytes[0] == b'(');
+                    after_word = false;
+                    continue;
+                }
+                Kind::Word => match self.word(bytes, after_word, statement_starts && literals == Literals::Collapsed) {
+                    Word::Plain => after_word = true,
+                    Word::Constant if literals == Literals::Collapsed => {
+                        self.len -= bytes.len() + usize::from(after_word);
+                        self.literal();
                         after_word = false;
                     }
+                    Word::MakesLiteralsMatter if literals == Literals::Collapsed => {
+                        return Ok(Copied::LiteralsMatter);
+                    }
+                    Word::Constant | Word::MakesLiteralsMatter => after_word = true,
+                },
+                Kind::Literal if literals == Literals::Collapsed => {
+                    self.literal();
+                    after_word = false;
                 }
-                statement_starts = false;
-            }
-            Kind::Punctuation => {
-                push_punctuation(shape, bytes[0]);
-                statement_starts = bytes[0] == b';' || (statement_starts && bytes[0] == b'(');
-                after_word = false;
-            }
-            Kind::Literal if literals == Literals::Collapsed => {
-                if after_word {
-                    shape.pop();
+                Kind::UnicodeWord if literals == Literals::Collapsed => return Ok(Copied::LiteralsMatter),
+                Kind::QuotedWord if literals == Literals::Collapsed && &bytes[1..bytes.len() - 1] == SET_CONFIG => {
+                    return Ok(Copied::LiteralsMatter);
                 }
-                push_literal(shape);
-                (after_word, statement_starts) = (false, false);
+                Kind::Literal | Kind::QuotedWord | Kind::UnicodeWord => {
+                    self.verbatim(bytes, after_word);
+                    after_word = true;
+                }
             }
-            Kind::UnicodeWord if literals == Literals::Collapsed => return Ok(Copied::LiteralsMatter),
-            Kind::QuotedWord if literals == Literals::Collapsed && &bytes[1..bytes.len() - 1] == SET_CONFIG => {
-                return Ok(Copied::LiteralsMatter);
-            }
-            Kind::Literal | Kind::QuotedWord | Kind::UnicodeWord => {
-                shape.extend_from_slice(bytes);
-                (after_word, statement_starts) = (true, false);
-            }
+            statement_starts = false;
+        }
+        if lexer.hint == Some(Hint::Primary) {
+            self.push(HINT_PRIMARY);
+        }
+        Ok(Copied::Whole(lexer.hint))
+    }
+
+    #[inline]
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn ends_with(&self, end: &[u8]) -> bool {
+        self.bytes().ends_with(end)
+    }
+
+    /// Appends a word in lower case.
+    #[inline]
+    fn word(&mut self, word: &[u8], blank: bool, must_be_literal_free: bool) -> Word {
+        if blank {
+            self.push(b' ');
+        }
+        let end = self.len + word.len();
+        let folded = &mut self.bytes[self.len..end];
+        for (to, from) in folded.iter_mut().zip(word) {
+            *to = FOLD[usize::from(*from)];
+        }
+        self.len = end;
+        if must_be_literal_free && !LITERAL_FREE.contains(&&*folded) {
+            return Word::MakesLiteralsMatter;
+        }
+        match folded.len() {
+            4 if *folded == *b"null" || *folded == *b"true" => Word::Constant,
+            5 if *folded == *b"false" => Word::Constant,
+            10 if *folded == *SET_CONFIG => Word::MakesLiteralsMatter,
+            _ => Word::Plain,
         }
     }
-    if lexer.hint == Some(Hint::Primary) {
-        shape.push(HINT_PRIMARY);
+
+    /// Appends a token as it is.
+    fn verbatim(&mut self, bytes: &[u8], blank: bool) {
+        if blank {
+            self.push(b' ');
+        }
+        let end = self.len + bytes.len();
+        self.bytes[self.len..end].copy_from_slice(bytes);
+        self.len = end;
     }
-    Ok(Copied::Whole(lexer.hint))
+
+    /// Appends a literal; with the one before it and the comma between them it is one. A sign belongs to the literal.
+    #[inline]
+    fn literal(&mut self) {
+        if let [.., b'(' | b',' | b'[', b'-' | b'+'] = self.bytes() {
+            self.len -= 1;
+        }
+        if self.ends_with(&[LITERAL, b',']) {
+            self.len -= 1;
+        } else {
+            self.push(LITERAL);
+        }
+    }
+
+    /// Appends punctuation; a row of literals behind a row of literals is one row.
+    #[inline]
+    fn punctuation(&mut self, byte: u8) {
+        const TWO_ROWS: [u8; 6] = [b'(', LITERAL, b')', b',', b'(', LITERAL];
+        if byte == b')' && self.ends_with(&TWO_ROWS) {
+            self.len -= 4;
+        }
+        self.push(byte);
+    }
 }
 
-/// Words that are literals.
-fn is_constant(word: &[u8]) -> bool {
-    matches!(word, b"null" | b"true" | b"false")
-}
-
-/// Appends a literal; with the one before it and the comma between them it is one. A sign belongs to the literal.
-#[inline]
-fn push_literal(shape: &mut Vec<u8>) {
-    if let [.., b'(' | b',' | b'[', b'-' | b'+'] = shape.as_slice() {
-        shape.pop();
-    }
-    if shape.ends_with(&[LITERAL, b',']) {
-        shape.pop();
-    } else {
-        shape.push(LITERAL);
-    }
-}
-
-/// Appends punctuation; a row of literals behind a row of literals is one row.
-#[inline]
-fn push_punctuation(shape: &mut Vec<u8>, byte: u8) {
-    const TWO_ROWS: [u8; 6] = [b'(', LITERAL, b')', b',', b'(', LITERAL];
-    if byte == b')' && shape.ends_with(&TWO_ROWS) {
-        shape.truncate(shape.len() - 4);
-    }
-    shape.push(byte);
+/// What a word means for the shape.
+enum Word {
+    /// Nothing.
+    Plain,
+    /// It is a literal: null, true, false.
+    Constant,
+    /// It is `set_config`, or starts a statement whose literals decide.
+    MakesLiteralsMatter,
 }

@@ -23,6 +23,7 @@ pub use binaries::{BIN_VARIABLE, Binaries};
 pub use error::ClusterError;
 pub use node::{Node, Shutdown};
 pub use port::Port;
+pub(crate) use processes::signal_term;
 pub use roles::{
     APP_DATABASE, APP_USER, AUTH_QUERY, MONITOR_DATABASE, MONITOR_USER, Passwords, REPLICATION_USER, SUPERUSER,
 };
@@ -279,10 +280,10 @@ impl Cluster {
         show(Step::StartingPrimary { node: primary.name().to_owned(), port: primary.port() });
         first_start(primary)?;
         show(Step::CreatingRoles);
-        primary.psql(&roles::statements(&shared.passwords))?;
-        primary.psql(roles::CREATE_DATABASE)?;
+        primary.set_up("create roles", &roles::statements(&shared.passwords))?;
+        primary.set_up("create the database", roles::CREATE_DATABASE)?;
         if self.options.auth_query {
-            primary.psql(roles::SECRET_FUNCTION)?;
+            primary.set_up("create the function for auth_query", roles::SECRET_FUNCTION)?;
         }
         Ok(())
     }

@@ -252,6 +252,14 @@ impl Node {
         sql::on_connection(&self.name, &config, statements, async |client| sql::text(client, statements).await)
     }
 
+    /// Statements that make the cluster: `what` is shown instead of their text, which may hold passwords,
+    /// and they wait for no standby, since there is none yet.
+    pub(super) fn set_up(&self, what: &str, statements: &str) -> Result<(), ClusterError> {
+        let mut config = self.superuser_config(MONITOR_DATABASE);
+        config.options("-c synchronous_commit=local");
+        sql::on_connection(&self.name, &config, what, async |client| sql::text(client, statements).await).map(drop)
+    }
+
     /// How to reach it as superuser.
     #[must_use]
     pub fn superuser_config(&self, database: &str) -> tokio_postgres::Config {

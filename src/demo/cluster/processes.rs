@@ -54,3 +54,8 @@ pub(super) fn signal(pids: &[u32], signal: Signal) -> Result<(), ClusterError> {
     let done = kill.status().map(drop);
     done.map_err(|source| ClusterError::Io { what: format!("send {} to {pids:?}", signal.name()), source })
 }
+
+/// Asks one process to stop.
+pub(crate) fn signal_term(pid: u32) -> Result<(), ClusterError> {
+    signal(&[pid], Signal::Term)
+}

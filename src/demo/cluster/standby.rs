@@ -10,6 +10,7 @@ use super::error::ClusterError;
 use super::node::{Node, Shutdown};
 use super::roles::{REPLICATION_USER, SUPERUSER};
 use super::sql::{self, Failure};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -33,13 +34,32 @@ const COPIED_EMPTY: [&str; 9] = [
     "pgsql_tmp",
 ];
 
+/// How long a restarted standby gets to find its place in its upstream's history.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
+
 /// How a node was made a standby again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejoined {
+    /// It had been a standby and had nothing of its own: it just started and streams.
+    Restarted,
     /// Its own files were taken back to where the histories part.
     Rewound,
     /// All files were copied anew.
-    Rebuilt,
+    Rebuilt {
+        /// Why a rewind was not possible.
+        why: String,
+    },
+}
+
+impl fmt::Display for Rejoined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restarted => f.write_str("restarted"),
+            Self::Rewound => f.write_str("rewound"),
+            Self::Rebuilt { why } => write!(f, "rebuilt, because: {why}"),
+        }
+    }
 }
 
 impl Node {
@@ -87,15 +107,37 @@ impl Node {
         self.become_standby_of(source)
     }
 
-    /// Rewinds if that is possible, rebuilds otherwise.
+    /// Makes it a standby of `source` by the least means: a restart if it was a standby and can follow,
+    /// a rewind if that is possible, a rebuild otherwise.
     ///
     /// # Errors
     /// As [`Node::rebuild_from`].
     pub fn rejoin(&self, source: &Node) -> Result<Rejoined, ClusterError> {
+        // pg_rewind cannot recover a crashed standby anyway: that is a standby's own start.
+        if self.path("standby.signal").exists() && self.restart_behind(source)? {
+            return Ok(Rejoined::Restarted);
+        }
         match self.rewind_from(source) {
             Ok(()) => Ok(Rejoined::Rewound),
-            Err(_) => self.rebuild_from(source).map(|()| Rejoined::Rebuilt),
+            Err(error) => self.rebuild_from(source).map(|()| Rejoined::Rebuilt { why: error.to_string() }),
         }
+    }
+
+    /// Starts a standby with this upstream; whether it streams from there soon.
+    fn restart_behind(&self, upstream: &Node) -> Result<bool, ClusterError> {
+        self.stop(Shutdown::Fast)?;
+        if self.become_standby_of(upstream).is_err() {
+            return Ok(false);
+        }
+        let deadline = self.deadline(STREAM_TIMEOUT);
+        while !self.passed(deadline) {
+            let streaming = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+            if self.psql(streaming).is_ok_and(|count| count == "1") {
+                return Ok(true);
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(false)
     }
 
     /// Gives a running standby another upstream.

@@ -1,0 +1,58 @@
+//! What classification costs: a hit (shape known) and a miss (grammar and rules), for four texts.
+//!
+//! `cargo bench --bench classify`. A miss is measured with a classifier that has just been made.
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use pgregent::sql::{Classifier, Settings, StringSyntax};
+
+/// Name and text.
+fn texts() -> [(&'static str, String); 5] {
+    let columns: Vec<String> = (0..15).map(|n| format!("\"o\".\"column_{n:02}\" AS \"o_{n:02}\"")).collect();
+    let join = format!(
+        "SELECT {} FROM \"orders\" AS \"o\" INNER JOIN \"customers\" AS \"c\" ON \"c\".\"id\" = \"o\".\"customer_id\" \
+         LEFT OUTER JOIN \"addresses\" AS \"a\" ON \"a\".\"customer_id\" = \"c\".\"id\" WHERE \"o\".\"state\" IN \
+         ($1, $2, $3) AND \"c\".\"country\" = 'de' ORDER BY \"o\".\"created_at\" DESC LIMIT 50 OFFSET 100",
+        columns.join(", ")
+    );
+    [
+        ("point_select", "SELECT abalance FROM pgbench_accounts WHERE aid = 4711123".to_owned()),
+        ("tpcb_update", "UPDATE pgbench_accounts SET abalance = abalance + -1423 WHERE aid = 4711123;".to_owned()),
+        (
+            "select_200",
+            "SELECT u.id, u.name, u.email, count(o.id) AS orders FROM users u JOIN orders o ON o.user_id = u.id \
+             WHERE u.created_at > '2024-01-01' AND o.total > 99.5 GROUP BY u.id ORDER BY orders DESC LIMIT 20"
+                .to_owned(),
+        ),
+        ("orm_join", join),
+        ("begin", "BEGIN".to_owned()),
+    ]
+}
+
+fn classifier() -> Classifier {
+    let settings = Settings { classify_bytes_max: 64 << 10, read_functions: Vec::new(), write_functions: Vec::new() };
+    Classifier::new(7, &settings)
+}
+
+fn classify(criterion: &mut Criterion) {
+    for (name, text) in texts() {
+        let mut group = criterion.benchmark_group(format!("{name} ({} B)", text.len()));
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        let mut warm = classifier();
+        group.bench_function("hit", |bench| {
+            bench.iter(|| warm.classify(black_box(text.as_bytes()), StringSyntax::Standard));
+        });
+        group.bench_function("miss", |bench| {
+            bench.iter_batched_ref(
+                classifier,
+                |cold| cold.classify(black_box(text.as_bytes()), StringSyntax::Standard),
+                BatchSize::SmallInput,
+            );
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, classify);
+criterion_main!(benches);
