@@ -276,7 +276,7 @@ async fn any_backend(deps: &Arc<SessionDeps>, identity: &Identity) -> Result<Che
         let key =
             PoolKey { node: target.node, database: Arc::clone(&identity.database), user: Arc::clone(&identity.user) };
         let pool = deps.pools.pool(&key);
-        match queue(deps, &pool, deadline).await {
+        match queue(deps, &pool, deadline, target.fence).await {
             Err(error) if error.retry() == Retry::OtherNode && deps.clock.now() < deadline => avoid = Some(target.node),
             outcome => return Ok(outcome?),
         }
@@ -298,11 +298,11 @@ impl Drop for Queued<'_> {
     }
 }
 
-async fn queue(deps: &SessionDeps, pool: &Arc<Pool>, deadline: Time) -> Result<Checkout, CheckoutError> {
+async fn queue(deps: &SessionDeps, pool: &Arc<Pool>, deadline: Time, fence: u64) -> Result<Checkout, CheckoutError> {
     if let Some(checkout) = pool.try_checkout(deps.clock.now()) {
         return Ok(checkout);
     }
-    let mut queued = Queued { deps, pool, ticket: Some(pool.join(deadline)?) };
+    let mut queued = Queued { deps, pool, ticket: Some(pool.join(deadline, fence)?) };
     poll_fn(|cx| match queued.ticket {
         Some(ticket) => pool.poll_ticket(ticket, cx, || deps.clock.now()).map(|outcome| {
             queued.ticket = None;
