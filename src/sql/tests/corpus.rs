@@ -7,14 +7,12 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::super::grammar::alone;
 use super::super::lexer::{Kind, Lexer};
 
 type Span = (usize, usize);
 
 /// Words, quoted identifiers and literals as the server sees them; `None`: the server refuses the text.
 fn scanned(text: &str) -> Option<Vec<Span>> {
-    let _alone = alone();
     let tokens = pg_query::scan(text).ok()?.tokens;
     let span = |token: &pg_query::protobuf::ScanToken| {
         Some((usize::try_from(token.start).ok()?, usize::try_from(token.end).ok()?))
