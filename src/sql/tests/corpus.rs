@@ -46,7 +46,7 @@ fn compare(text: &str) -> Option<bool> {
         let Some(first) = ours.next() else { return Some(false) };
         let mut last = first;
         // A string that goes on in the next line is one token there and several here.
-        while last.1 < end && text.as_bytes()[start..end].contains(&b'\n') && ours.peek().is_some_and(|s| s.1 <= end) {
+        while last.1 < end && text[start..end].contains(['\n', '\r']) && ours.peek().is_some_and(|s| s.1 <= end) {
             last = ours.next().unwrap();
         }
         if (first.0, last.1) != (start, end) {
