@@ -28,7 +28,8 @@ trap cleanup EXIT INT TERM
 # In: immutable and stable functions that SQL can call, of which no overload of the same name is volatile.
 # Out, although immutable or stable: what has a side effect or hands out a transaction id, what means something on one
 # node or one backend only (recovery state, WAL positions, statistics, temporary schemas), what runs SQL text. In, although
-# they tell nodes apart, because that is what people ask them for: inet_server_addr, inet_server_port, pg_backend_pid.
+# they tell nodes apart, because that is what people ask them for: inet_server_addr, inet_server_port, pg_backend_pid;
+# pg_is_in_recovery is volatile by the catalog and added below for the same reason.
 cat >"$DIR/query.sql" <<'SQL'
 SELECT proname FROM pg_proc
 WHERE pronamespace = 'pg_catalog'::regnamespace
@@ -42,7 +43,7 @@ HAVING bool_and(provolatile IN ('i', 's'))
    AND proname !~ '^(pg_last_|pg_current_wal|pg_wal|pg_walfile|pg_get_wal|pg_replication|pg_logical|pg_get_replication)'
    AND proname !~ '^(pg_event_trigger|binary_upgrade|pg_control_|pg_export_|pg_show_replication)'
    AND proname !~ '_to_xml|_to_xmlschema|xml_and_xmlschema'
-   AND proname NOT IN ('pg_is_in_recovery', 'pg_is_wal_replay_paused', 'pg_get_wal_replay_pause_state',
+   AND proname NOT IN ('pg_is_wal_replay_paused', 'pg_get_wal_replay_pause_state',
                        'pg_current_snapshot',
                        'pg_postmaster_start_time', 'pg_conf_load_time', 'pg_current_logfile', 'pg_listening_channels',
                        'pg_my_temp_schema', 'pg_is_other_temp_schema', 'pg_cursor', 'pg_prepared_statement',
@@ -52,7 +53,8 @@ ORDER BY proname COLLATE "C";
 SQL
 chmod a+r "$DIR/query.sql"
 (cd "$DIR" && as_postgres "$PG_BIN/psql" -X -q -A -t -v ON_ERROR_STOP=1 -h "$DIR" -U postgres -f "$DIR/query.sql" postgres) \
-    >"$DIR/names"
+    >"$DIR/names.unsorted"
+{ cat "$DIR/names.unsorted"; echo pg_is_in_recovery; } | LC_ALL=C sort -u >"$DIR/names"
 VERSION=$(cd "$DIR" && as_postgres "$PG_BIN/psql" -X -A -t -h "$DIR" -U postgres -c 'SHOW server_version_num' postgres)
 COUNT=$(wc -l <"$DIR/names")
 

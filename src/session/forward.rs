@@ -39,6 +39,8 @@ enum Passed {
 pub(super) enum Forwarded {
     /// All of it.
     Done,
+    /// Not all: the node must take something first.
+    Full,
     /// The client said goodbye.
     Terminate,
     /// A statement must not run where its transaction is.
@@ -60,9 +62,11 @@ impl Session {
                 self.inbox.settle();
                 attachment.to_node -= take;
             }
-            if attachment.gate == Gate::Shut || attachment.outbox.len() > NODE_OUTBOX_MAX || attachment.replay_failed()
-            {
+            if attachment.gate == Gate::Shut || attachment.replay_failed() {
                 break;
+            }
+            if attachment.outbox.len() > NODE_OUTBOX_MAX {
+                return Ok(Forwarded::Full);
             }
             let Some(message) = self.inbox.message_at(self.inbox.cursor(), limit)? else { break };
             match self.pass(attachment, message)? {

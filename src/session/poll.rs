@@ -192,8 +192,12 @@ impl Session {
             self.act(attachment, Progress::Release);
             return Poll::Ready(Ok(Again));
         }
+        let mut full = false;
         match self.forward(&mut attachment) {
-            Ok(Forwarded::Done) => self.emit_invented(&mut attachment),
+            Ok(forwarded @ (Forwarded::Done | Forwarded::Full)) => {
+                full = forwarded == Forwarded::Full;
+                self.emit_invented(&mut attachment);
+            }
             Ok(Forwarded::Terminate) => {
                 self.stage = Stage::Attached(attachment);
                 return Poll::Ready(Err(SessionEnd::ClientLeft));
@@ -224,6 +228,11 @@ impl Session {
                 return Poll::Ready(Ok(Again));
             }
             Poll::Pending => {}
+        }
+        if full && attachment.outbox.is_empty() {
+            // The node has taken everything: the rest of the inbox can follow.
+            self.stage = Stage::Attached(attachment);
+            return Poll::Ready(Ok(Again));
         }
         if self.outbox.has_sendable() {
             // An invented reply: to be flushed before waiting.

@@ -146,7 +146,6 @@ mod tests {
             "pg_current_xact_id_if_assigned",
             "txid_current",
             "txid_current_snapshot",
-            "pg_is_in_recovery",
             "pg_last_wal_replay_lsn",
             "pg_current_wal_lsn",
             "pg_export_snapshot",

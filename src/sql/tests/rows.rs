@@ -254,7 +254,6 @@ const WRITES: &[&str] = &[
     "select pg_advisory_xact_lock(1)",
     "select pg_try_advisory_xact_lock_shared(1)",
     "select pg_advisory_unlock(1)",
-    "select pg_is_in_recovery()",
     "select txid_current()",
     "select pg_current_xact_id()",
     "select pg_last_wal_replay_lsn()",
