@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Bytes for the node that may wait before more is taken from the client.
 const NODE_OUTBOX_MAX: usize = 64 * 1024;
 
+/// In place of a statement's number: the backend learns and forgets nothing by this Parse.
+const NOT_TRACKED: u64 = u64::MAX;
+
 /// Tells unnamed statements apart, process-wide.
 static UNNAMED_SERIAL: AtomicU64 = AtomicU64::new(1);
 
@@ -50,6 +53,9 @@ impl Session {
     pub(super) fn forward(&mut self, attachment: &mut Attachment) -> Result<Forwarded, Violation> {
         let limit = self.deps.tunables.load().message_bytes_max;
         loop {
+            if attachment.outbox.len() > NODE_OUTBOX_MAX {
+                break;
+            }
             if attachment.to_node > 0 {
                 let take = attachment.to_node.min(self.inbox.unread().len());
                 if take == 0 {
@@ -60,13 +66,12 @@ impl Session {
                 self.inbox.settle();
                 attachment.to_node -= take;
             }
-            if attachment.gate == Gate::Shut || attachment.outbox.len() > NODE_OUTBOX_MAX || attachment.replay_failed()
-            {
+            if attachment.gate == Gate::Shut || attachment.replay_failed() {
                 break;
             }
             let Some(message) = self.inbox.message_at(self.inbox.cursor(), limit)? else { break };
             match self.pass(attachment, message)? {
-                Passed::Yes => {}
+                Passed::Yes => self.unit.begun |= frontend::is_extended(message.tag),
                 Passed::More(need) => {
                     self.wanted = need;
                     break;
@@ -132,6 +137,8 @@ impl Session {
                 self.unit_sent(attachment);
                 Ok(self.stream(attachment, message))
             }
+            // What was sent before the goodbye is carried out, as PostgreSQL would.
+            frontend::TERMINATE if !self.sent.is_empty() => Ok(Passed::More(0)),
             frontend::TERMINATE => Ok(Passed::Terminate),
             frontend::PARSE | frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE | frontend::SYNC => {
                 Ok(self.more(message))
@@ -256,8 +263,9 @@ impl Session {
             attachment.know(&existing);
             let content = view.content.to_vec();
             attachment.push_parse(&existing.backend_name, &content);
-            attachment.checkout.owed.push(Owed::Parse { swallow: false, id: 0 });
-            self.prepared.defining_unnamed();
+            attachment.checkout.owed.push(Owed::Parse { swallow: false, id: NOT_TRACKED });
+            let name = view.name.to_vec();
+            self.prepared.defining_again(&name);
         } else if !self.prepared.has_room() {
             return Err(Violation::TooManyNames);
         } else {

@@ -32,10 +32,12 @@ pub(super) enum Progress {
 }
 
 /// Where the bytes of a message go.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Fate {
     Forward,
     Swallow,
+    /// This goes in its place.
+    Replace(Vec<u8>),
     /// Handled, and nothing behind it may be handled before the session acts.
     Stop(bool),
 }
@@ -54,16 +56,29 @@ impl Session {
         let (mut at, mut run) = (0, 0);
         let mut progress = Progress::Stay;
         while at < input.len() {
-            let scanned = attachment.scan.next(&input[at..]).map_err(|_| Loss::Garbage)?;
-            let (take, fate) = match scanned {
-                Scanned::More => break,
-                Scanned::Rest { take } => (take, attachment.to_client.fate()),
-                Scanned::Begin { tag, take, .. } => (take, self.on_message(attachment, tag, &input[at..at + take])?),
+            let handled = match attachment.scan.next(&input[at..]) {
+                Ok(Scanned::More) => break,
+                Ok(Scanned::Rest { take }) => Ok((take, attachment.to_client.fate())),
+                Ok(Scanned::Begin { tag, take, .. }) => {
+                    self.on_message(attachment, tag, &input[at..at + take]).map(|fate| (take, fate))
+                }
+                Err(_) => Err(Loss::Garbage),
+            };
+            let (take, fate) = match handled {
+                Ok(handled) => handled,
+                Err(loss) => {
+                    // What came before the end of the node was accounted for: it is the client's.
+                    self.outbox.push(&input[run..at]);
+                    return Err(loss);
+                }
             };
             let forward = matches!(fate, Fate::Forward | Fate::Stop(true));
             if !forward {
                 self.outbox.push(&input[run..at]);
                 run = at + take;
+            }
+            if let Fate::Replace(instead) = &fate {
+                self.outbox.push(instead);
             }
             at += take;
             if attachment
@@ -212,6 +227,7 @@ impl Session {
                 attachment.checkout.statements.forget(id);
             }
         }
+        let renamed = if attachment.rerouting { None } else { self.rename_error(body) };
         let undefined = attachment.checkout.owed.take_undefined();
         for _ in 0..attachment.checkout.owed.take_unready() {
             self.sent.pop_front();
@@ -222,27 +238,24 @@ impl Session {
         }
         self.decided();
         self.prepared.abandon(undefined);
-        Ok(match self.rename_error(body) {
-            true => Fate::Swallow,
-            false => Fate::Forward,
-        })
+        Ok(renamed.map_or(Fate::Forward, Fate::Replace))
     }
 
     /// A name that we gave a statement must not reach the client.
-    fn rename_error(&mut self, body: &[u8]) -> bool {
-        let prefix = crate::backend::NAME_PREFIX.as_bytes();
-        let Some(at) = memchr::memmem::find(body, prefix) else { return false };
+    fn rename_error(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let at = memchr::memmem::find(body, crate::backend::NAME_PREFIX.as_bytes())?;
         let end = body[at..]
             .iter()
             .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'))
             .map_or(body.len(), |len| at + len);
-        let Some(name) = self.prepared.name_of(&body[at..end]).map(<[u8]>::to_vec) else { return false };
-        encode::message(self.outbox.tail(), tags::ERROR, |out| {
+        let name = self.prepared.name_of(&body[at..end])?;
+        let mut renamed = Vec::new();
+        encode::message(&mut renamed, tags::ERROR, |out| {
             out.extend_from_slice(&body[..at]);
-            out.extend_from_slice(&name);
+            out.extend_from_slice(name);
             out.extend_from_slice(&body[end..]);
         });
-        true
+        Some(renamed)
     }
 
     fn note_refusal(&mut self, attachment: &Attachment, refusal: StandbyRefusal) {
@@ -412,7 +425,7 @@ impl Session {
 
     /// Has nothing of a further unit been passed on?
     fn unit_is_untouched(&self) -> bool {
-        self.unit.access == Access::Read && self.unit.effects.is_empty() && self.unit.pins == Pins::NONE
+        !self.unit.begun && self.unit.access == Access::Read && self.unit.effects.is_empty() && self.unit.pins == Pins::NONE
     }
 }
 

@@ -30,6 +30,9 @@ pub struct Unit {
     pub effects: Vec<Effect>,
     /// Why the session must stay, once it was sent.
     pub pins: Pins,
+    /// Some of its messages were passed on, and what ends it was not: the node may be in the middle of
+    /// an implicit transaction, whatever its last ReadyForQuery said.
+    pub begun: bool,
     /// An error was passed on.
     pub failed: bool,
     /// Part of its answer was passed on.
@@ -44,6 +47,7 @@ impl Default for Unit {
             writes: false,
             effects: Vec::new(),
             pins: Pins::NONE,
+            begun: false,
             failed: false,
             answered: false,
         }

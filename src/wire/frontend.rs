@@ -34,6 +34,12 @@ pub const SYNC: u8 = b'S';
 /// Terminate
 pub const TERMINATE: u8 = b'X';
 
+/// Does a message of this type belong to a batch that only Sync (or another kind of request) ends?
+#[must_use]
+pub fn is_extended(tag: u8) -> bool {
+    matches!(tag, PARSE | BIND | DESCRIBE | EXECUTE | CLOSE)
+}
+
 /// What a Describe or Close names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named<'a> {
