@@ -16,6 +16,8 @@ mod copy;
 mod extended;
 #[path = "wire_conformance/handshake.rs"]
 mod handshake;
+#[path = "wire_conformance/isolation.rs"]
+mod isolation;
 #[path = "wire_conformance/nasty.rs"]
 mod nasty;
 #[path = "wire_conformance/sharing.rs"]

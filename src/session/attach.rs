@@ -223,6 +223,7 @@ impl Session {
         self.queue_deadline = None;
         self.timer = None;
         self.unit = Unit::default();
+        self.bound.clear();
         let alone = self.wanted_unit.closed && self.wanted_unit.access == Access::Read && self.transaction.is_none();
         let mut attachment = Attachment {
             checkout,

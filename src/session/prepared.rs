@@ -110,10 +110,14 @@ impl Prepared {
         self.abandon(self.changes.len());
     }
 
-    /// Forgets all names (DEALLOCATE ALL, DISCARD ALL).
+    /// Forgets all names (DEALLOCATE ALL, DISCARD ALL); the unnamed statement has none and stays.
     pub fn clear(&mut self) {
         self.names.clear();
-        self.unnamed.class = None;
+    }
+
+    /// Forgets a confirmed name (DEALLOCATE).
+    pub fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
+        self.names.remove(name)
     }
 
     /// The client's name for a statement of this name on backends.

@@ -9,7 +9,7 @@ use super::effects::{Control, Effect};
 use super::loss::Loss;
 use super::unit::Unit;
 use super::{Attachment, Gate, Session, Streamed};
-use crate::backend::{Owed, Parameters, Reply, Settings};
+use crate::backend::{Backend, Owed, Parameters, Reply, Settings};
 use crate::metrics::Class;
 use crate::net::Buffer;
 use crate::relay::Scanned;
@@ -157,6 +157,7 @@ impl Session {
             | tags::NO_DATA => {}
             tags::COMMAND_COMPLETE => {
                 self.rolled_back = body == b"ROLLBACK\0";
+                self.note_taken_names(attachment, body);
                 self.decided();
             }
             _ => self.decided(),
@@ -340,10 +341,15 @@ impl Session {
         let on_primary = attachment.target.role == Role::Primary;
         let wrote = unit.writes || matches!(self.transaction, super::Transaction::Open { wrote: true, .. });
         if !unit.failed {
-            self.apply_immediate(attachment, &unit);
-            self.pending.extend(unit.effects);
+            if unit.effects.contains(&Effect::DiscardAll) {
+                self.pins.clear_state();
+            }
+            self.pending.extend_from_slice(&unit.effects);
         }
-        if unit.tx == Control::Murky && !self.pending.is_empty() {
+        // An error behind a COMMIT in one batch does not undo what that committed.
+        let half = unit.failed && unit.tx != Control::None && !unit.effects.is_empty();
+        let ended = status == TxStatus::Idle && unit.failed && unit.statements > 1;
+        if half || (unit.tx == Control::Murky || ended) && !self.pending.is_empty() {
             self.pins.for_unknown_settings();
         }
         self.transaction.on_ready(status, !on_primary, unit.writes);
@@ -365,21 +371,25 @@ impl Session {
         self.force_primary = false;
     }
 
-    /// DISCARD ALL and DEALLOCATE ALL count at once, whatever the transaction does.
-    fn apply_immediate(&mut self, attachment: &mut Attachment, unit: &Unit) {
-        for effect in &unit.effects {
-            match effect {
-                Effect::DiscardAll => {
-                    self.pins.clear_state();
-                    self.prepared.clear();
-                    attachment.checkout.statements.forget_all();
-                }
-                Effect::DeallocateAll => {
-                    self.prepared.clear();
-                    attachment.checkout.statements.forget_all();
-                }
-                Effect::Set(_) | Effect::Reset(_) | Effect::ResetAll => {}
+    /// Names that a statement has taken away are gone at once, whatever its transaction does.
+    fn note_taken_names(&mut self, attachment: &mut Attachment, tag: &[u8]) {
+        let checkout: &mut Backend = &mut attachment.checkout;
+        match tag {
+            b"DEALLOCATE ALL\0" | b"DISCARD ALL\0" => {
+                self.prepared.clear();
+                let owed = &checkout.owed;
+                checkout.statements.forget_all_but(|id| owed.defines(id));
             }
+            b"DEALLOCATE\0" => {
+                let effects = &mut self.sent.front_mut().unwrap_or(&mut self.unit).effects;
+                let at = effects.iter().position(|effect| matches!(effect, Effect::Deallocate(_)));
+                if let Some(Effect::Deallocate(name)) = at.map(|at| effects.remove(at))
+                    && let Some(statement) = self.prepared.remove(name.as_bytes())
+                {
+                    checkout.statements.forget(statement.id);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -425,7 +435,10 @@ impl Session {
 
     /// Has nothing of a further unit been passed on?
     fn unit_is_untouched(&self) -> bool {
-        !self.unit.begun && self.unit.access == Access::Read && self.unit.effects.is_empty() && self.unit.pins == Pins::NONE
+        !self.unit.begun
+            && self.unit.access == Access::Read
+            && self.unit.effects.is_empty()
+            && self.unit.pins == Pins::NONE
     }
 }
 

@@ -108,6 +108,14 @@ pub fn bind(body: &[u8]) -> Result<BindView<'_>, FrameError> {
     Ok(BindView { portal, statement, names_len: portal.len() + statement.len() + 2 })
 }
 
+/// Reads the portal name at the beginning of an Execute body.
+///
+/// # Errors
+/// [`FrameError`] when it is not terminated.
+pub fn portal(body: &[u8]) -> Result<&[u8], FrameError> {
+    Reader::new(body).cstr()
+}
+
 /// Reads a Describe or Close body.
 ///
 /// # Errors
