@@ -200,7 +200,7 @@ impl Life<'_> {
     }
 
     fn vanish(&mut self, round: u64) {
-        let insert = format!("INSERT INTO isolation_gone VALUES ('c{} r{round}')", self.number);
+        let insert = format!("INSERT INTO public.isolation_gone VALUES ('c{} r{round}')", self.number);
         let flushed = [parse("", &insert), bind("", "", &[]), execute("", 0), flush()];
         match self.dice.roll(5) {
             0 => self.client.send(&batch(&[query("BEGIN"), query(&insert)])).unwrap(),
@@ -211,7 +211,7 @@ impl Life<'_> {
                 self.client.send(&terminate()).unwrap();
             }
             3 => self.client.send(&query("SELECT repeat('x', 1000) FROM generate_series(1, 20000)")).unwrap(),
-            _ => self.client.send(&batch(&[query("COPY isolation_gone FROM STDIN"), copy_data(b"half a li")])).unwrap(),
+            _ => self.client.send(&batch(&[query("COPY public.isolation_gone FROM STDIN"), copy_data(b"half a li")])).unwrap(),
         }
         self.client.hang_up();
         self.connect();
