@@ -7,7 +7,7 @@
 use crate::admin::{AdminDeps, NodeAddress, Phase, Readiness};
 use crate::auth::{AuthQuery, Candidates, SecretSource, Secrets};
 use crate::backend::{StatementTable, Target};
-use crate::client::{AuthDeps, CancelRegistry, Signal};
+use crate::client::{Admission, AuthDeps, CancelRegistry, Signal};
 use crate::clock::Clock;
 use crate::config::{Config, Report};
 use crate::failover::controller::{ControlDeps, ControlHandle, ControlMetrics, ControlThread, spawn};
@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::net::{Listener, bind};
 use crate::pool::{PoolDeps, PoolNode, PoolSet};
 use crate::route::Reason;
-use crate::serve::{Admission, Server, accept};
+use crate::serve::{Server, accept};
 use crate::session::{Greetings, SessionDeps, Tunables};
 use crate::topology::{
     FactReceiver, FactSender, Role, Topology, TopologyPublisher, TopologyReader, fact_channel, topology_channel,
@@ -44,10 +44,13 @@ pub fn run(path: &Path, config: Config) -> Result<()> {
     let config = Arc::new(config);
     raise_descriptor_limit();
     let runtime = data_runtime(&config)?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let app = App::start(path.to_owned(), config)?;
         app.serve().await
-    })
+    });
+    // A name lookup that hangs must not keep the process.
+    runtime.shutdown_timeout(GOODBYE);
+    outcome
 }
 
 fn data_runtime(config: &Config) -> Result<tokio::runtime::Runtime> {
@@ -132,6 +135,7 @@ impl App {
         tracing::info!("draining; a second signal stops at once");
         let sessions = &self.server.tracker;
         sessions.close();
+        self.server.draining.cancel();
         self.signal_sessions(Signal::Drain);
         let drained = tokio::select! {
             () = sessions.wait() => true,
@@ -144,7 +148,9 @@ impl App {
                 tracing::warn!(connections = sessions.len(), "stopping although connections are open");
             }
         }
-        self.server.deps.pools.close().await;
+        if tokio::time::timeout(GOODBYE, self.server.deps.pools.close()).await.is_err() {
+            tracing::warn!("stopping although backends are being reset");
+        }
         self.stop_admin.cancel();
         if tokio::task::spawn_blocking(|| self.control.stop()).await.is_err() {
             tracing::error!("the control plane did not stop cleanly");
@@ -166,31 +172,44 @@ impl App {
         };
         let changes = self.config.changes(&next);
         if changes.is_empty() {
-            return tracing::info!("reloaded: nothing changed");
+            // Files that the config names (a userlist) are read again all the same.
+            tracing::info!("reload: no setting has changed");
         }
-        for change in &changes {
-            let when = if change.reloadable { "applied" } else { "needs a restart" };
-            tracing::info!("{change}: {when}");
-        }
-        let auth = match auth_deps(&next, &self.server.deps.clock, &self.server.deps.topology) {
+        let next = Arc::new(self.keep_what_needs_a_restart(&next));
+        let seed = self.server.auth.load().mock_seed;
+        let auth = match auth_deps(&next, &self.server.deps.clock, &self.server.deps.topology, seed) {
             Ok(auth) => auth,
             Err(error) => return tracing::error!("the config was not reloaded: {error:#}"),
         };
+        for change in &changes {
+            tracing::info!("reload: {change}");
+        }
         self.generation += 1;
         self.server.auth.store(Arc::new(auth));
         self.server.config.store(Arc::new(next.server.clone()));
-        let running: Vec<usize> = self.config.nodes.iter().map(|node| node.budget).collect();
-        self.server.deps.pools.reconfigure(next.pool.clone(), &running);
-        // Nodes are not reloaded: their weights stay those of the running list.
-        let mut tunables = Tunables::new(&next, self.generation);
-        tunables.weights = self.config.nodes.iter().map(|node| node.weight).collect();
-        self.server.deps.tunables.store(Arc::new(tunables));
-        let mut running = (*next).clone();
-        running.nodes.clone_from(&self.config.nodes);
-        running.cluster = self.config.cluster.clone();
-        running.admin = self.config.admin.clone();
-        running.log = self.config.log.clone();
-        self.config = Arc::new(running);
+        self.server.admission.resize(&next.server);
+        let budgets: Vec<usize> = next.nodes.iter().map(|node| node.budget).collect();
+        self.server.deps.pools.reconfigure(next.pool.clone(), &budgets);
+        self.server.deps.tunables.store(Arc::new(Tunables::new(&next, self.generation)));
+        self.config = next;
+    }
+
+    /// The new config, with the running values where only a restart applies new ones.
+    fn keep_what_needs_a_restart(&self, next: &Config) -> Config {
+        let running = &self.config;
+        let mut kept = next.clone();
+        kept.nodes.clone_from(&running.nodes);
+        kept.cluster = running.cluster.clone();
+        kept.admin = running.admin.clone();
+        kept.log = running.log.clone();
+        kept.server.listen.clone_from(&running.server.listen);
+        kept.server.workers = running.server.workers;
+        if next.pool.node_budget != running.pool.node_budget {
+            for node in kept.nodes.iter_mut().filter(|node| node.budget == running.pool.node_budget) {
+                node.budget = next.pool.node_budget;
+            }
+        }
+        kept
     }
 }
 
@@ -289,21 +308,22 @@ fn make_server(
     };
     Ok(Arc::new(Server {
         deps: Arc::new(deps),
-        auth: ArcSwap::from_pointee(auth_deps(config, clock, topology)?),
+        auth: ArcSwap::from_pointee(auth_deps(config, clock, topology, rand::random())?),
         config: ArcSwap::from_pointee(config.server.clone()),
-        admission: Admission::default(),
+        admission: Admission::new(&config.server),
         tracker: TaskTracker::new(),
+        draining: CancellationToken::new(),
     }))
 }
 
-fn auth_deps(config: &Arc<Config>, clock: &Clock, topology: &TopologyReader) -> Result<AuthDeps> {
+fn auth_deps(config: &Arc<Config>, clock: &Clock, topology: &TopologyReader, mock_seed: [u8; 32]) -> Result<AuthDeps> {
     let secrets =
         Secrets::from_config(&config.auth).map_err(|problems| anyhow::anyhow!("[auth]: {}", problems.join("; ")))?;
     let query = AuthQuery::new(&config.auth, candidates(config, topology));
     Ok(AuthDeps {
         method: config.auth.method,
         secrets: SecretSource::new(secrets, query),
-        mock_seed: rand::random(),
+        mock_seed,
         clock: clock.clone(),
     })
 }

@@ -1,11 +1,13 @@
 //! The accept loop, and the life of one connection as a list.
 //!
 //! Invariants: one connection's failure never ends the listener; a cancel never waits for a place;
-//! clients beyond the limit wait in a bounded queue with a deadline. Absent on purpose: what each step
-//! does (`client`, `session`).
+//! clients beyond the limit wait in a bounded queue with a deadline; whoever has not got
+//! as far as a session when the proxy stops is told so at once. Absent on purpose: what each step does
+//! (`client`, `session`).
 
 use crate::client::{
-    AuthDeps, BadOptions, EnterError, Entrance, Hello, login, receive, refuse, send_last, startup_settings,
+    Admission, AuthDeps, BadOptions, EnterError, Entrance, Hello, Joined, Permit, Signal, login, receive, refuse,
+    send_last, startup_settings,
 };
 use crate::config::ServerConfig;
 use crate::error::{Classify, ClientError, Severity, SqlState};
@@ -14,17 +16,12 @@ use crate::net::{Accepted, Listener, Stream};
 use crate::session::{Identity, Session, SessionDeps};
 use crate::wire::encode;
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Connections that may be between accept and a place, beyond the accept queue.
-const ENTERING_SLACK: usize = 1000;
 /// Bytes that a waiting client may send ahead.
 const AHEAD_MAX: usize = 64 * 1024;
 
@@ -41,6 +38,8 @@ pub struct Server {
     pub admission: Admission,
     /// All connections' tasks.
     pub tracker: TaskTracker,
+    /// The proxy stops: no login goes on.
+    pub draining: CancellationToken,
 }
 
 /// Accepts until `stop`.
@@ -72,8 +71,14 @@ impl Server {
         let Entered { hello, startup, permit } = entered;
         let identity = Identity { user: Arc::clone(&hello.user), database: Arc::clone(&hello.database) };
         let handle = self.deps.registry.register(hello.version);
+        if self.draining.is_cancelled() {
+            // Those registered before were told by whoever began the drain.
+            handle.signal(Signal::Drain);
+        }
         drop(hello.parameters);
-        let begun = Box::pin(Session::begin(Arc::clone(&self.deps), identity.clone(), startup, handle, stream)).await;
+        let deps = Arc::clone(&self.deps);
+        let begun =
+            Box::pin(Session::begin(deps, identity.clone(), startup, handle, stream, self.draining.clone())).await;
         let session = match begun {
             Ok(session) => session,
             Err((error, mut stream)) => {
@@ -99,7 +104,7 @@ impl Server {
         let config = self.config.load_full();
         let place = self.admission.arrive(&config)?;
         let mut input = Vec::with_capacity(512);
-        let entrance = within(config.login_timeout, receive(stream, &mut input)).await?;
+        let entrance = self.within(config.login_timeout, receive(stream, &mut input)).await?;
         let hello = match entrance {
             Entrance::Cancel { pid, secret } => {
                 let label = self.deps.registry.cancel(pid, &secret).await;
@@ -112,7 +117,7 @@ impl Server {
         drop(place);
         let auth = self.auth.load_full();
         let credential =
-            within(config.login_timeout, login(stream, &mut input, &hello, &auth)).await.inspect_err(|error| {
+            self.within(config.login_timeout, login(stream, &mut input, &hello, &auth)).await.inspect_err(|error| {
                 client_span(&peer, &hello.user, &hello.database).in_scope(|| tracing::info!("login failed: {error}"));
             })?;
         self.deps.pools.set_credential(&hello.user, credential);
@@ -143,8 +148,21 @@ impl Server {
                 biased;
                 permit = &mut turn => return permit.map_err(|_| EnterError::TooMany),
                 () = &mut deadline => return Err(EnterError::TooMany),
+                () = self.draining.cancelled() => return Err(EnterError::Draining),
                 read = stream.read_more(input), if input.len() < AHEAD_MAX => read?,
             }
+        }
+    }
+
+    /// Waits for `work` until the limit has passed or the proxy stops.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, EnterError>>,
+    ) -> Result<T, EnterError> {
+        tokio::select! {
+            done = tokio::time::timeout(limit, work) => done.unwrap_or(Err(EnterError::TimedOut)),
+            () = self.draining.cancelled() => Err(EnterError::Draining),
         }
     }
 
@@ -164,92 +182,4 @@ struct Entered {
 
 fn refused_options(error: &BadOptions) -> EnterError {
     EnterError::Refused(Box::new(ClientError::fatal(SqlState("42601"), error.to_string())))
-}
-
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, EnterError>>) -> Result<T, EnterError> {
-    tokio::time::timeout(limit, work).await.unwrap_or(Err(EnterError::TimedOut))
-}
-
-/// Places for clients: so many are served, so many more may wait.
-#[derive(Clone, Debug, Default)]
-pub struct Admission {
-    state: Arc<Mutex<Places>>,
-}
-
-#[derive(Debug, Default)]
-struct Places {
-    served: usize,
-    entering: usize,
-    limit: usize,
-    queue: VecDeque<oneshot::Sender<Permit>>,
-}
-
-enum Joined {
-    Admitted(Permit),
-    Queued(oneshot::Receiver<Permit>),
-}
-
-/// A place; dropping it gives it to the next in the queue.
-#[derive(Debug)]
-pub struct Permit {
-    state: Arc<Mutex<Places>>,
-}
-
-/// A connection that has not yet said what it wants.
-struct Entering {
-    state: Arc<Mutex<Places>>,
-}
-
-impl Admission {
-    fn arrive(&self, config: &ServerConfig) -> Result<Entering, EnterError> {
-        let mut places = self.state.lock();
-        places.limit = config.max_client_connections;
-        if places.entering >= config.accept_queue + ENTERING_SLACK {
-            return Err(EnterError::TooMany);
-        }
-        places.entering += 1;
-        Ok(Entering { state: Arc::clone(&self.state) })
-    }
-
-    fn join(&self, config: &ServerConfig) -> Result<Joined, EnterError> {
-        let mut places = self.state.lock();
-        places.limit = config.max_client_connections;
-        if places.served < places.limit && places.queue.is_empty() {
-            places.served += 1;
-            return Ok(Joined::Admitted(Permit { state: Arc::clone(&self.state) }));
-        }
-        places.queue.retain(|turn| !turn.is_closed());
-        if places.queue.len() >= config.accept_queue {
-            return Err(EnterError::TooMany);
-        }
-        let (turn, wait) = oneshot::channel();
-        places.queue.push_back(turn);
-        Ok(Joined::Queued(wait))
-    }
-}
-
-impl Drop for Entering {
-    fn drop(&mut self) {
-        self.state.lock().entering -= 1;
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let next = {
-            let mut places = self.state.lock();
-            places.served -= 1;
-            let next = if places.served < places.limit { pop_live(&mut places.queue) } else { None };
-            places.served += usize::from(next.is_some());
-            next
-        };
-        if let Some(turn) = next {
-            // A client that left meanwhile drops the permit with the channel, which passes it on.
-            drop(turn.send(Permit { state: Arc::clone(&self.state) }));
-        }
-    }
-}
-
-fn pop_live(queue: &mut VecDeque<oneshot::Sender<Permit>>) -> Option<oneshot::Sender<Permit>> {
-    std::iter::from_fn(|| queue.pop_front()).find(|turn| !turn.is_closed())
 }

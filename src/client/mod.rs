@@ -5,11 +5,13 @@
 //! every refusal as PostgreSQL would tell it; internal causes stay in the log. Absent on purpose:
 //! backends, and what happens after login.
 
+mod admission;
 mod cancel;
 mod first_packet;
 mod login;
 mod options;
 
+pub use admission::{Admission, Joined, Permit};
 pub use cancel::{CancelKey, CancelRegistry, SessionHandle, Signal, send_cancel};
 pub use first_packet::{Entrance, Hello, receive};
 pub use login::{AuthDeps, login};
@@ -58,13 +60,16 @@ pub enum EnterError {
     /// Too many clients.
     #[error("too many clients")]
     TooMany,
+    /// The proxy stops.
+    #[error("the proxy is shutting down")]
+    Draining,
 }
 
 impl Classify for EnterError {
     fn fault(&self) -> Fault {
         match self {
             Self::Auth(err) => err.fault(),
-            Self::TooMany => Fault::Proxy,
+            Self::TooMany | Self::Draining => Fault::Proxy,
             _ => Fault::Client,
         }
     }
@@ -72,7 +77,7 @@ impl Classify for EnterError {
     fn retry(&self) -> Retry {
         match self {
             Self::Auth(err) => err.retry(),
-            Self::TooMany => Retry::Later,
+            Self::TooMany | Self::Draining => Retry::Later,
             _ => Retry::Never,
         }
     }
@@ -96,6 +101,7 @@ impl Classify for EnterError {
             }
             Self::Auth(err) => err.client(),
             Self::Refused(err) => (**err).clone(),
+            Self::Draining => ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "the proxy is shutting down"),
             Self::TooMany => ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
                 .hint("Raise [server] max_client_connections, or let clients close connections they do not use."),
         }
@@ -113,6 +119,7 @@ impl Classify for EnterError {
             Self::Auth(err) => err.label(),
             Self::Refused(_) => "refused",
             Self::TooMany => "too_many_clients",
+            Self::Draining => "draining",
         }
     }
 }

@@ -89,6 +89,13 @@ impl Stream {
         self.tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
+    /// Has something (data, the end or a failure) arrived that nobody has read? Asks the kernel.
+    pub fn has_arrived(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+        let peeked = socket2::SockRef::from(&self.tcp).peek(&mut byte);
+        !matches!(peeked, Err(err) if err.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Reads without waiting.
     ///
     /// # Errors

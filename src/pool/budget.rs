@@ -1,18 +1,23 @@
 //! One budget of backends per node, over all its pools.
 //!
-//! Touched only when a backend is opened or closed, never on the steady path. Invariant: `used` is
-//! the number of backends of the node that exist or are being opened. Absent on purpose: fairness
-//! inside a pool (its queue's matter).
+//! Locked only when a backend is opened or closed; the steady path reads one number
+//! ([`Budget::is_wanted`]). Invariants: `used` is the number of backends of the node that exist or are
+//! being opened; a pool stands in the queue of wanting pools at most once. Absent on purpose: fairness
+//! inside a pool (its queue's matter), and who yields to whom (`share`).
 
 use super::Pool;
+use crate::clock::Time;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The budget of one node.
 #[derive(Debug)]
 pub struct Budget {
     state: Mutex<State>,
+    /// Length of `wanting`, to be read without the lock.
+    wanted: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -20,40 +25,75 @@ struct State {
     used: usize,
     limit: usize,
     /// Pools that wanted a place and got none, oldest first.
-    wanting: VecDeque<Weak<Pool>>,
+    wanting: VecDeque<Wanting>,
+}
+
+#[derive(Debug)]
+struct Wanting {
+    pool: Weak<Pool>,
+    since: Time,
 }
 
 impl Budget {
     /// A budget of `limit` backends.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { state: Mutex::new(State { used: 0, limit, wanting: VecDeque::new() }) }
+        Self { state: Mutex::new(State { used: 0, limit, wanting: VecDeque::new() }), wanted: AtomicUsize::new(0) }
     }
 
     /// Takes a place for `pool`, or notes that it wants one.
-    pub fn take(&self, pool: &Arc<Pool>) -> bool {
+    pub fn take(&self, pool: &Arc<Pool>, now: Time) -> bool {
         let mut state = self.state.lock();
         if state.used < state.limit {
             state.used += 1;
             return true;
         }
-        let known = state.wanting.iter().any(|weak| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(pool)));
-        if !known {
-            state.wanting.push_back(Arc::downgrade(pool));
+        if !state.wanting.iter().any(|entry| entry.is(pool)) {
+            state.wanting.push_back(Wanting { pool: Arc::downgrade(pool), since: now });
+            self.wanted.store(state.wanting.len(), Ordering::Relaxed);
         }
         false
     }
 
-    /// Gives a place back; the pool that wanted one longest should try again.
-    pub fn give_back(&self) -> Option<Arc<Pool>> {
+    /// Gives a place back.
+    pub fn give_back(&self) {
+        self.state.lock().used -= 1;
+    }
+
+    /// While a place is free: the pool that has wanted one longest. It wants none afterwards, unless
+    /// it asks again.
+    pub fn next_wanting(&self) -> Option<Arc<Pool>> {
         let mut state = self.state.lock();
-        state.used -= 1;
-        while let Some(weak) = state.wanting.pop_front() {
-            if let Some(pool) = weak.upgrade() {
-                return Some(pool);
-            }
+        if state.used >= state.limit {
+            return None;
         }
-        None
+        let mut next = None;
+        while next.is_none()
+            && let Some(entry) = state.wanting.pop_front()
+        {
+            next = entry.pool.upgrade();
+        }
+        self.wanted.store(state.wanting.len(), Ordering::Relaxed);
+        next
+    }
+
+    /// Does any pool want a place? One load.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) != 0
+    }
+
+    /// The pools other than `pool` that want a place, and since when, oldest first.
+    pub fn wanting_beside(&self, pool: &Arc<Pool>) -> Vec<(Arc<Pool>, Time)> {
+        let state = self.state.lock();
+        let others = state.wanting.iter().filter(|entry| !entry.is(pool));
+        others.filter_map(|entry| Some((entry.pool.upgrade()?, entry.since))).collect()
+    }
+
+    /// This pool wants no place any more.
+    pub fn forget(&self, pool: &Arc<Pool>) {
+        let mut state = self.state.lock();
+        state.wanting.retain(|entry| !entry.is(pool));
+        self.wanted.store(state.wanting.len(), Ordering::Relaxed);
     }
 
     /// Changes the limit (reload).
@@ -66,5 +106,11 @@ impl Budget {
     pub fn usage(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.used, state.limit)
+    }
+}
+
+impl Wanting {
+    fn is(&self, pool: &Arc<Pool>) -> bool {
+        std::ptr::eq(self.pool.as_ptr(), Arc::as_ptr(pool))
     }
 }

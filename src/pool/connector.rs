@@ -2,8 +2,10 @@
 //!
 //! Invariants: at most `connects_max` connects per node are under way; each holds a place of the
 //! node's budget from before it starts; a login the node refuses for good fails the waiters at once,
-//! everything else is tried again until their deadlines. Absent on purpose: choosing a node.
+//! everything else is tried again until their deadlines; a login refused for lack of room (a role's
+//! CONNECTION LIMIT, say) slows its own pool only. Absent on purpose: choosing a node.
 
+use super::set::NodeState;
 use super::{CheckoutError, Pool};
 use crate::backend::{Backend, ConnectError, Login, connect};
 use crate::clock::Time;
@@ -28,8 +30,36 @@ pub struct Connecting {
 #[derive(Debug, Default)]
 struct State {
     under_way: usize,
+    backoff: Backoff,
+}
+
+/// A pause that grows with each round of failures.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Backoff {
     failures: u32,
     not_before: Time,
+}
+
+impl Backoff {
+    /// Did the last attempt fail?
+    pub fn is_failing(self) -> bool {
+        self.failures > 0
+    }
+
+    /// How long to wait before the next attempt.
+    pub fn pause(self, now: Time) -> Duration {
+        self.not_before.since(now)
+    }
+
+    /// An attempt failed. Attempts made side by side fail together and count once.
+    pub fn failed(&mut self, now: Time) {
+        if now < self.not_before {
+            return;
+        }
+        let pause = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(6)).min(BACKOFF_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + pause;
+    }
 }
 
 impl Connecting {
@@ -40,20 +70,13 @@ impl Connecting {
             return None;
         }
         state.under_way += 1;
-        Some(state.not_before.since(now))
+        Some(state.backoff.pause(now))
     }
 
     fn ended(&self, ok: bool, now: Time) {
         let mut state = self.state.lock();
         state.under_way -= 1;
-        if ok {
-            state.failures = 0;
-            state.not_before = Time::ZERO;
-        } else {
-            let pause = BACKOFF_FIRST.saturating_mul(1 << state.failures.min(6)).min(BACKOFF_MAX);
-            state.failures = state.failures.saturating_add(1);
-            state.not_before = now + pause;
-        }
+        if ok { state.backoff = Backoff::default() } else { state.backoff.failed(now) }
     }
 }
 
@@ -61,26 +84,46 @@ impl Pool {
     /// Opens as many backends as waiters need and limits allow.
     pub(super) fn open_more(self: &Arc<Self>) {
         while self.reserve_connect() {
-            let pool = Arc::clone(self);
-            self.shared.tracker.spawn(async move { pool.open_one().await });
+            self.spawn_open();
         }
     }
 
-    /// Takes a place in the pool, in the budget and among the node's connects, or none of them.
-    fn reserve_connect(self: &Arc<Self>) -> bool {
-        let node = self.shared.node(self.key.node);
-        {
-            let mut state = self.state.lock();
-            let total = state.controls.len() + state.connecting;
-            let wanted = state.waiters.len() > state.connecting && total < self.shared.settings().size;
-            if state.closing || !wanted {
-                return false;
-            }
-            state.connecting += 1;
+    /// Opens a backend in a place of the budget that the caller hands over; false if none is needed.
+    pub(super) fn open_in_place(self: &Arc<Self>) -> bool {
+        let wanted = self.note_connecting();
+        if wanted {
+            self.node().budget.forget(self);
+            self.spawn_open();
         }
-        let mut placed = node.budget.take(self);
+        wanted
+    }
+
+    fn node(&self) -> &NodeState {
+        self.shared.node(self.key.node)
+    }
+
+    fn spawn_open(self: &Arc<Self>) {
+        let pool = Arc::clone(self);
+        self.shared.tracker.spawn(async move {
+            let stopped = pool.shared.stop.clone();
+            tokio::select! {
+                () = Arc::clone(&pool).open_one() => {}
+                // Nobody counts any more.
+                () = stopped.cancelled() => {}
+            }
+        });
+    }
+
+    /// Takes a place in the pool and in the budget, or none of them.
+    fn reserve_connect(self: &Arc<Self>) -> bool {
+        if !self.note_connecting() {
+            return false;
+        }
+        let placed = self.node().budget.take(self, self.shared.clock.now());
         if !placed && self.shared.evict_for(self) {
-            placed = node.budget.take(self);
+            // The place of the evicted backend is ours; the wish is fulfilled.
+            self.node().budget.forget(self);
+            return true;
         }
         if !placed {
             self.state.lock().connecting -= 1;
@@ -88,9 +131,27 @@ impl Pool {
         placed
     }
 
+    /// Takes a place in the pool, if one more backend is needed.
+    fn note_connecting(&self) -> bool {
+        let size = self.shared.settings().size;
+        let mut state = self.state.lock();
+        // While the node refuses this login one attempt at a time tells enough.
+        let connecting_max = if state.backoff.is_failing() { 1 } else { usize::MAX };
+        let wanted = state.waiters.len() > state.connecting
+            && state.total() < size
+            && state.connecting < connecting_max
+            && !state.closing;
+        state.connecting += usize::from(wanted);
+        wanted
+    }
+
     async fn open_one(self: Arc<Self>) {
         let shared = &self.shared;
-        let node = shared.node(self.key.node);
+        let node = self.node();
+        let pause = self.state.lock().backoff.pause(shared.clock.now());
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         let limit = shared.settings().connects_max;
         let pause = loop {
             if let Some(pause) = node.connecting.start(limit, shared.clock.now()) {
@@ -98,13 +159,16 @@ impl Pool {
             }
             node.connect_ended.notified().await;
         };
-        tokio::time::sleep(pause).await;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         let fence = self.state.lock().fence;
         let started = shared.clock.now();
         shared.connect_started(self.key.node);
         let outcome = self.connect().await;
         let now = shared.clock.now();
-        let fine = outcome.as_ref().is_ok_and(|_| true) || outcome.as_ref().is_err_and(ConnectError::is_final);
+        // A node that answers is fine, whatever it thinks of this login.
+        let fine = outcome.as_ref().err().is_none_or(|err| err.is_final() || is_full(err));
         node.connecting.ended(fine, now);
         node.connect_ended.notify_one();
         shared.connect_ended(self.key.node, outcome.as_ref().err(), now.since(started));
@@ -144,6 +208,9 @@ impl Pool {
         let wakers = {
             let mut state = self.state.lock();
             state.connecting -= 1;
+            if is_full(&err) {
+                state.backoff.failed(self.shared.clock.now());
+            }
             let wakers =
                 if err.is_final() { state.waiters.fail_all(&CheckoutError::Rejected(err.clone())) } else { Vec::new() };
             state.last_error = Some(err);
@@ -153,6 +220,11 @@ impl Pool {
         // Tries again, after the node's backoff, while anyone waits.
         self.place_freed();
     }
+}
+
+/// Does the node lack room for this login only (SQLSTATE class 53)?
+fn is_full(err: &ConnectError) -> bool {
+    matches!(err, ConnectError::Rejected(rejection) if rejection.sqlstate.starts_with("53"))
 }
 
 fn fact_of(node: NodeId, err: &ConnectError) -> Option<Fact> {
@@ -177,12 +249,15 @@ mod tests {
         assert_eq!(connecting.start(1, now), None);
         connecting.ended(false, now);
         assert_eq!(connecting.start(1, now), Some(BACKOFF_FIRST));
+        connecting.ended(false, now);
+        assert_eq!(connecting.start(1, now), Some(BACKOFF_FIRST), "one failure among many at once counts once");
+        let mut now = now;
         for _ in 0..20 {
+            now = now + BACKOFF_MAX;
             connecting.ended(false, now);
             connecting.start(1, now);
         }
-        connecting.ended(false, now);
-        assert_eq!(connecting.start(1, now), Some(BACKOFF_MAX));
+        assert_eq!(connecting.state.lock().backoff.pause(now), BACKOFF_MAX);
         connecting.ended(true, now);
         assert_eq!(connecting.start(1, now), Some(Duration::ZERO));
     }

@@ -51,9 +51,17 @@ impl Classify for CheckoutError {
                 ClientError::error(SqlState::CANNOT_CONNECT_NOW, "no node accepts connections at the moment")
                     .hint("Try again later; the proxy keeps trying to reach the nodes.")
             }
-            Self::TimedOut { .. } => {
-                ClientError::error(SqlState::TOO_MANY_CONNECTIONS, "timed out waiting for a connection from the pool")
-                    .hint("Raise [pool] size or queue_timeout, or shorten transactions.")
+            Self::TimedOut { last } => {
+                let error = ClientError::error(
+                    SqlState::TOO_MANY_CONNECTIONS,
+                    "timed out waiting for a connection from the pool",
+                );
+                match last {
+                    Some(ConnectError::Rejected(rejection)) => {
+                        error.detail(format!("The node refused to open another one: {}.", rejection.message))
+                    }
+                    _ => error.hint("Raise [pool] size or queue_timeout, or shorten transactions."),
+                }
             }
             Self::QueueFull => {
                 ClientError::error(SqlState::TOO_MANY_CONNECTIONS, "too many sessions wait for this pool")

@@ -82,12 +82,18 @@ fn sweep(shared: &Arc<Shared>, pool: &Arc<Pool>, now: Time) {
     let mut gone = Vec::new();
     {
         let mut state = pool.state.lock();
+        // More than a reload allows: the longest idle go first.
+        let (used, limit) = shared.node(pool.key.node).budget.usage();
+        let mut spare = state.total().saturating_sub(settings.size).max(used.saturating_sub(limit));
         let mut kept = Vec::with_capacity(state.idle.len());
         for idle in state.idle.drain(..) {
             let reason = if is_disturbed(&idle.backend) {
                 Some(DiscardReason::Lost)
             } else if settings.lifetime.is_some_and(|limit| now.since(idle.backend.opened) > limit) {
                 Some(DiscardReason::Lifetime)
+            } else if spare > 0 {
+                spare -= 1;
+                Some(DiscardReason::Closing)
             } else if settings.idle_timeout.is_some_and(|limit| now.since(idle.since) > limit) {
                 Some(DiscardReason::Idle)
             } else {

@@ -1,7 +1,7 @@
 //! Owns the backends of each (node, database, user) and hands them out fairly.
 //!
 //! A [`Pool`] has a LIFO stack of idle backends and a FIFO queue of waiters with deadlines; a
-//! [`Budget`] per node bounds the backends of all its pools together. [`Checkout`] is a guard:
+//! budget per node bounds the backends of all its pools together. [`Checkout`] is a guard:
 //! dropping it discards the backend, only releasing reuses it. Invariants: idle and waiting never
 //! both exist for long (a release serves the first waiter); a fenced backend is never handed out; no
 //! lock is held across an await. Absent on purpose: SQL, routing, sessions.
@@ -16,6 +16,7 @@ mod maintain;
 mod pool;
 mod reset;
 mod set;
+mod share;
 mod waiters;
 
 pub use checkout::Checkout;

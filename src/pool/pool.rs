@@ -4,6 +4,7 @@
 //! each of them holds one place of the node's budget; [`Pool::admit`], [`Pool::release`] and
 //! [`Pool::discard`] are the only movers. Absent on purpose: opening (see `connector`).
 
+use super::connector::Backoff;
 use super::set::Shared;
 use super::waiters::Waiters;
 use super::{Checkout, CheckoutError, DiscardReason, Ticket};
@@ -14,9 +15,13 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Sessions that may wait for one pool.
 pub const WAITERS_MAX: usize = 100_000;
+/// A backend idle for this long is asked of the kernel, too: the reactor may not have looked yet, and
+/// under load, where a system call counts, backends do not rest that long.
+const RESTED_AFTER: Duration = Duration::from_millis(10);
 
 /// A pool.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ pub(super) struct State {
     /// When it was last asked for a backend.
     pub last_used: Time,
     pub closing: bool,
+    /// How the node takes this pool's logins (the node as a whole has its own).
+    pub backoff: Backoff,
 }
 
 #[derive(Debug)]
@@ -73,6 +80,7 @@ impl Pool {
             last_error: None,
             last_used: now,
             closing: false,
+            backoff: Backoff::default(),
         };
         Self { key, shared, state: Mutex::new(state) }
     }
@@ -89,7 +97,7 @@ impl Pool {
         let taken = {
             let mut state = self.state.lock();
             state.last_used = now;
-            if state.waiters.is_empty() { state.take_idle(&mut dead) } else { None }
+            if state.waiters.is_empty() { state.take_idle(now, &mut dead) } else { None }
         };
         for backend in dead {
             self.discard_lost(backend);
@@ -100,15 +108,20 @@ impl Pool {
         })
     }
 
-    /// Joins the queue, and has a backend opened if limits allow.
+    /// Joins the queue, and has a backend opened if limits allow. `fence` is the node's fence
+    /// generation in the snapshot that chose this pool.
     ///
     /// # Errors
-    /// [`CheckoutError::QueueFull`], [`CheckoutError::Closing`].
-    pub fn join(self: &Arc<Self>, deadline: Time) -> Result<Ticket, CheckoutError> {
+    /// [`CheckoutError::QueueFull`], [`CheckoutError::Closing`]; [`CheckoutError::NodeGone`] when the
+    /// pool was fenced after that snapshot.
+    pub fn join(self: &Arc<Self>, deadline: Time, fence: u64) -> Result<Ticket, CheckoutError> {
         let ticket = {
             let mut state = self.state.lock();
             if state.closing {
                 return Err(CheckoutError::Closing);
+            }
+            if state.fence > fence {
+                return Err(CheckoutError::NodeGone);
             }
             if state.waiters.len() >= WAITERS_MAX {
                 return Err(CheckoutError::QueueFull);
@@ -151,6 +164,7 @@ impl Pool {
             let mut state = self.state.lock();
             state.connecting -= 1;
             state.last_error = None;
+            state.backoff = Backoff::default();
             state.controls.insert(backend.id, Arc::clone(&backend.control));
             if state.fence != fence {
                 backend.control.fence();
@@ -169,9 +183,14 @@ impl Pool {
         self.put_back(backend, now);
     }
 
+    /// Hands a backend to the first waiter, to another pool's need, or to the idle stack.
     fn put_back(self: &Arc<Self>, backend: Box<Backend>, now: Time) {
+        if let Some(other) = self.should_yield(now) {
+            return self.yield_to(&other, backend);
+        }
+        let size = self.shared.settings().size;
         let mut state = self.state.lock();
-        if state.closing || backend.control.is_fenced() {
+        if state.closing || backend.control.is_fenced() || state.total() > size {
             drop(state);
             let fenced = backend.control.is_fenced();
             return self.remove(backend, if fenced { DiscardReason::Fenced } else { DiscardReason::Closing });
@@ -199,31 +218,40 @@ impl Pool {
         self.remove(backend, if fenced { DiscardReason::Fenced } else { DiscardReason::Lost });
     }
 
-    /// The one place where a backend ends: out of the table, out of the budget, closed.
+    /// Closes a backend and frees its place.
     pub(super) fn remove(self: &Arc<Self>, backend: Box<Backend>, reason: DiscardReason) {
+        self.end(backend, reason);
+        self.place_freed();
+    }
+
+    /// The one place where a backend ends: out of the table, closed. Its place of the budget is the caller's.
+    pub(super) fn end(&self, backend: Box<Backend>, reason: DiscardReason) {
         self.state.lock().controls.remove(&backend.id);
         drop(backend);
         self.shared.backend_removed(self.key.node, reason);
-        self.place_freed();
     }
 
     /// A place of the budget is free: the pool that waited longest for one may use it.
     pub(super) fn place_freed(self: &Arc<Self>) {
-        if let Some(wanting) = self.shared.node(self.key.node).budget.give_back() {
-            wanting.open_more();
-        }
+        self.shared.node(self.key.node).budget.give_back();
+        self.shared.offer_places(self.key.node);
         self.open_more();
     }
 
-    /// Closes one idle backend, so that another pool of the node can have its place.
-    pub(super) fn evict_idle(self: &Arc<Self>) -> bool {
+    /// Since when its oldest idle backend has been idle.
+    pub(super) fn idle_since(&self) -> Option<Time> {
+        self.state.lock().idle.first().map(|idle| idle.since)
+    }
+
+    /// Closes one idle backend; its place of the budget is the caller's.
+    pub(super) fn evict_idle(&self) -> bool {
         let victim = {
             let mut state = self.state.lock();
             if state.idle.is_empty() { None } else { Some(state.idle.remove(0)) }
         };
         match victim {
             Some(idle) => {
-                self.remove(idle.backend, DiscardReason::Idle);
+                self.end(idle.backend, DiscardReason::Idle);
                 true
             }
             None => false,
@@ -278,12 +306,18 @@ impl Pool {
 }
 
 impl State {
+    /// Backends that exist or are being opened.
+    pub(super) fn total(&self) -> usize {
+        self.controls.len() + self.connecting
+    }
+
     /// Pops the backend used last; those on which something arrived while idle go to `dead`.
     #[allow(clippy::vec_box, reason = "they stay in the boxes they live in")]
-    fn take_idle(&mut self, dead: &mut Vec<Box<Backend>>) -> Option<Box<Backend>> {
-        while let Some(Idle { backend, .. }) = self.idle.pop() {
+    fn take_idle(&mut self, now: Time, dead: &mut Vec<Box<Backend>>) -> Option<Box<Backend>> {
+        while let Some(Idle { backend, since }) = self.idle.pop() {
             // An idle backend has nothing to say; if it did, its state is not what we know.
-            if backend.control.is_fenced() || is_disturbed(&backend) {
+            let rested = now.since(since) >= RESTED_AFTER;
+            if backend.control.is_fenced() || is_disturbed(&backend) || rested && backend.stream.has_arrived() {
                 dead.push(backend);
                 continue;
             }

@@ -139,6 +139,13 @@ impl PoolSet {
             node.budget.resize(*budget);
         }
         self.shared.config.store(Arc::new(config));
+        // What has grown is used at once; what has shrunk is closed as it becomes idle.
+        for pool in self.shared.snapshot() {
+            pool.open_more();
+        }
+        for node in (0..).map(NodeId).take(self.shared.nodes.len()) {
+            self.shared.offer_places(node);
+        }
     }
 
     /// Counts of every pool.
@@ -183,12 +190,6 @@ impl Shared {
 
     pub fn snapshot(&self) -> Vec<Arc<Pool>> {
         self.pools.lock().values().cloned().collect()
-    }
-
-    /// Closes one idle backend of another pool of the same node.
-    pub fn evict_for(&self, pool: &Arc<Pool>) -> bool {
-        let others = self.snapshot();
-        others.iter().filter(|other| other.key.node == pool.key.node && !Arc::ptr_eq(other, pool)).any(Pool::evict_idle)
     }
 
     /// Forgets pools that hold nothing and were not asked for lately.

@@ -7,7 +7,7 @@
 use super::effects::Effect;
 use super::unit::{HOLD_MAX, Unit, Violation};
 use super::{Attachment, Gate, Session};
-use crate::backend::{Owed, Statement};
+use crate::backend::{NAME_PREFIX, Owed, Statement};
 use crate::relay::Message;
 use crate::sql::{Change, Classification, PinReason, Why};
 use crate::topology::Role;
@@ -346,7 +346,11 @@ impl Session {
         }
         let Some(statement) = self.prepared.find(view.statement).cloned() else {
             // Not one of ours: made by SQL PREPARE, or unknown; the node knows.
+            let stranger = stranger(view.statement);
             self.unit.add_unknown();
+            if let Some(name) = stranger {
+                return Ok(self.bind_as(attachment, message, (portal_len, names_len), &name));
+            }
             attachment.checkout.owed.push(Owed::Bind);
             return Ok(self.stream(attachment, message));
         };
@@ -356,20 +360,27 @@ impl Session {
         let portal = view.portal.to_vec();
         attachment.know(&statement);
         self.note_bound(attachment, &portal, Some(&statement));
+        Ok(self.bind_as(attachment, message, (portal_len, names_len), &statement.backend_name))
+    }
+
+    /// Passes a Bind on with another name for its statement. `lens`: bytes of the portal's name, and of
+    /// both names with their NULs.
+    fn bind_as(&mut self, attachment: &mut Attachment, message: Message, lens: (usize, usize), name: &[u8]) -> Passed {
+        let (portal_len, names_len) = lens;
         let there = self.inbox.bytes(message.at, message.len);
-        let body_len = message.len - HEADER_LEN - names_len + portal_len + 1 + statement.backend_name.len() + 1;
+        let body_len = message.len - HEADER_LEN - names_len + portal_len + 1 + name.len() + 1;
         let out = attachment.outbox.tail();
         out.push(frontend::BIND);
         out.extend_from_slice(&u32::try_from(body_len + 4).unwrap_or(u32::MAX).to_be_bytes());
         out.extend_from_slice(&there[HEADER_LEN..=HEADER_LEN + portal_len]);
-        out.extend_from_slice(&statement.backend_name);
+        out.extend_from_slice(name);
         out.push(0);
         out.extend_from_slice(&there[HEADER_LEN + names_len..]);
         attachment.to_node = message.len - there.len();
         let len = there.len();
         attachment.checkout.owed.push(Owed::Bind);
         self.inbox.advance(len);
-        Ok(Passed::Yes)
+        Passed::Yes
     }
 
     /// A statement is bound and may run: what it may do counts for the unit, what it leaves behind
@@ -436,18 +447,24 @@ impl Session {
                 self.ensure_unnamed(attachment);
             } else if let Some(statement) = self.prepared.find(name).cloned() {
                 attachment.know(&statement);
-                encode::message(attachment.outbox.tail(), frontend::DESCRIBE, |out| {
-                    out.push(b'S');
-                    out.extend_from_slice(&statement.backend_name);
-                    out.push(0);
-                });
-                attachment.checkout.owed.push(Owed::Describe);
-                self.inbox.advance(message.len);
-                return Ok(Passed::Yes);
+                return Ok(self.describe_as(attachment, message, &statement.backend_name));
+            } else if let Some(name) = stranger(name) {
+                return Ok(self.describe_as(attachment, message, &name));
             }
         }
         attachment.checkout.owed.push(Owed::Describe);
         Ok(self.stream(attachment, message))
+    }
+
+    fn describe_as(&mut self, attachment: &mut Attachment, message: Message, name: &[u8]) -> Passed {
+        encode::message(attachment.outbox.tail(), frontend::DESCRIBE, |out| {
+            out.push(b'S');
+            out.extend_from_slice(name);
+            out.push(0);
+        });
+        attachment.checkout.owed.push(Owed::Describe);
+        self.inbox.advance(message.len);
+        Passed::Yes
     }
 
     fn pass_close(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
@@ -504,6 +521,12 @@ impl Attachment {
     fn replay_failed(&self) -> bool {
         self.replay.as_ref().is_some_and(|replay| replay.error.is_some())
     }
+}
+
+/// A name that a client never defined, but that a backend may know from another client: what the node is
+/// asked for instead, which it does not have.
+fn stranger(name: &[u8]) -> Option<Vec<u8>> {
+    name.starts_with(NAME_PREFIX.as_bytes()).then(|| [b"?", name].concat())
 }
 
 /// An empty unit, for a new attachment.

@@ -56,18 +56,19 @@ impl Session {
         let (mut at, mut run) = (0, 0);
         let mut progress = Progress::Stay;
         while at < input.len() {
-            let handled = match attachment.scan.next(&input[at..]) {
-                Ok(Scanned::More) => break,
-                Ok(Scanned::Rest { take }) => Ok((take, attachment.to_client.fate())),
-                Ok(Scanned::Begin { tag, take, .. }) => {
-                    self.on_message(attachment, tag, &input[at..at + take]).map(|fate| (take, fate))
+            let scanned = attachment.scan.next(&input[at..]).map_err(|_| Loss::Garbage);
+            let handled = scanned.and_then(|scanned| match scanned {
+                Scanned::More => Ok(None),
+                Scanned::Rest { take } => Ok(Some((take, attachment.to_client.fate()))),
+                Scanned::Begin { tag, take, .. } => {
+                    self.on_message(attachment, tag, &input[at..at + take]).map(|fate| Some((take, fate)))
                 }
-                Err(_) => Err(Loss::Garbage),
-            };
+            });
             let (take, fate) = match handled {
-                Ok(handled) => handled,
+                Ok(Some(handled)) => handled,
+                Ok(None) => break,
                 Err(loss) => {
-                    // What came before the end of the node was accounted for: it is the client's.
+                    // What came before the loss was accounted for, so the client must get it.
                     self.outbox.push(&input[run..at]);
                     return Err(loss);
                 }

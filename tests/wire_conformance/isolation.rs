@@ -135,7 +135,8 @@ impl Life<'_> {
         let slot = self.dice.roll(3) as usize;
         let name = format!("s{slot}");
         // Every second text is the same for all clients: shared on the backend, named by each.
-        let text = if round % 2 == 0 { format!("'shared {slot}'") } else { format!("'c{} p{round}'", self.number) };
+        let text =
+            if round.is_multiple_of(2) { format!("'shared {slot}'") } else { format!("'c{} p{round}'", self.number) };
         let make = parse(&name, &format!("SELECT $1::text, {text}"));
         let mut messages = vec![make, sync()];
         if self.texts[slot].is_some() {
@@ -211,7 +212,10 @@ impl Life<'_> {
                 self.client.send(&terminate()).unwrap();
             }
             3 => self.client.send(&query("SELECT repeat('x', 1000) FROM generate_series(1, 20000)")).unwrap(),
-            _ => self.client.send(&batch(&[query("COPY public.isolation_gone FROM STDIN"), copy_data(b"half a li")])).unwrap(),
+            _ => self
+                .client
+                .send(&batch(&[query("COPY public.isolation_gone FROM STDIN"), copy_data(b"half a li")]))
+                .unwrap(),
         }
         self.client.hang_up();
         self.connect();
@@ -249,4 +253,29 @@ fn nobody_sees_another() {
     thread::sleep(Duration::from_millis(200));
     assert_eq!(proxy.client().value("SELECT count(*) FROM isolation_gone"), "0", "what nobody committed is there");
     proxy.assert_serving();
+}
+
+#[test]
+fn names_on_backends_are_nobodys() {
+    let proxy = ProxySpec::in_front_of(cluster::shared()).set("pool.size", "1").start_splitting();
+    let (mut owner, mut thief) = (proxy.client(), proxy.client());
+    owner.send(&batch(&[parse("mine", "SELECT 'secret' FOR UPDATE"), sync()])).unwrap();
+    owner.answer().unwrap();
+    owner.send(&batch(&[bind("", "mine", &[]), execute("", 0), sync()])).unwrap();
+    owner.answer().unwrap();
+    for number in 0..40 {
+        // However the proxy calls it there, it is not the thief's.
+        let name = format!("pgregent_{number:x}");
+        for messages in [[bind("", &name, &[]), execute("", 0), sync()], [describe_statement(&name), flush(), sync()]] {
+            thief.send(&batch(&messages)).unwrap();
+            match thief.answer() {
+                Err(Gone::Refused(fields)) => assert_eq!(fields.sqlstate(), "26000", "{name}"),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+    thief
+        .send(&batch(&[parse("pgregent_1", "SELECT 'my own'"), bind("", "pgregent_1", &[]), execute("", 0), sync()]))
+        .unwrap();
+    assert_eq!(thief.answer().unwrap().rows, [[Some("my own".to_owned())]]);
 }

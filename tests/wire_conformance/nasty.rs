@@ -253,7 +253,8 @@ pub fn long_names(s: &mut Script) {
 /// Settings that come and go with transactions and savepoints.
 pub fn settings_in_transactions(s: &mut Script) {
     // A backend on which a custom setting was once made shows '' in place of NULL ever after.
-    let show = "SELECT current_setting('work_mem'), current_setting('datestyle'), nullif(current_setting('my.own', true), '')";
+    let show =
+        "SELECT current_setting('work_mem'), current_setting('datestyle'), nullif(current_setting('my.own', true), '')";
     let step = |s: &mut Script, lines: &[&str]| {
         for sql in lines {
             s.query(sql);
