@@ -16,6 +16,10 @@ mod copy;
 mod extended;
 #[path = "wire_conformance/handshake.rs"]
 mod handshake;
+#[path = "wire_conformance/isolation.rs"]
+mod isolation;
+#[path = "wire_conformance/nasty.rs"]
+mod nasty;
 #[path = "wire_conformance/sharing.rs"]
 mod sharing;
 #[path = "wire_conformance/simple.rs"]
@@ -82,6 +86,8 @@ mod conversation {
         extended: one_batch named_statements statements_in_transactions unnamed_statement many_statements
             errors_skip_to_sync portals several_syncs_in_one_write simple_and_extended_mixed flush_without_sync
             writes_and_transactions big_parameters session_settings;
+        nasty: errors_at_every_step names_that_clash deallocate deallocate_extended portals_across_syncs flush_batches
+            leaving_in_mid_batch many_syncs long_names settings_in_transactions messages_in_the_wrong_state;
         copy: copy_in copy_in_transactions copy_out copy_extended copy_large copy_messages_without_copy query_during_copy;
     }
 }

@@ -244,6 +244,12 @@ impl Pipeline {
         Reply::Forward
     }
 
+    /// Is a Parse of this statement among the requests without an answer?
+    #[must_use]
+    pub fn defines(&self, statement: u64) -> bool {
+        self.entries.iter().any(|owed| matches!(owed, Owed::Parse { id, .. } if *id == statement))
+    }
+
     /// Would the node skip what is sent now (an error was seen, no Sync since)?
     #[must_use]
     pub fn skipping(&self) -> bool {

@@ -171,6 +171,11 @@ impl Statements {
         self.unnamed = None;
     }
 
+    /// Notes that all names were deallocated, but for those whose Parse is still to come.
+    pub fn forget_all_but(&mut self, is_to_come: impl Fn(u64) -> bool) {
+        self.known.retain(|&id, _| is_to_come(id));
+    }
+
     /// The content digest of the unnamed statement, if it is one of ours.
     #[must_use]
     pub fn unnamed(&self) -> Option<u64> {

@@ -223,6 +223,7 @@ impl Session {
         self.queue_deadline = None;
         self.timer = None;
         self.unit = Unit::default();
+        self.bound.clear();
         let alone = self.wanted_unit.closed && self.wanted_unit.access == Access::Read && self.transaction.is_none();
         let mut attachment = Attachment {
             checkout,
@@ -313,7 +314,8 @@ impl Session {
 
     /// The client is gone: whatever state its backend holds goes with it.
     pub(super) fn part(&mut self, attachment: Attachment, end: SessionEnd) {
-        let clean = attachment.checkout.is_clean() && attachment.to_node == 0 && attachment.outbox.is_empty();
+        let between = !self.unit.begun && attachment.to_node == 0 && attachment.outbox.is_empty();
+        let clean = attachment.checkout.is_clean() && between;
         if clean && self.pins.is_empty() {
             self.detach(attachment);
         } else if clean && end == SessionEnd::ClientLeft && !self.handle.detach() {

@@ -18,6 +18,8 @@ pub enum Effect {
     ResetAll,
     /// DISCARD ALL
     DiscardAll,
+    /// DEALLOCATE of one name.
+    Deallocate(Arc<str>),
     /// DEALLOCATE ALL
     DeallocateAll,
 }
@@ -35,6 +37,7 @@ impl Effect {
             Change::Reset { name } => Some(Self::Reset(Arc::clone(name))),
             Change::ResetAll => Some(Self::ResetAll),
             Change::DiscardAll => Some(Self::DiscardAll),
+            Change::Deallocate { name } => Some(Self::Deallocate(Arc::clone(name))),
             Change::DeallocateAll => Some(Self::DeallocateAll),
             // Gone with the transaction, without meaning for the next client, or pinned.
             Change::None
@@ -42,9 +45,14 @@ impl Effect {
             | Change::DiscardPlans
             | Change::DiscardSequences
             | Change::DiscardTemp
-            | Change::Deallocate { .. }
             | Change::UnlistenAll => None,
         }
+    }
+
+    /// Does it take names of prepared statements away?
+    #[must_use]
+    pub fn takes_names(&self) -> bool {
+        matches!(self, Self::DiscardAll | Self::Deallocate(_) | Self::DeallocateAll)
     }
 
     /// The settings after this change.
@@ -54,7 +62,7 @@ impl Effect {
             Self::Set(setting) => settings.with(setting.clone()),
             Self::Reset(name) => settings.reset(name, startup),
             Self::ResetAll | Self::DiscardAll => startup.clone(),
-            Self::DeallocateAll => settings.clone(),
+            Self::Deallocate(_) | Self::DeallocateAll => settings.clone(),
         }
     }
 

@@ -7,17 +7,22 @@
 use super::effects::Effect;
 use super::unit::{HOLD_MAX, Unit, Violation};
 use super::{Attachment, Gate, Session};
-use crate::backend::{Owed, Statement};
+use crate::backend::{NAME_PREFIX, Owed, Statement};
 use crate::relay::Message;
-use crate::sql::{Classification, PinReason, Why};
+use crate::sql::{Change, Classification, PinReason, Why};
 use crate::topology::Role;
 use crate::wire::frontend::{self, Named};
-use crate::wire::{HEADER_LEN, encode};
+use crate::wire::{HEADER_LEN, TxStatus, encode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes for the node that may wait before more is taken from the client.
 const NODE_OUTBOX_MAX: usize = 64 * 1024;
+
+/// Portals that will change settings, each bound and not yet replaced.
+const BOUND_MAX: usize = 64;
+/// In place of a statement's number: the backend learns and forgets nothing by this Parse.
+const NOT_TRACKED: u64 = u64::MAX;
 
 /// Tells unnamed statements apart, process-wide.
 static UNNAMED_SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -52,6 +57,9 @@ impl Session {
     pub(super) fn forward(&mut self, attachment: &mut Attachment) -> Result<Forwarded, Violation> {
         let limit = self.deps.tunables.load().message_bytes_max;
         loop {
+            if attachment.outbox.len() > NODE_OUTBOX_MAX {
+                return Ok(Forwarded::Full);
+            }
             if attachment.to_node > 0 {
                 let take = attachment.to_node.min(self.inbox.unread().len());
                 if take == 0 {
@@ -62,15 +70,12 @@ impl Session {
                 self.inbox.settle();
                 attachment.to_node -= take;
             }
-            if attachment.gate == Gate::Shut || attachment.replay_failed() {
+            if attachment.gate == Gate::Shut || attachment.replay_failed() || self.takes_names_now() {
                 break;
-            }
-            if attachment.outbox.len() > NODE_OUTBOX_MAX {
-                return Ok(Forwarded::Full);
             }
             let Some(message) = self.inbox.message_at(self.inbox.cursor(), limit)? else { break };
             match self.pass(attachment, message)? {
-                Passed::Yes => {}
+                Passed::Yes => self.unit.begun |= frontend::is_extended(message.tag),
                 Passed::More(need) => {
                     self.wanted = need;
                     break;
@@ -120,6 +125,7 @@ impl Session {
             frontend::BIND => self.pass_bind(attachment, message),
             frontend::DESCRIBE if message.whole => self.pass_describe(attachment, message),
             frontend::EXECUTE if message.whole => {
+                self.note_executed(message)?;
                 attachment.checkout.owed.push(Owed::Execute);
                 Ok(self.stream(attachment, message))
             }
@@ -136,6 +142,8 @@ impl Session {
                 self.unit_sent(attachment);
                 Ok(self.stream(attachment, message))
             }
+            // What was sent before the goodbye is carried out, as PostgreSQL would.
+            frontend::TERMINATE if !self.sent.is_empty() => Ok(Passed::More(0)),
             frontend::TERMINATE => Ok(Passed::Terminate),
             frontend::PARSE | frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE | frontend::SYNC => {
                 Ok(self.more(message))
@@ -187,6 +195,11 @@ impl Session {
         if class.as_deref().is_some_and(|class| self.is_misplaced(attachment, class)) {
             return Ok(Passed::Misplaced);
         }
+        if let Some(class) = &class
+            && let Some(passed) = self.deallocate(attachment, message, class)
+        {
+            return Ok(passed);
+        }
         match class {
             Some(class) => {
                 self.unit.add(&class);
@@ -202,6 +215,35 @@ impl Session {
         attachment.checkout.owed.push(Owed::Query { swallow: false });
         self.unit_sent(attachment);
         Ok(self.stream(attachment, message))
+    }
+
+    /// Is a statement under way that takes names of statements away? What a name means is known after it.
+    fn takes_names_now(&self) -> bool {
+        self.sent.back().is_some_and(|unit| unit.effects.iter().any(Effect::takes_names))
+    }
+
+    /// DEALLOCATE of a name of the protocol's: the backend keeps the statement, only the name goes.
+    fn deallocate(&mut self, attachment: &Attachment, message: Message, class: &Classification) -> Option<Passed> {
+        let Change::Deallocate { name } = &class.effects.change else { return None };
+        let failed = self.transaction.status() == TxStatus::Failed;
+        if self.unit.begun || failed || self.prepared.find(name.as_bytes()).is_none() {
+            return None;
+        }
+        if !attachment.checkout.owed.is_empty() {
+            return Some(Passed::More(0));
+        }
+        self.prepared.remove(name.as_bytes());
+        self.prepared.unnamed.class = None;
+        self.complete(message, "DEALLOCATE");
+        Some(Passed::Yes)
+    }
+
+    /// DEALLOCATE in the extended protocol: what it names is called differently on backends. The content
+    /// of the Parse that says so.
+    fn renamed_deallocate(&self, view: &frontend::ParseView<'_>, class: &Classification) -> Option<Vec<u8>> {
+        let Change::Deallocate { name } = &class.effects.change else { return None };
+        let statement = self.prepared.find(name.as_bytes())?;
+        Some([b"DEALLOCATE ", &*statement.backend_name, &view.content[view.text.len()..]].concat())
     }
 
     /// Does this leave something behind (a lock, say) that means nothing on the standby where its
@@ -243,15 +285,21 @@ impl Session {
             _ => self.deps.classify(view.text, self.strings),
         };
         if view.name.is_empty() {
+            let renamed = self.renamed_deallocate(&view, &class);
             let serial = UNNAMED_SERIAL.fetch_add(1, Ordering::Relaxed);
             let unnamed = &mut self.prepared.unnamed;
             unnamed.content.clear();
-            unnamed.content.extend_from_slice(view.content);
+            unnamed.content.extend_from_slice(renamed.as_deref().unwrap_or(view.content));
             unnamed.class = Some(class);
             unnamed.serial = serial;
             attachment.checkout.statements.note_unnamed(Some(serial));
             attachment.checkout.owed.push(Owed::Parse { swallow: false, id: 0 });
             self.prepared.defining_unnamed();
+            if let Some(content) = renamed {
+                attachment.push_parse(b"", &content);
+                self.inbox.advance(message.len);
+                return Ok(Passed::Yes);
+            }
             return Ok(self.stream(attachment, message));
         }
         if let Some(existing) = self.prepared.find(view.name) {
@@ -260,8 +308,9 @@ impl Session {
             attachment.know(&existing);
             let content = view.content.to_vec();
             attachment.push_parse(&existing.backend_name, &content);
-            attachment.checkout.owed.push(Owed::Parse { swallow: false, id: 0 });
-            self.prepared.defining_unnamed();
+            attachment.checkout.owed.push(Owed::Parse { swallow: false, id: NOT_TRACKED });
+            let name = view.name.to_vec();
+            self.prepared.defining_again(&name);
         } else if !self.prepared.has_room() {
             return Err(Violation::TooManyNames);
         } else {
@@ -291,40 +340,54 @@ impl Session {
             if self.prepared.unnamed.class.as_deref().is_some_and(|class| self.is_misplaced(attachment, class)) {
                 return Ok(Passed::Misplaced);
             }
+            let portal = view.portal.to_vec();
             self.ensure_unnamed(attachment);
-            self.note_run(None);
+            self.note_bound(attachment, &portal, None);
             attachment.checkout.owed.push(Owed::Bind);
             return Ok(self.stream(attachment, message));
         }
         let Some(statement) = self.prepared.find(view.statement).cloned() else {
             // Not one of ours: made by SQL PREPARE, or unknown; the node knows.
+            let stranger = stranger(view.statement);
             self.unit.add_unknown();
+            if let Some(name) = stranger {
+                return Ok(self.bind_as(attachment, message, (portal_len, names_len), &name));
+            }
             attachment.checkout.owed.push(Owed::Bind);
             return Ok(self.stream(attachment, message));
         };
         if self.is_misplaced(attachment, &statement.class) {
             return Ok(Passed::Misplaced);
         }
+        let portal = view.portal.to_vec();
         attachment.know(&statement);
-        self.note_run(Some(&statement));
+        self.note_bound(attachment, &portal, Some(&statement));
+        Ok(self.bind_as(attachment, message, (portal_len, names_len), &statement.backend_name))
+    }
+
+    /// Passes a Bind on with another name for its statement. `lens`: bytes of the portal's name, and of
+    /// both names with their NULs.
+    fn bind_as(&mut self, attachment: &mut Attachment, message: Message, lens: (usize, usize), name: &[u8]) -> Passed {
+        let (portal_len, names_len) = lens;
         let there = self.inbox.bytes(message.at, message.len);
-        let body_len = message.len - HEADER_LEN - names_len + portal_len + 1 + statement.backend_name.len() + 1;
+        let body_len = message.len - HEADER_LEN - names_len + portal_len + 1 + name.len() + 1;
         let out = attachment.outbox.tail();
         out.push(frontend::BIND);
         out.extend_from_slice(&u32::try_from(body_len + 4).unwrap_or(u32::MAX).to_be_bytes());
         out.extend_from_slice(&there[HEADER_LEN..=HEADER_LEN + portal_len]);
-        out.extend_from_slice(&statement.backend_name);
+        out.extend_from_slice(name);
         out.push(0);
         out.extend_from_slice(&there[HEADER_LEN + names_len..]);
         attachment.to_node = message.len - there.len();
         let len = there.len();
         attachment.checkout.owed.push(Owed::Bind);
         self.inbox.advance(len);
-        Ok(Passed::Yes)
+        Passed::Yes
     }
 
-    /// A statement is going to run: what it may do counts for the unit.
-    fn note_run(&mut self, statement: Option<&Statement>) {
+    /// A statement is bound and may run: what it may do counts for the unit, what it leaves behind
+    /// counts once its portal is executed.
+    fn note_bound(&mut self, attachment: &mut Attachment, portal: &[u8], statement: Option<&Statement>) {
         let (class, content): (&Arc<Classification>, &[u8]) = match statement {
             Some(statement) => (&statement.class, &statement.content),
             None => match &self.prepared.unnamed.class {
@@ -334,7 +397,29 @@ impl Session {
         };
         self.unit.add(class);
         let text = content.split(|byte| *byte == 0).next().unwrap_or_default();
-        self.unit.effects.extend(Effect::of(class, text));
+        let effect = Effect::of(class, text);
+        self.bound.retain(|(name, _)| **name != *portal);
+        let Some(effect) = effect else { return };
+        if let Effect::Deallocate(name) = &effect
+            && let Some(statement) = self.prepared.find(name.as_bytes()).cloned()
+        {
+            attachment.know(&statement);
+        }
+        if self.bound.len() < BOUND_MAX {
+            self.bound.push((portal.into(), effect));
+        } else {
+            self.pins.for_unknown_settings();
+        }
+    }
+
+    /// A portal is executed: what it leaves behind counts for this unit.
+    fn note_executed(&mut self, message: Message) -> Result<(), Violation> {
+        if !self.bound.is_empty() {
+            let portal = frontend::portal(self.inbox.body(message))?;
+            let effects = self.bound.iter().filter(|(name, _)| **name == *portal).map(|(_, effect)| effect.clone());
+            self.unit.effects.extend(effects);
+        }
+        Ok(())
     }
 
     /// The backend's unnamed statement must be this client's, or none at all.
@@ -364,18 +449,24 @@ impl Session {
                 self.ensure_unnamed(attachment);
             } else if let Some(statement) = self.prepared.find(name).cloned() {
                 attachment.know(&statement);
-                encode::message(attachment.outbox.tail(), frontend::DESCRIBE, |out| {
-                    out.push(b'S');
-                    out.extend_from_slice(&statement.backend_name);
-                    out.push(0);
-                });
-                attachment.checkout.owed.push(Owed::Describe);
-                self.inbox.advance(message.len);
-                return Ok(Passed::Yes);
+                return Ok(self.describe_as(attachment, message, &statement.backend_name));
+            } else if let Some(name) = stranger(name) {
+                return Ok(self.describe_as(attachment, message, &name));
             }
         }
         attachment.checkout.owed.push(Owed::Describe);
         Ok(self.stream(attachment, message))
+    }
+
+    fn describe_as(&mut self, attachment: &mut Attachment, message: Message, name: &[u8]) -> Passed {
+        encode::message(attachment.outbox.tail(), frontend::DESCRIBE, |out| {
+            out.push(b'S');
+            out.extend_from_slice(name);
+            out.push(0);
+        });
+        attachment.checkout.owed.push(Owed::Describe);
+        self.inbox.advance(message.len);
+        Passed::Yes
     }
 
     fn pass_close(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
@@ -432,6 +523,12 @@ impl Attachment {
     fn replay_failed(&self) -> bool {
         self.replay.as_ref().is_some_and(|replay| replay.error.is_some())
     }
+}
+
+/// A name that a client never defined, but that a backend may know from another client: what the node is
+/// asked for instead, which it does not have.
+fn stranger(name: &[u8]) -> Option<Vec<u8>> {
+    name.starts_with(NAME_PREFIX.as_bytes()).then(|| [b"?", name].concat())
 }
 
 /// An empty unit, for a new attachment.

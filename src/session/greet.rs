@@ -185,6 +185,7 @@ impl Session {
             wanted: 0,
             wanted_unit: attach::Wanted { access: Access::Write, closed: false },
             pending: Vec::new(),
+            bound: Vec::new(),
             rolled_back: false,
             held_confirms: 0,
             memo: None,

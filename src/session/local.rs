@@ -190,7 +190,8 @@ impl Session {
         self.consumed(message.len);
     }
 
-    fn complete(&mut self, message: Message, tag: &str) {
+    /// Answers the Query at the cursor ourselves.
+    pub(super) fn complete(&mut self, message: Message, tag: &str) {
         encode::command_complete(self.outbox.tail(), tag);
         encode::ready(self.outbox.tail(), self.transaction.status());
         self.consumed(message.len);

@@ -189,6 +189,8 @@ pub struct Session {
     wanted_unit: attach::Wanted,
     /// Effects of the open transaction: they count when it commits.
     pending: Vec<effects::Effect>,
+    /// What portals of the attached backend will leave behind when they are executed.
+    bound: Vec<(Box<[u8]>, effects::Effect)>,
     /// The last command of the present unit was ROLLBACK.
     rolled_back: bool,
     /// Confirmed names that count only once the held answer is let go.

@@ -17,6 +17,8 @@ pub const NAMES_MAX: usize = 100_000;
 enum Change {
     Define(Box<[u8]>, Arc<Statement>),
     Close(Box<[u8]>),
+    /// Parse of a name that exists: the node refuses it.
+    Again(Box<[u8]>),
     /// Parse of the unnamed statement: only keeps the order.
     Unnamed,
 }
@@ -71,6 +73,11 @@ impl Prepared {
         self.changes.push_back(Change::Unnamed);
     }
 
+    /// A Parse of a name that exists is on its way, to be refused.
+    pub fn defining_again(&mut self, name: &[u8]) {
+        self.changes.push_back(Change::Again(name.into()));
+    }
+
     /// A Close of this name is on its way.
     pub fn closing(&mut self, name: &[u8]) {
         self.changes.push_back(Change::Close(name.into()));
@@ -85,7 +92,7 @@ impl Prepared {
             Some(Change::Close(name)) => {
                 self.names.remove(&name);
             }
-            Some(Change::Unnamed) | None => {}
+            Some(Change::Again(_) | Change::Unnamed) | None => {}
         }
     }
 
@@ -103,15 +110,25 @@ impl Prepared {
         self.abandon(self.changes.len());
     }
 
-    /// Forgets all names (DEALLOCATE ALL, DISCARD ALL).
+    /// Forgets all names (DEALLOCATE ALL, DISCARD ALL); the unnamed statement has none and stays.
     pub fn clear(&mut self) {
         self.names.clear();
-        self.unnamed.class = None;
+    }
+
+    /// Forgets a confirmed name (DEALLOCATE).
+    pub fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
+        self.names.remove(name)
     }
 
     /// The client's name for a statement of this name on backends.
     #[must_use]
     pub fn name_of(&self, backend_name: &[u8]) -> Option<&[u8]> {
+        // Two names may stand for one statement: the one that was just refused is meant.
+        if let Some(Change::Again(name)) = self.changes.front()
+            && self.find(name).is_some_and(|statement| *statement.backend_name == *backend_name)
+        {
+            return Some(name);
+        }
         let pending = self.changes.iter().find_map(|change| match change {
             Change::Define(name, statement) if *statement.backend_name == *backend_name => Some(&**name),
             _ => None,

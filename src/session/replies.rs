@@ -9,7 +9,7 @@ use super::effects::{Control, Effect};
 use super::loss::Loss;
 use super::unit::Unit;
 use super::{Attachment, Gate, Session, Streamed};
-use crate::backend::{Owed, Parameters, Reply, Settings};
+use crate::backend::{Backend, Owed, Parameters, Reply, Settings};
 use crate::metrics::Class;
 use crate::net::Buffer;
 use crate::relay::Scanned;
@@ -32,10 +32,12 @@ pub(super) enum Progress {
 }
 
 /// Where the bytes of a message go.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Fate {
     Forward,
     Swallow,
+    /// This goes in its place.
+    Replace(Vec<u8>),
     /// Handled, and nothing behind it may be handled before the session acts.
     Stop(bool),
 }
@@ -75,6 +77,9 @@ impl Session {
             if !forward {
                 self.outbox.push(&input[run..at]);
                 run = at + take;
+            }
+            if let Fate::Replace(instead) = &fate {
+                self.outbox.push(instead);
             }
             at += take;
             if attachment
@@ -153,6 +158,7 @@ impl Session {
             | tags::NO_DATA => {}
             tags::COMMAND_COMPLETE => {
                 self.rolled_back = body == b"ROLLBACK\0";
+                self.note_taken_names(attachment, body);
                 self.decided();
             }
             _ => self.decided(),
@@ -223,6 +229,7 @@ impl Session {
                 attachment.checkout.statements.forget(id);
             }
         }
+        let renamed = if attachment.rerouting { None } else { self.rename_error(body) };
         let undefined = attachment.checkout.owed.take_undefined();
         for _ in 0..attachment.checkout.owed.take_unready() {
             self.sent.pop_front();
@@ -233,27 +240,24 @@ impl Session {
         }
         self.decided();
         self.prepared.abandon(undefined);
-        Ok(match self.rename_error(body) {
-            true => Fate::Swallow,
-            false => Fate::Forward,
-        })
+        Ok(renamed.map_or(Fate::Forward, Fate::Replace))
     }
 
     /// A name that we gave a statement must not reach the client.
-    fn rename_error(&mut self, body: &[u8]) -> bool {
-        let prefix = crate::backend::NAME_PREFIX.as_bytes();
-        let Some(at) = memchr::memmem::find(body, prefix) else { return false };
+    fn rename_error(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let at = memchr::memmem::find(body, crate::backend::NAME_PREFIX.as_bytes())?;
         let end = body[at..]
             .iter()
             .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'))
             .map_or(body.len(), |len| at + len);
-        let Some(name) = self.prepared.name_of(&body[at..end]).map(<[u8]>::to_vec) else { return false };
-        encode::message(self.outbox.tail(), tags::ERROR, |out| {
+        let name = self.prepared.name_of(&body[at..end])?;
+        let mut renamed = Vec::new();
+        encode::message(&mut renamed, tags::ERROR, |out| {
             out.extend_from_slice(&body[..at]);
-            out.extend_from_slice(&name);
+            out.extend_from_slice(name);
             out.extend_from_slice(&body[end..]);
         });
-        true
+        Some(renamed)
     }
 
     fn note_refusal(&mut self, attachment: &Attachment, refusal: StandbyRefusal) {
@@ -338,10 +342,15 @@ impl Session {
         let on_primary = attachment.target.role == Role::Primary;
         let wrote = unit.writes || matches!(self.transaction, super::Transaction::Open { wrote: true, .. });
         if !unit.failed {
-            self.apply_immediate(attachment, &unit);
-            self.pending.extend(unit.effects);
+            if unit.effects.contains(&Effect::DiscardAll) {
+                self.pins.clear_state();
+            }
+            self.pending.extend_from_slice(&unit.effects);
         }
-        if unit.tx == Control::Murky && !self.pending.is_empty() {
+        // An error behind a COMMIT in one batch does not undo what that committed.
+        let half = unit.failed && unit.tx != Control::None && !unit.effects.is_empty();
+        let ended = status == TxStatus::Idle && unit.failed && unit.statements > 1;
+        if half || (unit.tx == Control::Murky || ended) && !self.pending.is_empty() {
             self.pins.for_unknown_settings();
         }
         self.transaction.on_ready(status, !on_primary, unit.writes);
@@ -363,21 +372,25 @@ impl Session {
         self.force_primary = false;
     }
 
-    /// DISCARD ALL and DEALLOCATE ALL count at once, whatever the transaction does.
-    fn apply_immediate(&mut self, attachment: &mut Attachment, unit: &Unit) {
-        for effect in &unit.effects {
-            match effect {
-                Effect::DiscardAll => {
-                    self.pins.clear_state();
-                    self.prepared.clear();
-                    attachment.checkout.statements.forget_all();
-                }
-                Effect::DeallocateAll => {
-                    self.prepared.clear();
-                    attachment.checkout.statements.forget_all();
-                }
-                Effect::Set(_) | Effect::Reset(_) | Effect::ResetAll => {}
+    /// Names that a statement has taken away are gone at once, whatever its transaction does.
+    fn note_taken_names(&mut self, attachment: &mut Attachment, tag: &[u8]) {
+        let checkout: &mut Backend = &mut attachment.checkout;
+        match tag {
+            b"DEALLOCATE ALL\0" | b"DISCARD ALL\0" => {
+                self.prepared.clear();
+                let owed = &checkout.owed;
+                checkout.statements.forget_all_but(|id| owed.defines(id));
             }
+            b"DEALLOCATE\0" => {
+                let effects = &mut self.sent.front_mut().unwrap_or(&mut self.unit).effects;
+                let at = effects.iter().position(|effect| matches!(effect, Effect::Deallocate(_)));
+                if let Some(Effect::Deallocate(name)) = at.map(|at| effects.remove(at))
+                    && let Some(statement) = self.prepared.remove(name.as_bytes())
+                {
+                    checkout.statements.forget(statement.id);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -423,7 +436,10 @@ impl Session {
 
     /// Has nothing of a further unit been passed on?
     fn unit_is_untouched(&self) -> bool {
-        self.unit.access == Access::Read && self.unit.effects.is_empty() && self.unit.pins == Pins::NONE
+        !self.unit.begun
+            && self.unit.access == Access::Read
+            && self.unit.effects.is_empty()
+            && self.unit.pins == Pins::NONE
     }
 }
 

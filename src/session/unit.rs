@@ -30,6 +30,11 @@ pub struct Unit {
     pub effects: Vec<Effect>,
     /// Why the session must stay, once it was sent.
     pub pins: Pins,
+    /// Statements in it that were run, or bound to be run.
+    pub statements: usize,
+    /// Some of its messages were passed on, and what ends it was not: the node may be in the middle of
+    /// an implicit transaction, whatever its last ReadyForQuery said.
+    pub begun: bool,
     /// An error was passed on.
     pub failed: bool,
     /// Part of its answer was passed on.
@@ -44,6 +49,8 @@ impl Default for Unit {
             writes: false,
             effects: Vec::new(),
             pins: Pins::NONE,
+            statements: 0,
+            begun: false,
             failed: false,
             answered: false,
         }
@@ -54,6 +61,7 @@ impl Unit {
     /// Adds a statement that is going to run.
     pub fn add(&mut self, class: &Classification) {
         let control = Control::of(&class.tx);
+        self.statements += usize::from(class.statements);
         if access(class) == Access::Write {
             self.access = Access::Write;
             let harmless = class.tx != crate::sql::TxControl::None || class.effects.change != Change::None;

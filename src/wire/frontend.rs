@@ -34,6 +34,12 @@ pub const SYNC: u8 = b'S';
 /// Terminate
 pub const TERMINATE: u8 = b'X';
 
+/// Does a message of this type belong to a batch that only Sync (or another kind of request) ends?
+#[must_use]
+pub fn is_extended(tag: u8) -> bool {
+    matches!(tag, PARSE | BIND | DESCRIBE | EXECUTE | CLOSE)
+}
+
 /// What a Describe or Close names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named<'a> {
@@ -100,6 +106,14 @@ pub fn bind(body: &[u8]) -> Result<BindView<'_>, FrameError> {
     let portal = reader.cstr()?;
     let statement = reader.cstr()?;
     Ok(BindView { portal, statement, names_len: portal.len() + statement.len() + 2 })
+}
+
+/// Reads the portal name at the beginning of an Execute body.
+///
+/// # Errors
+/// [`FrameError`] when it is not terminated.
+pub fn portal(body: &[u8]) -> Result<&[u8], FrameError> {
+    Reader::new(body).cstr()
 }
 
 /// Reads a Describe or Close body.

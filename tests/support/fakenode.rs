@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use super::message::{GSSENC_REQUEST, SSL_REQUEST};
 
-/// Bursts up to this size are chopped, longer ones go in packets: megabytes byte by byte prove nothing more.
+/// Bursts up to this size are chopped; longer ones, and what follows right behind one, go in packets: megabytes byte
+/// by byte prove nothing more.
 const CHOP_BYTES_MAX: usize = 2 << 10;
 /// Pause between chopped writes, so that they arrive apart.
 const CHOP_PAUSE: Duration = Duration::from_micros(30);
@@ -207,8 +208,10 @@ fn accept_loop(listener: &TcpListener, peer: u16, state: &Arc<State>) {
         }
         let (asking, asked) = (Arc::clone(&wire), Arc::clone(state));
         thread::spawn(move || {
-            let _ = pass_requests(&asking, &asked);
-            asking.cut();
+            // A peer that takes no more may still have something to say; its end is seen where answers pass.
+            if pass_requests(&asking, &asked).is_ok() {
+                asking.cut();
+            }
         });
         let (answering, state) = (wire, Arc::clone(state));
         thread::spawn(move || {
@@ -219,17 +222,19 @@ fn accept_loop(listener: &TcpListener, peer: u16, state: &Arc<State>) {
     }
 }
 
-/// Passes whole messages to the peer, so that a rule acts before the first byte of the marked one leaves.
+/// Passes whole messages to the peer, so that a rule acts before the first byte of the marked one leaves. An error
+/// is the peer's; the end of the near side is none.
 fn pass_requests(wire: &Wire, state: &State) -> std::io::Result<()> {
     let mut splitter = Splitter::default();
+    let mut long = false;
     let mut chunk = vec![0; 64 << 10];
     loop {
-        let count = (&wire.near).read(&mut chunk)?;
+        let count = (&wire.near).read(&mut chunk).unwrap_or(0);
         if count == 0 {
             return Ok(());
         }
         if state.chop.load(Ordering::SeqCst) {
-            write_in_pieces(&wire.far, &chunk[..count])?;
+            write_in_pieces(&wire.far, &chunk[..count], &mut long)?;
             continue;
         }
         splitter.buffer.extend(&chunk[..count]);
@@ -261,6 +266,7 @@ fn arm(wire: &Wire, state: &State, message: &[u8]) -> bool {
 }
 
 fn pass_answers(wire: &Wire, state: &State) -> std::io::Result<()> {
+    let mut long = false;
     let mut chunk = vec![0; 64 << 10];
     loop {
         let count = (&wire.far).read(&mut chunk)?;
@@ -277,7 +283,7 @@ fn pass_answers(wire: &Wire, state: &State) -> std::io::Result<()> {
             Spoiled::Wait(pause) => thread::sleep(pause),
         }
         if state.chop.load(Ordering::SeqCst) {
-            write_in_pieces(&wire.near, &bytes)?;
+            write_in_pieces(&wire.near, &bytes, &mut long)?;
         } else {
             (&wire.near).write_all(&bytes)?;
         }
@@ -344,8 +350,10 @@ fn spoil(wire: &Wire, state: &State, bytes: &mut Vec<u8>) -> Spoiled {
     spoiled
 }
 
-fn write_in_pieces(mut to: &TcpStream, bytes: &[u8]) -> std::io::Result<()> {
-    if bytes.len() > CHOP_BYTES_MAX {
+/// `long`: the burst before was a long one.
+fn write_in_pieces(mut to: &TcpStream, bytes: &[u8], long: &mut bool) -> std::io::Result<()> {
+    let was_long = std::mem::replace(long, bytes.len() > CHOP_BYTES_MAX);
+    if was_long || *long {
         return to.write_all(bytes);
     }
     for byte in bytes {
