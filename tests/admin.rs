@@ -1,4 +1,6 @@
 //! The HTTP endpoints over real sockets, with made-up pools and topology.
+//!
+//! Absent on purpose: what the values mean (unit tests of `admin` judge that).
 
 #![allow(clippy::unwrap_used, reason = "a test may stop where it fails")]
 

@@ -1,4 +1,6 @@
 //! `pgregent check --connect` against real servers: what it finds is there, and the SQL it prints mends it.
+//!
+//! Absent on purpose: the rules of the file itself (unit tests of `config`).
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

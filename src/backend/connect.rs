@@ -4,13 +4,14 @@
 //! believed without a check. A backend is opened neutral: settings come later. Absent on purpose:
 //! retries and backoff (the pool's matter).
 
+use super::query::{ReadError, next_message};
 use super::{Backend, BackendControl, Parameters, Pipeline, Settings, Statements};
 use crate::auth::{AuthError, ClientExchange, ClientStep, NodeCredential};
 use crate::clock::Clock;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
 use crate::ids::{BackendId, NodeId};
 use crate::net::{Severer, Stream};
-use crate::wire::{HEADER_LEN, PROTOCOL_3_0, TxStatus, backend as tags, encode, header};
+use crate::wire::{HEADER_LEN, PROTOCOL_3_0, TxStatus, backend as tags, encode};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,19 @@ pub struct NodeRejection {
     pub sqlstate: Box<str>,
     /// Its message.
     pub message: Box<str>,
+}
+
+impl NodeRejection {
+    /// From the body of an ErrorResponse; `None` when it is malformed.
+    #[must_use]
+    pub fn read(body: &[u8]) -> Option<Self> {
+        let view = tags::error(body).ok()?;
+        (view.sqlstate.len() == 5 && view.sqlstate.is_ascii()).then(|| Self {
+            body: body.into(),
+            sqlstate: String::from_utf8_lossy(view.sqlstate).into(),
+            message: String::from_utf8_lossy(view.message).into(),
+        })
+    }
 }
 
 /// Why no backend could be opened.
@@ -168,6 +182,15 @@ fn socket_error(err: &io::Error) -> ConnectError {
     }
 }
 
+impl From<ReadError> for ConnectError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Socket(err) => socket_error(&err),
+            ReadError::Length => Self::Garbage("message length"),
+        }
+    }
+}
+
 /// The login conversation.
 struct Greeter {
     stream: Stream,
@@ -188,7 +211,7 @@ impl Greeter {
         encode::startup(&mut startup, PROTOCOL_3_0, &[("user", &login.user), ("database", &login.database)]);
         self.stream.write_all(&startup).await.map_err(|err| socket_error(&err))?;
         for _ in 0..LOGIN_MESSAGES_MAX {
-            let (tag, body) = self.next_message().await?;
+            let (tag, body) = next_message(&mut self.stream, &mut self.input, LOGIN_MESSAGE_MAX).await?;
             match tag {
                 tags::AUTHENTICATION => self.on_auth(&body).await?,
                 tags::PARAMETER_STATUS => {
@@ -225,20 +248,6 @@ impl Greeter {
         }
     }
 
-    async fn next_message(&mut self) -> Result<(u8, Vec<u8>), ConnectError> {
-        loop {
-            let head = header(&self.input, LOGIN_MESSAGE_MAX).map_err(|_| ConnectError::Garbage("message length"))?;
-            if let Some(head) = head
-                && self.input.len() >= head.message_len()
-            {
-                let body = self.input[HEADER_LEN..head.message_len()].to_vec();
-                self.input.drain(..head.message_len());
-                return Ok((head.tag, body));
-            }
-            self.stream.read_more(&mut self.input).await.map_err(|err| socket_error(&err))?;
-        }
-    }
-
     fn finish(
         self,
         node: NodeId,
@@ -265,13 +274,6 @@ impl Greeter {
 }
 
 fn rejection(body: &[u8]) -> ConnectError {
-    let Ok(view) = tags::error(body) else { return ConnectError::Garbage("error response") };
-    if view.sqlstate.len() != 5 || !view.sqlstate.is_ascii() {
-        return ConnectError::Garbage("error response");
-    }
-    ConnectError::Rejected(Arc::new(NodeRejection {
-        body: body.into(),
-        sqlstate: String::from_utf8_lossy(view.sqlstate).into(),
-        message: String::from_utf8_lossy(view.message).into(),
-    }))
+    NodeRejection::read(body)
+        .map_or(ConnectError::Garbage("error response"), |rejection| ConnectError::Rejected(Arc::new(rejection)))
 }

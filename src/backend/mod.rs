@@ -6,12 +6,14 @@
 mod connect;
 mod owed;
 mod parameters;
+mod query;
 mod settings;
 mod statements;
 
 pub use connect::{ConnectError, Login, NodeRejection, Target, connect};
 pub use owed::{Owed, Pipeline, Reply, Unexpected};
 pub use parameters::{Parameters, is_node_local};
+pub use query::{QueryError, simple_query};
 pub use settings::{Setting, Settings};
 pub use statements::{NAME_PREFIX, Statement, StatementTable, Statements};
 

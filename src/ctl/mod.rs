@@ -149,7 +149,7 @@ mod tests {
         let Ok(Command::Serve(args)) = parse("pgregent serve -c a.toml") else { panic!("serve") };
         assert_eq!(args, ServeArgs { config: PathBuf::from("a.toml") });
         let Ok(Command::Demo(args)) = parse("pgregent demo --port 6432 --tour") else { panic!("demo") };
-        assert_eq!(args, DemoArgs { port: Some(6432), tour: true });
+        assert_eq!(args, DemoArgs { port: Some(6432), tour: true, keep_healing: false, synchronous: false });
         assert!(matches!(parse("pgregent reference"), Ok(Command::Reference)));
         for wrong in ["pgregent", "pgregent serve", "pgregent demo --port 0", "pgregent check a.toml"] {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");

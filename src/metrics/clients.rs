@@ -1,4 +1,7 @@
 //! Clients: who is connected, who waits, who was let in, what was said to them.
+//!
+//! Invariants: gauges move by guards only, so that they come down on every way out. Absent on purpose:
+//! labels that a client chooses (user, database, address).
 
 use super::make::{Maker, counter_reasons};
 use super::{GaugeGuard, IntCounter, IntGauge, Reasons};

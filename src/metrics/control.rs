@@ -1,4 +1,7 @@
 //! The control plane: epoch, failovers, notices, facts.
+//!
+//! Invariants: exactly one state of writes shows 1. Absent on purpose: what a state means (`failover`
+//! decides).
 
 use super::make::Maker;
 use super::{Histogram, IntCounter, IntGauge, Reasons};

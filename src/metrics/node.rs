@@ -1,4 +1,7 @@
 //! One node: statements, backends, waits, and what the topology says about it.
+//!
+//! Invariants: exactly one role of a node shows 1; what is not known is NaN, never 0. Absent on
+//! purpose: per-database and per-user figures (the JSON of the pools has them).
 
 use super::control::UNKNOWN;
 use super::make::{Maker, counter_reasons};

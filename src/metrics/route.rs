@@ -1,4 +1,7 @@
 //! Where statements went and why.
+//!
+//! Invariants: the reasons of a decision are fixed when the metrics are made, so that counting one is
+//! an index and an add. Absent on purpose: the texts of statements.
 
 use super::make::Maker;
 use super::{IntCounter, IntGauge, Reasons};

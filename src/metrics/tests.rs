@@ -1,3 +1,5 @@
+//! What scrapers read: every metric has its name, its help, and a bounded set of labels.
+
 use super::*;
 use crate::error::{ClientError, Fault, Retry, SqlState};
 

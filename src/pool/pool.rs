@@ -108,15 +108,20 @@ impl Pool {
         })
     }
 
-    /// Joins the queue, and has a backend opened if limits allow.
+    /// Joins the queue, and has a backend opened if limits allow. `fence` is the node's fence
+    /// generation in the snapshot that chose this pool.
     ///
     /// # Errors
-    /// [`CheckoutError::QueueFull`], [`CheckoutError::Closing`].
-    pub fn join(self: &Arc<Self>, deadline: Time) -> Result<Ticket, CheckoutError> {
+    /// [`CheckoutError::QueueFull`], [`CheckoutError::Closing`]; [`CheckoutError::NodeGone`] when the
+    /// pool was fenced after that snapshot.
+    pub fn join(self: &Arc<Self>, deadline: Time, fence: u64) -> Result<Ticket, CheckoutError> {
         let ticket = {
             let mut state = self.state.lock();
             if state.closing {
                 return Err(CheckoutError::Closing);
+            }
+            if state.fence > fence {
+                return Err(CheckoutError::NodeGone);
             }
             if state.waiters.len() >= WAITERS_MAX {
                 return Err(CheckoutError::QueueFull);

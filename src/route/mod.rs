@@ -73,6 +73,8 @@ pub struct Target {
     pub role: Role,
     /// Why.
     pub reason: Reason,
+    /// The node's fence generation in that snapshot: a pool fenced since is not to be waited for.
+    pub fence: u64,
 }
 
 /// Why there is no node.
@@ -147,7 +149,7 @@ pub fn choose(
     }
     if count > 0 {
         let picked = candidates[balance.pick(&candidates[..count], dice).min(count - 1)];
-        return Ok(Target { node: picked.node, epoch: topology.epoch, role: Role::Standby, reason: Reason::Read });
+        return Ok(target(topology, picked.node, Role::Standby, Reason::Read));
     }
     primary(topology, if stale { Reason::NotFresh } else { Reason::NoStandby })
         .or_else(|no| last_resort(wishes, topology, no))
@@ -157,9 +159,14 @@ fn takes_reads(view: &NodeView) -> bool {
     view.role == Role::Standby && view.accepts_reads
 }
 
+fn target(topology: &Topology, node: NodeId, role: Role, reason: Reason) -> Target {
+    let fence = topology.node(node).map_or(0, |view| view.fence);
+    Target { node, epoch: topology.epoch, role, reason, fence }
+}
+
 fn primary(topology: &Topology, reason: Reason) -> Result<Target, NoRoute> {
     match (&topology.writes, topology.primary) {
-        (Writes::Open, Some(node)) => Ok(Target { node, epoch: topology.epoch, role: Role::Primary, reason }),
+        (Writes::Open, Some(node)) => Ok(target(topology, node, Role::Primary, reason)),
         (Writes::Refused { why }, _) => Err(NoRoute::Refused { why: Arc::clone(why) }),
         (Writes::Held { why }, _) => Err(NoRoute::Held { why: Arc::clone(why) }),
         (Writes::Open, None) => Err(NoRoute::Held { why: "no primary is known".into() }),
@@ -169,7 +176,7 @@ fn primary(topology: &Topology, reason: Reason) -> Result<Target, NoRoute> {
 /// Without a primary, weight 0 and "avoid" no longer keep a fresh enough standby from reads.
 fn last_resort(wishes: &Wishes, topology: &Topology, no: NoRoute) -> Result<Target, NoRoute> {
     let fit = topology.nodes.iter().find(|view| takes_reads(view) && view.fresh_as_of >= wishes.floor);
-    fit.map(|view| Target { node: view.id, epoch: topology.epoch, role: Role::Standby, reason: Reason::Read }).ok_or(no)
+    fit.map(|view| target(topology, view.id, Role::Standby, Reason::Read)).ok_or(no)
 }
 
 #[cfg(test)]

@@ -190,11 +190,11 @@ impl Session {
             return self.attach(checkout, target);
         }
         let deadline = self.deadline();
-        match pool.join(deadline) {
+        match pool.join(deadline, target.fence) {
             Ok(ticket) => {
                 self.stage = Stage::WaitingForBackend(BackendWait { pool, ticket, target, since: now });
             }
-            Err(error) => self.deny(&Denied::Checkout(error)),
+            Err(error) => self.granted(target, now, Err(error)),
         }
     }
 

@@ -7,7 +7,7 @@
 use super::effects::Pins;
 use super::prepared::Prepared;
 use super::{Identity, Session, SessionDeps, Stage, Transaction, Unit, attach};
-use crate::backend::{Backend, Parameters, Settings};
+use crate::backend::{Backend, Parameters, QueryError, Settings, simple_query};
 use crate::client::SessionHandle;
 use crate::clock::Time;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
@@ -17,7 +17,7 @@ use crate::pool::{Checkout, CheckoutError, Pool, Ticket};
 use crate::relay::{Inbox, Outbox};
 use crate::route::{Dice, NoRoute, Wishes, choose};
 use crate::sql::Access;
-use crate::wire::{HEADER_LEN, backend as tags, encode, header};
+use crate::wire::{backend as tags, encode};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -30,8 +30,6 @@ use tokio_util::sync::CancellationToken;
 pub const GREETINGS_MAX: usize = 10_000;
 /// How long an answer is used.
 const GREETING_TTL: Duration = Duration::from_secs(300);
-/// Longest message believed while asking, bytes.
-const MESSAGE_MAX: usize = 64 * 1024;
 /// Asks for what decides how late a commit may reach the disk (PostgreSQL docs, "Asynchronous
 /// Commit": at most three times `wal_writer_delay`).
 const ASK: &str = "SELECT pg_catalog.current_setting('synchronous_commit'), \
@@ -57,6 +55,15 @@ pub enum GreetError {
     /// The backend was lost while it was asked.
     #[error("the node was lost")]
     Lost,
+}
+
+impl From<QueryError> for GreetError {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Refused(rejection) => Self::Refused { body: rejection.body, message: rejection.message.into() },
+            QueryError::Lost | QueryError::Garbage => Self::Lost,
+        }
+    }
 }
 
 impl Classify for GreetError {
@@ -269,7 +276,7 @@ async fn any_backend(deps: &Arc<SessionDeps>, identity: &Identity) -> Result<Che
         let key =
             PoolKey { node: target.node, database: Arc::clone(&identity.database), user: Arc::clone(&identity.user) };
         let pool = deps.pools.pool(&key);
-        match queue(deps, &pool, deadline).await {
+        match queue(deps, &pool, deadline, target.fence).await {
             Err(error) if error.retry() == Retry::OtherNode && deps.clock.now() < deadline => avoid = Some(target.node),
             outcome => return Ok(outcome?),
         }
@@ -291,11 +298,11 @@ impl Drop for Queued<'_> {
     }
 }
 
-async fn queue(deps: &SessionDeps, pool: &Arc<Pool>, deadline: Time) -> Result<Checkout, CheckoutError> {
+async fn queue(deps: &SessionDeps, pool: &Arc<Pool>, deadline: Time, fence: u64) -> Result<Checkout, CheckoutError> {
     if let Some(checkout) = pool.try_checkout(deps.clock.now()) {
         return Ok(checkout);
     }
-    let mut queued = Queued { deps, pool, ticket: Some(pool.join(deadline)?) };
+    let mut queued = Queued { deps, pool, ticket: Some(pool.join(deadline, fence)?) };
     poll_fn(|cx| match queued.ticket {
         Some(ticket) => pool.poll_ticket(ticket, cx, || deps.clock.now()).map(|outcome| {
             queued.ticket = None;
@@ -314,43 +321,11 @@ async fn ask(backend: &mut Backend, startup: &Settings) -> Result<Option<Duratio
         text.push(';');
     }
     text.push_str(ASK);
-    let mut out = Vec::new();
-    encode::query(&mut out, &text);
-    backend.stream.write_all(&out).await.map_err(|_| GreetError::Lost)?;
-    let mut input = Vec::with_capacity(1024);
     let mut last_row = Vec::new();
-    let mut refused = None;
-    loop {
-        while let Some(head) = header(&input, MESSAGE_MAX).map_err(|_| GreetError::Lost)? {
-            if input.len() < head.message_len() {
-                break;
-            }
-            let body = &input[HEADER_LEN..head.message_len()];
-            match head.tag {
-                tags::PARAMETER_STATUS => {
-                    let (name, value) = tags::parameter(body).map_err(|_| GreetError::Lost)?;
-                    backend.parameters.note(name, value);
-                }
-                tags::DATA_ROW => last_row = body.to_vec(),
-                tags::ERROR => {
-                    let message = tags::error(body)
-                        .map_or_else(|_| String::new(), |view| String::from_utf8_lossy(view.message).into());
-                    refused = Some(GreetError::Refused { body: body.into(), message });
-                }
-                tags::READY => {
-                    if let Some(refused) = refused {
-                        return Err(refused);
-                    }
-                    backend.settings = Arc::new(startup.clone());
-                    backend.statements.note_unnamed(None);
-                    return Ok(lazy_commits(&last_row));
-                }
-                _ => {}
-            }
-            input.drain(..head.message_len());
-        }
-        backend.stream.read_more(&mut input).await.map_err(|_| GreetError::Lost)?;
-    }
+    simple_query(backend, &text, |row| last_row = row.to_vec()).await?;
+    backend.settings = Arc::new(startup.clone());
+    backend.statements.note_unnamed(None);
+    Ok(lazy_commits(&last_row))
 }
 
 /// From the row of [`ASK`]: how long after its acknowledgement a commit may still be unflushed.

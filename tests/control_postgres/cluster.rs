@@ -1,5 +1,8 @@
 //! A throwaway cluster of real servers for these tests: one primary, streaming standbys, the monitor
 //! role with exactly the rights that the manual asks for.
+//!
+//! Invariants: free loopback ports only; every server ends with its test. Absent on purpose: the
+//! proxy.
 
 use pgregent::config::{
     AdminConfig, AuthConfig, AuthMethod, BalanceKind, ClusterConfig, Config, Consistency, CoordinationKind,

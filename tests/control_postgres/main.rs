@@ -1,4 +1,6 @@
 //! The control plane against real PostgreSQL servers, with the least-privilege monitor role.
+//!
+//! Invariants: each test has servers of its own. Absent on purpose: clients and the data plane.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 

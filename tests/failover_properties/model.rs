@@ -1,4 +1,7 @@
 //! A small model of a cluster: the machine's actions are carried out on it, faults strike it.
+//!
+//! Invariants: all randomness comes from the caller, so that a failure can be repeated. Absent on
+//! purpose: judgement (`watch`).
 
 use crate::watch::{NODES, SYSTEM, Watch, address, name};
 use pgregent::clock::Time;

@@ -1,4 +1,6 @@
 //! Watches the machine from the outside: every promise is checked on what goes in and out.
+//!
+//! Absent on purpose: any look inside the machine, which could repeat its mistakes.
 
 use pgregent::clock::Time;
 use pgregent::config::FailoverMode;

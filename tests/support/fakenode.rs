@@ -300,7 +300,8 @@ fn spoil(wire: &Wire, state: &State, bytes: &mut Vec<u8>) -> Spoiled {
     let fire = || {
         state.fired.fetch_add(1, Ordering::SeqCst);
     };
-    match &armed.fault {
+    let ended = matches!(bytes.as_slice(), [.., b'Z', 0, 0, 0, 5, _]);
+    let spoiled = match &armed.fault {
         Fault::CutAnswer(at) if *at < armed.answered => {
             bytes.truncate(at - before);
             fire();
@@ -335,7 +336,12 @@ fn spoil(wire: &Wire, state: &State, bytes: &mut Vec<u8>) -> Spoiled {
             Spoiled::Wait(*pause)
         }
         Fault::CutAnswer(_) | Fault::CutRequest | Fault::Flip(_) | Fault::Delay(_) => Spoiled::Pass,
+    };
+    if ended {
+        // What follows on this wire answers another client, who must not meet this fault.
+        *slot = None;
     }
+    spoiled
 }
 
 fn write_in_pieces(mut to: &TcpStream, bytes: &[u8]) -> std::io::Result<()> {

@@ -1,4 +1,7 @@
 //! Rows of `[cluster]` and `[[node]]`: who is watched, and who promotes.
+//!
+//! Invariants: none of these rows is reloadable, because the control plane reads them once. Absent on
+//! purpose: rules over several rows (see `config::check`).
 
 use super::Default::{Required, Told, Toml};
 use super::View::{Node, Whole, Within};

@@ -1,4 +1,7 @@
 //! Rows of `[pool]` and `[route]`: how statements reach nodes.
+//!
+//! Invariants: every one of these rows is reloadable. Absent on purpose: rules over several rows (see
+//! `config::check`).
 
 use super::Default::Toml;
 use super::View::Whole;

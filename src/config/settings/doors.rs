@@ -1,4 +1,7 @@
 //! Rows of `[server]`, `[admin]`, `[auth]`, `[[auth.user]]` and `[log]`: where clients and people come in.
+//!
+//! Invariants: what is bound or opened at the start is not reloadable; secrets are shown hidden.
+//! Absent on purpose: rules over several rows (see `config::check`).
 
 use super::Default::{Required, Told, Toml};
 use super::View::{User, Whole, Within};

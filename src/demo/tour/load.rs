@@ -230,7 +230,7 @@ impl Worker {
         self.record.acknowledged.push((id, self.clock.now()));
         self.board.acknowledged.fetch_add(1, Ordering::SeqCst);
         if self.read(client, statements, id).await? == 0 {
-            self.record.unseen_own_writes += 1;
+            self.record.unseen_own_ids.push(id);
         }
         Ok(())
     }
