@@ -58,6 +58,13 @@ impl Session {
                 Poll::Ready(Err(_)) => return Poll::Ready(SessionEnd::ClientLost),
                 Poll::Pending => false,
             };
+            // Once more: a drain waits for the flush that has just been done.
+            if open
+                && self.handle.has_signals()
+                && let Some(end) = self.on_signals()
+            {
+                return Poll::Ready(end);
+            }
             if let Some(end) = self.ending
                 && open
             {
