@@ -249,7 +249,7 @@ class Pgregent(Entry):
             f'[pool]\nmode = "transaction"\nsize = {POOL_SIZE}\n\n'
             f"[route]\nread_write_split = {'true' if self.split else 'false'}\n\n"
             f'[auth]\nmethod = "trust"\n\n'
-            f'[[auth.user]]\nname = "{USER}"\nsecret = "{self.cluster.password}"\n'
+            f'[[auth.user]]\nname = "{USER}"\npassword = "{self.cluster.password}"\n'
         )
 
     def port(self, workload):

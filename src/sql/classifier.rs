@@ -55,7 +55,7 @@ impl Classifier {
     /// What may this text do? `text` is what the client sent, without the terminating NUL.
     ///
     /// A known shape costs one pass over the text and no allocation; another one runs the grammar (tens of
-    /// microseconds), one at a time in the whole process.
+    /// microseconds).
     pub fn classify(&mut self, text: &[u8], strings: StringSyntax) -> Arc<Classification> {
         if text.len() > self.bytes_max {
             return self.unexamined(text, Why::TooLong);

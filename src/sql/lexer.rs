@@ -68,8 +68,6 @@ enum Class {
 }
 
 static CLASS: [Class; 256] = class_table();
-/// Lower-case byte if it may go on a word, else 0. Bytes above 127 stay: PostgreSQL folds only ASCII in UTF-8.
-static FOLD: [u8; 256] = fold_table();
 
 const fn class_table() -> [Class; 256] {
     let mut table = [Class::Refused; 256];
@@ -93,18 +91,55 @@ const fn class_table() -> [Class; 256] {
     table
 }
 
-const fn fold_table() -> [u8; 256] {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = match byte as u8 {
-            b'A'..=b'Z' => byte as u8 + 32,
-            b'a'..=b'z' | b'_' | b'0'..=b'9' | b'$' | 0x80..=0xff => byte as u8,
-            _ => 0,
-        };
-        byte += 1;
+/// Bytes that are looked at together.
+const CHUNK: usize = 8;
+
+/// Eight bytes from `at`, the first in the lowest place; zeros behind the end.
+#[inline(always)]
+fn chunk(bytes: &[u8], at: usize) -> u64 {
+    let rest = bytes.get(at..).unwrap_or_default();
+    if let Some(whole) = rest.first_chunk::<CHUNK>() {
+        return u64::from_le_bytes(*whole);
     }
-    table
+    rest.iter().rev().fold(0, |chunk, byte| chunk << 8 | u64::from(*byte))
+}
+
+/// Questions about eight bytes at once, because a branch per byte costs more than all the rest. An answer has the
+/// top bit of each byte for which it is yes.
+mod swar {
+    const TOPS: u64 = u64::from_le_bytes([0x80; 8]);
+
+    const fn all(byte: u8) -> u64 {
+        u64::from_le_bytes([byte; 8])
+    }
+
+    /// Which bytes of `sevens`, all below 128, are in the range? Nothing carries from one byte to the next.
+    #[inline(always)]
+    const fn between(sevens: u64, first: u8, last: u8) -> u64 {
+        (sevens + all(0x80 - first)) & !(sevens + all(0x7f - last)) & TOPS
+    }
+
+    /// How many of the first bytes can go on a word: letters, digits, `_`, `$` and all above 127.
+    #[inline(always)]
+    pub fn word_len(bytes: u64) -> usize {
+        let sevens = bytes & !TOPS;
+        let letters = between(sevens | all(0x20), b'a', b'z');
+        let others = between(sevens, b'0', b'9') | between(sevens, b'_', b'_') | between(sevens, b'$', b'$');
+        let word = (letters | others | bytes) & TOPS;
+        ((!word & TOPS).trailing_zeros() / 8) as usize
+    }
+
+    /// Lower-case ASCII letters. Bytes above 127 stay: PostgreSQL folds only ASCII where the encoding is UTF-8.
+    #[inline(always)]
+    pub fn fold(bytes: u64) -> u64 {
+        let upper = between(bytes & !TOPS, b'A', b'Z') & !bytes;
+        bytes | (upper >> 2)
+    }
+}
+
+/// May it stand in the tag of a dollar quote?
+fn is_tag_byte(byte: u8) -> bool {
+    byte.is_ascii_digit() || CLASS[usize::from(byte)] == Class::Word
 }
 
 fn starts_word(byte: Option<&u8>) -> bool {
@@ -127,16 +162,27 @@ impl<'t> Lexer<'t> {
     #[inline(always)]
     pub fn next_token(&mut self) -> Result<Option<Token>, Unlexable> {
         loop {
-            let start = self.pos;
+            // Most tokens are a word behind one blank, or punctuation: these take no jump through a table.
+            let start = self.pos + usize::from(self.text.get(self.pos) == Some(&b' '));
+            self.pos = start;
             let Some(&byte) = self.text.get(start) else { return Ok(None) };
+            let class = CLASS[usize::from(byte)];
+            if class == Class::Word {
+                let (kind, end) = self.word(start)?;
+                self.pos = end;
+                return Ok(Some(Token { kind, start, end }));
+            }
+            if class == Class::Punctuation {
+                self.pos = start + 1;
+                return Ok(Some(Token { kind: Kind::Punctuation, start, end: start + 1 }));
+            }
             let second = self.text.get(start + 1).copied();
-            let (kind, end) = match CLASS[usize::from(byte)] {
+            let (kind, end) = match class {
                 Class::Space => {
                     self.pos += 1;
                     continue;
                 }
-                Class::Word => self.word(start)?,
-                Class::Punctuation => (Kind::Punctuation, start + 1),
+                Class::Word | Class::Punctuation => return Err(Unlexable),
                 Class::Digit => (Kind::Literal, self.number(start)?),
                 Class::Quote => (Kind::Literal, self.string(start + 1)?),
                 Class::DoubleQuote => (Kind::QuotedWord, self.quoted(start + 1, b'"')?),
@@ -163,13 +209,20 @@ impl<'t> Lexer<'t> {
     /// A word, or the string or identifier of which it is the prefix.
     #[inline(always)]
     fn word(&self, start: usize) -> Result<(Kind, usize), Unlexable> {
+        let mut len = 0;
+        loop {
+            let more = swar::word_len(chunk(self.text, start + len));
+            len += more;
+            if more < CHUNK {
+                break;
+            }
+        }
         let rest = &self.text[start..];
-        let len = rest.iter().position(|byte| FOLD[usize::from(*byte)] == 0).unwrap_or(rest.len());
         if len == 1 {
             let after = rest.get(1).copied();
             match (rest[0] | 0x20, after) {
                 (b'e', Some(b'\'')) => return Ok((Kind::Literal, self.escape_string(start + 2)?)),
-                (b'b' | b'x', Some(b'\'')) => return Ok((Kind::Literal, self.string(start + 2)?)),
+                (b'b' | b'x', Some(b'\'')) => return Ok((Kind::Literal, self.bit_string(start + 2)?)),
                 (b'u', Some(b'&')) => match rest.get(2) {
                     Some(b'\'') => return Ok((Kind::Literal, self.string(start + 3)?)),
                     Some(b'"') => return Ok((Kind::UnicodeWord, self.quoted(start + 3, b'"')?)),
@@ -184,6 +237,12 @@ impl<'t> Lexer<'t> {
     /// The end of `'...'` from behind its opening quote.
     fn string(&self, from: usize) -> Result<usize, Unlexable> {
         self.quoted(from, b'\'')
+    }
+
+    /// The end of `B'...'` or `X'...'`: a quote right behind it opens another string.
+    fn bit_string(&self, from: usize) -> Result<usize, Unlexable> {
+        let rest = self.text.get(from..).ok_or(Unlexable)?;
+        memchr(b'\'', rest).map(|found| from + found + 1).ok_or(Unlexable)
     }
 
     /// The end of a quoted thing in which only a doubled quote is special.
@@ -230,7 +289,7 @@ impl<'t> Lexer<'t> {
             let len = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
             return if starts_word(rest.get(len)) { Err(Unlexable) } else { Ok(start + 1 + len) };
         }
-        let tag = rest.iter().position(|byte| *byte == b'$' || FOLD[usize::from(*byte)] == 0).ok_or(Unlexable)?;
+        let tag = rest.iter().position(|byte| !is_tag_byte(*byte)).ok_or(Unlexable)?;
         if rest[tag] != b'$' {
             return Err(Unlexable);
         }
@@ -346,8 +405,9 @@ impl Shape {
     ///
     /// [`Unlexable`]: there is no shape.
     pub fn copy(&mut self, text: &[u8]) -> Result<Option<Hint>, Unlexable> {
-        // A byte of text becomes at most itself and a blank before it; one more is the hint's.
-        let room = 2 * text.len() + 1;
+        // A byte of text becomes at most itself and a blank before it; one more is the hint's. Words are written in
+        // whole chunks, the last of which may hang over.
+        let room = 2 * text.len() + 1 + CHUNK;
         if self.bytes.len() < room {
             self.bytes.resize(room, 0);
         }
@@ -376,18 +436,20 @@ impl Shape {
                     after_word = false;
                     continue;
                 }
-                Kind::Word => match self.word(bytes, after_word, statement_starts && literals == Literals::Collapsed) {
-                    Word::Plain => after_word = true,
-                    Word::Constant if literals == Literals::Collapsed => {
-                        self.len -= bytes.len() + usize::from(after_word);
-                        self.literal();
-                        after_word = false;
+                Kind::Word => {
+                    match self.word(text, token, after_word, statement_starts && literals == Literals::Collapsed) {
+                        Word::Plain => after_word = true,
+                        Word::Constant if literals == Literals::Collapsed => {
+                            self.len -= bytes.len() + usize::from(after_word);
+                            self.literal();
+                            after_word = false;
+                        }
+                        Word::MakesLiteralsMatter if literals == Literals::Collapsed => {
+                            return Ok(Copied::LiteralsMatter);
+                        }
+                        Word::Constant | Word::MakesLiteralsMatter => after_word = true,
                     }
-                    Word::MakesLiteralsMatter if literals == Literals::Collapsed => {
-                        return Ok(Copied::LiteralsMatter);
-                    }
-                    Word::Constant | Word::MakesLiteralsMatter => after_word = true,
-                },
+                }
                 Kind::Literal if literals == Literals::Collapsed => {
                     self.literal();
                     after_word = false;
@@ -415,29 +477,31 @@ impl Shape {
         self.len += 1;
     }
 
-    fn ends_with(&self, end: &[u8]) -> bool {
-        self.bytes().ends_with(end)
-    }
-
-    /// Appends a word in lower case.
+    /// Appends a word in lower case. Chunks are read from the text, not from the word, so that nearly all are whole.
     #[inline]
-    fn word(&mut self, word: &[u8], blank: bool, must_be_literal_free: bool) -> Word {
+    fn word(&mut self, text: &[u8], token: Token, blank: bool, must_be_literal_free: bool) -> Word {
         if blank {
             self.push(b' ');
         }
-        let end = self.len + word.len();
-        let folded = &mut self.bytes[self.len..end];
-        for (to, from) in folded.iter_mut().zip(word) {
-            *to = FOLD[usize::from(*from)];
+        let start = self.len;
+        let len = token.end - token.start;
+        let mut at = 0;
+        while at < len {
+            let folded = swar::fold(chunk(text, token.start + at)).to_le_bytes();
+            if let Some(room) = self.bytes.get_mut(start + at..).and_then(<[u8]>::first_chunk_mut) {
+                *room = folded;
+            }
+            at += CHUNK;
         }
-        self.len = end;
-        if must_be_literal_free && !LITERAL_FREE.contains(&&*folded) {
+        self.len = start + len;
+        let folded = &self.bytes[start..self.len];
+        if must_be_literal_free && !LITERAL_FREE.contains(&folded) {
             return Word::MakesLiteralsMatter;
         }
         match folded.len() {
             4 if *folded == *b"null" || *folded == *b"true" => Word::Constant,
             5 if *folded == *b"false" => Word::Constant,
-            10 if *folded == *SET_CONFIG => Word::MakesLiteralsMatter,
+            10 if folded == SET_CONFIG => Word::MakesLiteralsMatter,
             _ => Word::Plain,
         }
     }
@@ -458,7 +522,7 @@ impl Shape {
         if let [.., b'(' | b',' | b'[', b'-' | b'+'] = self.bytes() {
             self.len -= 1;
         }
-        if self.ends_with(&[LITERAL, b',']) {
+        if let [.., LITERAL, b','] = self.bytes() {
             self.len -= 1;
         } else {
             self.push(LITERAL);
@@ -468,8 +532,9 @@ impl Shape {
     /// Appends punctuation; a row of literals behind a row of literals is one row.
     #[inline]
     fn punctuation(&mut self, byte: u8) {
-        const TWO_ROWS: [u8; 6] = [b'(', LITERAL, b')', b',', b'(', LITERAL];
-        if byte == b')' && self.ends_with(&TWO_ROWS) {
+        if byte == b')'
+            && let [.., b'(', LITERAL, b')', b',', b'(', LITERAL] = self.bytes()
+        {
             self.len -= 4;
         }
         self.push(byte);
@@ -484,4 +549,33 @@ enum Word {
     Constant,
     /// It is `set_config`, or starts a statement whose literals decide.
     MakesLiteralsMatter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_bytes_at_once_are_what_they_are_one_by_one() {
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..=0xff);
+        for byte in 0..=255_u8 {
+            for place in 0..CHUNK {
+                for around in [b'a', b'Z', b'_', 0x80, 0xff] {
+                    let mut bytes = [around; CHUNK];
+                    bytes[place] = byte;
+                    let expected = bytes.iter().position(|byte| !is_word(*byte)).unwrap_or(CHUNK);
+                    assert_eq!(swar::word_len(u64::from_le_bytes(bytes)), expected, "{bytes:?}");
+                    let folded = swar::fold(u64::from_le_bytes(bytes)).to_le_bytes();
+                    assert_eq!(folded, bytes.map(|byte| byte.to_ascii_lowercase()), "{bytes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_chunk_at_the_end_is_padded() {
+        assert_eq!(chunk(b"ab", 1).to_le_bytes(), *b"b\0\0\0\0\0\0\0");
+        assert_eq!(chunk(b"ab", 2), 0);
+        assert_eq!(chunk(b"12345678", 0).to_le_bytes(), *b"12345678");
+    }
 }
