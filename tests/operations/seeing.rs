@@ -1,5 +1,6 @@
 //! What operators see: metrics, health, API, logs, and `pgregent check`.
 
+use crate::support::message;
 use crate::support::proxy::{Proxy, ProxySpec, Written};
 use crate::support::{cluster, wait_for};
 use crate::{LATE_MAX, login, make_role, try_login, with_role};
@@ -155,4 +156,35 @@ fn check_judges_files_and_nodes() {
     let (output, text) = check(ProxySpec::new(&[crate::support::free_port()]), &["--connect"]);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("not reached"), "{text}");
+}
+
+/// Resident memory of the proxy, KiB.
+fn resident_kib(proxy: &Proxy) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim_end_matches("kB").trim().parse().unwrap()
+}
+
+#[test]
+fn an_idle_client_costs_little() {
+    let proxy = with_role("sleepy").set("auth.method", "\"trust\"").start_ready();
+    let idle = |_| {
+        let mut client = login(&proxy, "sleepy");
+        assert_eq!(client.value("SELECT 1"), "1");
+        let named = [
+            message::parse("s1", "SELECT $1::int + 1"),
+            message::bind("", "s1", &[Some(b"7")]),
+            message::execute("", 0),
+            message::sync(),
+        ];
+        client.send(&message::batch(&named)).unwrap();
+        assert_eq!(client.answer().unwrap().rows, [[Some("8".to_owned())]]);
+        client
+    };
+    let _early: Vec<_> = (0..100).map(idle).collect();
+    let before = resident_kib(&proxy);
+    let many: Vec<_> = (0..500).map(idle).collect();
+    let each = (resident_kib(&proxy) - before) / many.len() as f64;
+    eprintln!("an idle client costs {each:.2} KiB");
+    assert!(each <= 4.0, "{each} KiB");
 }
