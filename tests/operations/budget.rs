@@ -1,4 +1,6 @@
 //! Several pools share one node's budget.
+//!
+//! Invariants: PostgreSQL's own count of connections per role is what is believed. Absent on purpose: which node is chosen.
 
 use crate::support::rawclient::RawClient;
 use crate::support::{cluster, wait_for};

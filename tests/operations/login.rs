@@ -1,4 +1,6 @@
 //! Logins: every method, every source of secrets, every refusal, compared with PostgreSQL's own.
+//!
+//! Invariants: PostgreSQL's own answer is the expected one. Absent on purpose: the exchanges step by step (unit tests of auth).
 
 use crate::solo;
 use crate::support::proxy::{Proxy, ProxySpec};

@@ -1,4 +1,6 @@
 //! One pool: its size, its fairness, its idle backends.
+//!
+//! Invariants: PostgreSQL's own count of connections per role is what is believed. Absent on purpose: several pools (budget).
 
 use crate::support::cluster;
 use crate::support::rawclient::RawClient;

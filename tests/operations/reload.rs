@@ -1,4 +1,6 @@
 //! SIGHUP: what is applied, what needs a restart, what is refused.
+//!
+//! Invariants: each change is waited for in the log before its effect is tested. Absent on purpose: which setting can be reloaded (config).
 
 use crate::support::cluster;
 use crate::support::proxy::Proxy;

@@ -1,4 +1,6 @@
 //! What operators see: metrics, health, API, logs, and `pgregent check`.
+//!
+//! Invariants: numbers are compared with what was done and with each other. Absent on purpose: the HTTP server itself (tests/admin).
 
 use crate::support::message;
 use crate::support::proxy::{Proxy, ProxySpec, Written};

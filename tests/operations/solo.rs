@@ -1,4 +1,6 @@
 //! A cluster of one node for tests that restart it or change its rules.
+//!
+//! Invariants: each cluster belongs to the test that starts it. Absent on purpose: standbys, failover.
 
 use crate::support::cluster::APP_PASSWORD;
 use crate::support::proxy::ProxySpec;

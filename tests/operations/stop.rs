@@ -1,4 +1,6 @@
 //! Stopping: who is let finish, who is told, how long it may take.
+//!
+//! Invariants: the program is the test's own child, so that its exit code is seen. Absent on purpose: failover during a drain.
 
 use crate::support::cluster::{APP_PASSWORD, APP_USER};
 use crate::support::message;
