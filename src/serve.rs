@@ -61,12 +61,25 @@ pub async fn accept(server: Arc<Server>, listener: Listener, stop: CancellationT
 
 impl Server {
     /// The life of one connection.
-    async fn serve(self: Arc<Self>, mut stream: Stream, peer: SocketAddr) {
-        // Boxed: the login's memory is gone once the session runs.
+    async fn serve(self: Arc<Self>, stream: Stream, peer: SocketAddr) {
+        // Boxed: the login's memory is gone once the session runs, and there are many sessions.
+        let Some(Begun { session, identity, permit }) = Box::pin(self.let_in(stream, peer)).await else { return };
+        self.deps.metrics.clients.logins.inc("ok");
+        let counted = self.deps.metrics.clients.session();
+        let end = session.run().await;
+        drop((counted, permit));
+        client_span(&peer, &identity.user, &identity.database)
+            .in_scope(|| tracing::debug!("session ended: {}", end.label()));
+    }
+
+    /// From accept to a session. Who does not get that far has been told why.
+    async fn let_in(&self, mut stream: Stream, peer: SocketAddr) -> Option<Begun> {
         let entered = match Box::pin(self.enter(&mut stream, peer)).await {
-            Ok(Some(entered)) => entered,
-            Ok(None) => return,
-            Err(error) => return self.turn_away(&mut stream, peer, &error).await,
+            Ok(entered) => entered?,
+            Err(error) => {
+                self.turn_away(&mut stream, peer, &error).await;
+                return None;
+            }
         };
         let Entered { hello, startup, permit } = entered;
         let identity = Identity { user: Arc::clone(&hello.user), database: Arc::clone(&hello.database) };
@@ -75,12 +88,11 @@ impl Server {
             // Those registered before were told by whoever began the drain.
             handle.signal(Signal::Drain);
         }
-        drop(hello.parameters);
         let deps = Arc::clone(&self.deps);
         let begun =
             Box::pin(Session::begin(deps, identity.clone(), startup, handle, stream, self.draining.clone())).await;
-        let session = match begun {
-            Ok(session) => session,
+        match begun {
+            Ok(session) => Some(Begun { session: Box::new(session), identity, permit }),
             Err((error, mut stream)) => {
                 self.deps.metrics.client_error(&error);
                 self.deps.metrics.clients.logins.inc(error.label());
@@ -88,15 +100,10 @@ impl Server {
                     .in_scope(|| tracing::info!("login refused: {error}"));
                 let mut out = Vec::new();
                 encode::error(&mut out, &ClientError { severity: Severity::Fatal, ..error.client() });
-                return send_last(&mut stream, &out).await;
+                send_last(&mut stream, &out).await;
+                None
             }
-        };
-        self.deps.metrics.clients.logins.inc("ok");
-        let counted = self.deps.metrics.clients.session();
-        let end = session.run().await;
-        drop((counted, permit));
-        client_span(&peer, &identity.user, &identity.database)
-            .in_scope(|| tracing::debug!("session ended: {}", end.label()));
+        }
     }
 
     /// From accept to a client that may speak.
@@ -172,6 +179,13 @@ impl Server {
         tracing::debug!(client = %peer, "connection refused: {error}");
         refuse(stream, error).await;
     }
+}
+
+/// A client whose session can run.
+struct Begun {
+    session: Box<Session>,
+    identity: Identity,
+    permit: Permit,
 }
 
 struct Entered {

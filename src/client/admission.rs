@@ -133,13 +133,22 @@ fn admit(state: &Arc<Mutex<Places>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn config(limit: usize, queue: usize) -> ServerConfig {
-        let mut config =
-            crate::config::Config::parse("[[node]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n", "test").unwrap().server;
-        config.max_client_connections = limit;
-        config.accept_queue = queue;
-        config
+        let second = Duration::from_secs(1);
+        ServerConfig {
+            listen: Vec::new(),
+            max_client_connections: limit,
+            accept_queue: queue,
+            accept_queue_timeout: second,
+            login_timeout: second,
+            drain_timeout: second,
+            workers: 0,
+            message_bytes_max: 0,
+            client_write_timeout: second,
+            client_idle_timeout: None,
+        }
     }
 
     fn queued(admission: &Admission, config: &ServerConfig) -> oneshot::Receiver<Permit> {

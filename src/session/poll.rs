@@ -25,11 +25,12 @@ struct Again;
 
 impl Session {
     /// Serves the client until it leaves or the session must end.
-    pub async fn run(mut self) -> SessionEnd {
+    /// Boxed, so that the task of an idle client holds a pointer and not its moves.
+    pub async fn run(mut self: Box<Self>) -> SessionEnd {
         let end = poll_fn(|cx| self.poll(cx)).await;
         self.leave(end);
         if end == SessionEnd::Drained || end == SessionEnd::IdleTimeout {
-            self.say_goodbye(end).await;
+            Box::pin(self.say_goodbye(end)).await;
         }
         end
     }
@@ -58,6 +59,13 @@ impl Session {
                 Poll::Ready(Err(_)) => return Poll::Ready(SessionEnd::ClientLost),
                 Poll::Pending => false,
             };
+            // Once more: a drain waits for the flush that has just been done.
+            if open
+                && self.handle.has_signals()
+                && let Some(end) = self.on_signals()
+            {
+                return Poll::Ready(end);
+            }
             if let Some(end) = self.ending
                 && open
             {

@@ -61,6 +61,12 @@ impl ProxySpec {
         self
     }
 
+    /// Knows no users but those that other settings tell of.
+    pub fn without_users(mut self) -> Self {
+        self.users.clear();
+        self
+    }
+
     fn toml(&self) -> String {
         let mut text = String::new();
         for (section, settings) in &self.settings {
@@ -79,8 +85,8 @@ impl ProxySpec {
         text
     }
 
-    /// Starts it and waits until its port accepts connections.
-    pub fn start(self) -> Proxy {
+    /// Chooses ports and writes the config, for tests that start the program themselves.
+    pub fn write(self) -> Written {
         let (port, admin) = (free_port(), free_port());
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("proxy-{}-{port}", std::process::id()));
         fs::create_dir_all(&directory).expect("the target directory is writable");
@@ -90,6 +96,12 @@ impl ProxySpec {
             .set("cluster.state_dir", &format!("{:?}", directory.display().to_string()));
         let config = directory.join("pgregent.toml");
         fs::write(&config, spec.toml()).expect("the directory is writable");
+        Written { port, admin, directory, config }
+    }
+
+    /// Starts it and waits until its port accepts connections.
+    pub fn start(self) -> Proxy {
+        let Written { port, admin, directory, config } = self.write();
         let log = File::create(directory.join("log")).expect("the directory is writable");
         let arguments = ["serve", "--config", config.to_str().expect("a plain path")];
         let process = ProcessGuard::spawn(Path::new(env!("CARGO_BIN_EXE_pgregent")), &arguments, &directory, log);
@@ -128,6 +140,18 @@ impl ProxySpec {
     }
 }
 
+/// A config that was written, and what it says.
+pub struct Written {
+    /// Where clients connect.
+    pub port: u16,
+    /// Where HTTP answers.
+    pub admin: u16,
+    /// Everything of this proxy lives here.
+    pub directory: PathBuf,
+    /// The file.
+    pub config: PathBuf,
+}
+
 /// A running proxy.
 pub struct Proxy {
     /// Where clients connect.
@@ -159,6 +183,11 @@ impl Proxy {
         if let Some(process) = &self.process {
             process.signal(name);
         }
+    }
+
+    /// Its config file.
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("pgregent.toml")
     }
 
     /// What it has logged so far.

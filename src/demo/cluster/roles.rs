@@ -19,7 +19,7 @@ pub const APP_DATABASE: &str = "app";
 /// Where the monitor connects to, and where `auth_query` runs.
 pub const MONITOR_DATABASE: &str = "postgres";
 /// Reads a role's secret through the function that [`AuthSource::Query`](super::AuthSource) needs.
-pub const AUTH_QUERY: &str = "SELECT name, secret, valid_until FROM pgregent_secret($1)";
+pub const AUTH_QUERY: &str = "SELECT name, secret, valid_until FROM public.pgregent_secret($1)";
 
 /// Random, letters and digits only, so that it needs no quoting anywhere.
 const PASSWORD_CHARACTERS: usize = 24;
