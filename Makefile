@@ -4,7 +4,6 @@ CARGO ?= cargo
 PORT ?=
 TOUR ?=
 HEAL ?=
-FUZZ_SECONDS ?= 10
 CONFIG ?= config/pgregent.example.toml
 DEMO_FLAGS = $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(TOUR)),--tour) $(if $(filter-out 0,$(HEAL)),--keep-healing)
 
