@@ -1,0 +1,55 @@
+//! Both sides of a login against somebody who does not know the password.
+//!
+//! Promises: no client gets in by any messages; once a node has asked for SCRAM, it is believed only after it
+//! has proved that it knows the password too.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pgregent::auth::{ClientExchange, ClientStep, NodeCredential, ServerExchange, ServerStep, StoredSecret};
+use pgregent::config::{AuthMethod, Secret};
+use std::sync::OnceLock;
+
+const PASSWORD: &str = "correct horse battery staple 5174920";
+const SASL: u32 = 10;
+
+fn stored() -> &'static [Option<StoredSecret>; 3] {
+    static STORED: OnceLock<[Option<StoredSecret>; 3]> = OnceLock::new();
+    STORED.get_or_init(|| {
+        let verifier = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$\
+            MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=:MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=";
+        let parse = |text| Some(StoredSecret::parse(text).expect("a secret"));
+        [None, parse(PASSWORD), parse(verifier)]
+    })
+}
+
+fn client_side(method: AuthMethod, secret: Option<&StoredSecret>, bodies: &[Vec<u8>]) {
+    let (mut exchange, _) = ServerExchange::begin(method, "joe", secret, &[7; 32]);
+    for body in bodies {
+        match exchange.step(body) {
+            Ok(ServerStep::Send(_)) | Err(_) => {}
+            Ok(ServerStep::Done(_) | ServerStep::SendAndDone(..)) => panic!("let in without the password"),
+        }
+    }
+}
+
+fn node_side(bodies: &[Vec<u8>]) {
+    let mut exchange = ClientExchange::new("joe", &NodeCredential::Password(Secret::new(PASSWORD)));
+    let mut asked = false;
+    for body in bodies {
+        let code = body.first_chunk().map(|code| u32::from_be_bytes(*code));
+        let step = exchange.on_auth(body);
+        assert!(!asked || !matches!(step, Ok(ClientStep::Ok)), "a node was believed without proof");
+        asked |= code == Some(SASL) && step.is_ok();
+        if step.is_err() {
+            return;
+        }
+    }
+}
+
+fuzz_target!(|input: (u8, Vec<Vec<u8>>)| {
+    let (choice, bodies) = input;
+    let method = [AuthMethod::Password, AuthMethod::Md5, AuthMethod::ScramSha256][usize::from(choice) % 3];
+    client_side(method, stored()[usize::from(choice / 3) % 3].as_ref(), &bodies);
+    node_side(&bodies);
+});
