@@ -54,11 +54,22 @@ impl Session {
         let (mut at, mut run) = (0, 0);
         let mut progress = Progress::Stay;
         while at < input.len() {
-            let scanned = attachment.scan.next(&input[at..]).map_err(|_| Loss::Garbage)?;
-            let (take, fate) = match scanned {
-                Scanned::More => break,
-                Scanned::Rest { take } => (take, attachment.to_client.fate()),
-                Scanned::Begin { tag, take, .. } => (take, self.on_message(attachment, tag, &input[at..at + take])?),
+            let scanned = attachment.scan.next(&input[at..]).map_err(|_| Loss::Garbage);
+            let handled = scanned.and_then(|scanned| match scanned {
+                Scanned::More => Ok(None),
+                Scanned::Rest { take } => Ok(Some((take, attachment.to_client.fate()))),
+                Scanned::Begin { tag, take, .. } => {
+                    self.on_message(attachment, tag, &input[at..at + take]).map(|fate| Some((take, fate)))
+                }
+            });
+            let (take, fate) = match handled {
+                Ok(Some(handled)) => handled,
+                Ok(None) => break,
+                Err(loss) => {
+                    // A node that goes says so right behind an answer, which is still the client's.
+                    self.outbox.push(&input[run..at]);
+                    return Err(loss);
+                }
             };
             let forward = matches!(fate, Fate::Forward | Fate::Stop(true));
             if !forward {

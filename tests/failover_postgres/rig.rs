@@ -129,14 +129,19 @@ impl Rig {
 
     /// `/api/v1/cluster`.
     pub fn status(&self) -> Value {
+        let body = self.http("/api/v1/cluster");
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+    }
+
+    /// The body of a GET on the admin port.
+    pub fn http(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let request = "GET /api/v1/cluster HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap();
-        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap()
     }
 
     /// The control plane's part of the status.
