@@ -181,10 +181,24 @@ impl Session {
         }
         let deadline = self.deadline();
         match pool.join(deadline) {
+            Ok(ticket) if self.is_overtaken(target) => {
+                pool.leave(ticket, now);
+                self.seek(self.wanted_unit);
+            }
             Ok(ticket) => {
                 self.stage = Stage::WaitingForBackend(Box::new(BackendWait { pool, ticket, target, since: now }));
             }
             Err(error) => self.deny(&Denied::Checkout(error)),
+        }
+    }
+
+    /// Has the node lost its part since it was chosen? Its pool may have sent its waiters away before
+    /// this one joined, and would let it wait until its deadline.
+    fn is_overtaken(&self, target: Target) -> bool {
+        let topology = self.deps.topology.load();
+        match target.role {
+            Role::Primary => topology.primary != Some(target.node),
+            _ => !topology.node(target.node).is_some_and(|view| view.accepts_reads),
         }
     }
 

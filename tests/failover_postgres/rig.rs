@@ -31,12 +31,6 @@ impl Plan {
         Self { cluster: ClusterOptions::default(), settings }
     }
 
-    /// With a line in a section of the proxy's config.
-    pub fn set(mut self, section: &'static str, line: &str) -> Self {
-        self.settings.push((section, line.to_owned()));
-        self
-    }
-
     /// Starts with `failover = "follow"`: somebody else promotes.
     pub fn start_following(self) -> Rig {
         self.start_changing(&|config| config.replace("failover = \"automatic\"", "failover = \"follow\""))
