@@ -64,18 +64,18 @@ fn a_full_primary_is_not_given_up() {
         direct.push(session);
         assert!(direct.len() < 100);
     }
-    // The monitor connects anew only when its session is gone.
+    // The monitor connects anew only when its session is gone; the limit keeps it from being first.
+    rig.node("pg1").psql("ALTER ROLE pgregent CONNECTION LIMIT 0").unwrap();
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'pgregent'";
     rig.node("pg1").psql(end).unwrap();
-    while let Ok(session) = RawClient::login(rig.node("pg1").port(), &rig.login()) {
-        direct.push(session);
-        assert!(direct.len() < 100);
-    }
-    pause(2500);
+    wait_for("53300 for the monitor", LIMIT, || rig.node_status("pg1")["probe_failure"] == "too_many_connections");
+    pause(2000);
     client.simple("INSERT INTO ledger (id) VALUES (-2)").unwrap();
     println!("full: {} {}", rig.node_status("pg1")["probe_failure"], rig.node_status("pg1")["health"]);
+    assert_eq!(rig.node_status("pg1")["probe_failure"], "too_many_connections");
     let control = rig.control();
     assert_eq!((&control["primary"], &control["failover"]["failovers"]), (&"pg1".into(), &0.into()));
+    rig.node("pg1").psql("ALTER ROLE pgregent CONNECTION LIMIT -1").unwrap();
     drop(direct);
     wait_for("the monitor is back", LIMIT, || rig.node_status("pg1")["probe_failure"].is_null());
     rig.assert_log_clean(&[]);
