@@ -5,6 +5,7 @@ use crate::rig::{LIMIT, Plan, Rig, outcome, pause};
 use crate::support::rawclient::RawClient;
 use crate::support::wait_for;
 use pgregent::demo::cluster::Shutdown;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// On a slow, busy machine; an idle one needs well under a second.
@@ -15,6 +16,9 @@ const SILENT_OUTAGE_MAX: Duration = Duration::from_secs(15);
 const LOST_MAX: usize = 20;
 /// Time to warm up, and to go on after the change.
 const WARM_MS: u64 = 800;
+
+/// Clients that write.
+const WRITERS: usize = 4;
 
 /// Sessions that do nothing while the primary changes.
 struct Bystanders {
@@ -54,7 +58,7 @@ impl Bystanders {
 /// Runs a change of primary under load, and checks what all kinds of death have in common.
 fn change(title: &str, rig: &Rig, outage_max: Duration, fault: impl FnOnce()) {
     let bystanders = Bystanders::new(rig);
-    let load = Load::start(rig, 4, 3);
+    let load = Load::start(rig, WRITERS, 3);
     pause(WARM_MS);
     let began = Instant::now();
     fault();
@@ -114,7 +118,7 @@ fn a_primary_stopped_at_once_is_replaced() {
 #[test]
 fn a_frozen_primary_is_replaced_and_never_written_again() {
     let rig = Plan::new().start();
-    let load = Load::start(&rig, 4, 3);
+    let load = Load::start(&rig, WRITERS, 3);
     pause(WARM_MS);
     let frozen = Instant::now();
     rig.node("pg1").freeze().unwrap();
@@ -135,17 +139,12 @@ fn a_frozen_primary_is_replaced_and_never_written_again() {
     rig.print_parts("frozen");
     let primary = rig.control()["primary"].as_str().unwrap().to_owned();
     assert_eq!(lost(&writers, rig.node(&primary)), 0);
-    // What was under way may be there; nothing sent after the freeze.
-    let after: Vec<i64> = writers.acked.iter().filter(|(_, at)| *at > frozen).map(|(id, _)| *id).collect();
+    // What was under way at the freeze may be on the old primary; nothing else may.
     let on_old = ids_on(rig.node("pg1"));
-    let late: Vec<_> = after.iter().filter(|id| on_old.contains(id)).collect();
-    let frozen_before: Vec<_> = late.iter().filter(|id| !ids_on(rig.node(&primary)).contains(id)).collect();
-    assert!(frozen_before.is_empty(), "acknowledged by the given up primary only: {frozen_before:?}");
-    let strangers: Vec<_> = on_old
-        .iter()
-        .filter(|id| !writers.unknown.contains(id) && !writers.acked.iter().any(|(acked, _)| acked == *id))
-        .collect();
-    assert!(strangers.is_empty(), "rows on the old primary that nobody knows of: {strangers:?}");
+    let before: BTreeSet<i64> = writers.acked.iter().filter(|(_, at)| *at < frozen).map(|(id, _)| *id).collect();
+    let late: Vec<_> = on_old.iter().filter(|id| !writers.unknown.contains(id) && !before.contains(id)).collect();
+    // An acknowledgement may have been on its way to the client while the node froze.
+    assert!(late.len() <= WRITERS, "the given up primary was written after the freeze: {late:?}");
     assert_eq!(rig.app_backends("pg1"), "0");
     writers.assert_only(&["08007"]);
     readers.assert_only(&[]);
@@ -156,7 +155,7 @@ fn a_frozen_primary_is_replaced_and_never_written_again() {
 #[test]
 fn a_primary_that_crashes_and_restarts_stays_primary() {
     let rig = Plan::new().start();
-    let load = Load::start(&rig, 4, 3);
+    let load = Load::start(&rig, WRITERS, 3);
     pause(WARM_MS);
     let victim = "SELECT pid FROM pg_stat_activity WHERE usename = 'app' AND backend_type = 'client backend' LIMIT 1";
     let pid = rig.node("pg1").psql(victim).unwrap();
