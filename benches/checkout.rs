@@ -74,7 +74,7 @@ async fn pool(clock: &Clock) -> (PoolSet, Arc<Pool>, TopologyPublisher) {
 }
 
 async fn queue(pool: &Arc<Pool>, clock: &Clock) -> Checkout {
-    let ticket = pool.join(clock.now() + Duration::from_secs(10)).unwrap();
+    let ticket = pool.join(clock.now() + Duration::from_secs(10), 0).unwrap();
     poll_fn(|cx| pool.poll_ticket(ticket, cx, || clock.now())).await.unwrap()
 }
 

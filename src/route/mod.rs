@@ -11,7 +11,7 @@ pub use balance::{BALANCES, Balance, Candidate, balance};
 use crate::clock::Time;
 use crate::ids::{Epoch, NodeId};
 use crate::sql::Access;
-use crate::topology::{NodeView, Role, Topology, Writes};
+use crate::topology::{Health, NodeView, Role, Topology, Writes};
 use std::sync::Arc;
 
 /// Nodes that one proxy can serve.
@@ -147,12 +147,28 @@ pub fn choose(
             count += 1;
         }
     }
+    count = prefer_healthy(&mut candidates[..count], topology);
     if count > 0 {
         let picked = candidates[balance.pick(&candidates[..count], dice).min(count - 1)];
         return Ok(target(topology, picked.node, Role::Standby, Reason::Read));
     }
     primary(topology, if stale { Reason::NotFresh } else { Reason::NoStandby })
         .or_else(|no| last_resort(wishes, topology, no))
+}
+
+/// A suspect node may be about to be down: it is left alone while another can take the read. Moves
+/// the healthy candidates to the front and returns how many are to be chosen among.
+fn prefer_healthy(candidates: &mut [Candidate], topology: &Topology) -> usize {
+    let healthy =
+        |candidate: &Candidate| topology.node(candidate.node).is_some_and(|view| view.health == Health::Healthy);
+    let mut front = 0;
+    for index in 0..candidates.len() {
+        if healthy(&candidates[index]) {
+            candidates.swap(front, index);
+            front += 1;
+        }
+    }
+    if front == 0 { candidates.len() } else { front }
 }
 
 fn takes_reads(view: &NodeView) -> bool {
@@ -238,6 +254,19 @@ mod tests {
         assert_eq!(ask(&avoid, &t).unwrap().node, NodeId(1));
         t.nodes[1].accepts_reads = false;
         assert!(ask(&avoid, &t).is_err());
+    }
+
+    #[test]
+    fn a_suspect_standby_is_left_alone_while_another_can() {
+        let mut t = topology();
+        t.nodes[1].health = Health::Suspect;
+        for seed in 0..50 {
+            let got =
+                choose(&wishes(Access::Read), &t, &[100, 100, 100], BALANCES[0], |_| 0, &mut Dice::new(seed)).unwrap();
+            assert_eq!(got.node, NodeId(2));
+        }
+        t.nodes[2].health = Health::Suspect;
+        assert_eq!(ask(&wishes(Access::Read), &t).unwrap().role, Role::Standby);
     }
 
     #[test]

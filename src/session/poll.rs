@@ -200,11 +200,10 @@ impl Session {
             self.act(attachment, Progress::Release);
             return Poll::Ready(Ok(Again));
         }
-        let mut full = false;
-        match self.forward(&mut attachment) {
+        let full = match self.forward(&mut attachment) {
             Ok(forwarded @ (Forwarded::Done | Forwarded::Full)) => {
-                full = forwarded == Forwarded::Full;
                 self.emit_invented(&mut attachment);
+                forwarded == Forwarded::Full
             }
             Ok(Forwarded::Terminate) => {
                 self.stage = Stage::Attached(attachment);
@@ -219,7 +218,7 @@ impl Session {
                 self.stage = Stage::Attached(attachment);
                 return Poll::Ready(Ok(Again));
             }
-        }
+        };
         match attachment.outbox.poll_flush(&mut attachment.checkout.stream, cx) {
             // A node that has closed may have said why; reading tells.
             Poll::Ready(Err(_)) => attachment.outbox.clear(),

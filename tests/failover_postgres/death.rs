@@ -1,4 +1,6 @@
 //! The primary ends: killed, stopped, frozen, crashed.
+//!
+//! Invariant: every bound holds on a slow machine with two cores. Absent on purpose: the rig itself (`rig`, `load`).
 
 use crate::load::{Load, ids_on, lost, print};
 use crate::rig::{LIMIT, Plan, Rig, outcome, pause};

@@ -1,4 +1,6 @@
 //! Read your writes, while one standby replays late and the other is paused for a while.
+//!
+//! Invariant: every bound holds on a slow machine with two cores. Absent on purpose: the rig itself (`rig`, `load`).
 
 use crate::rig::{Plan, login, pause};
 use crate::support::rawclient::RawClient;

@@ -1,4 +1,6 @@
 //! Standbys end or fall silent; an old primary comes back.
+//!
+//! Invariant: every bound holds on a slow machine with two cores. Absent on purpose: the rig itself (`rig`, `load`).
 
 use crate::load::{Load, print};
 use crate::rig::{LIMIT, Plan, pause};
@@ -73,7 +75,7 @@ fn an_old_primary_is_used_only_after_a_rewind() {
 
     old.stop(Shutdown::Fast).unwrap();
     let primary = rig.control()["primary"].as_str().unwrap().to_owned();
-    assert_ne!(old.rejoin(rig.node(&primary)).unwrap(), Rejoined::Rebuilt);
+    assert!(!matches!(old.rejoin(rig.node(&primary)).unwrap(), Rejoined::Rebuilt { .. }));
     rig.wait_reads_on(&["pg1"]);
     let load = Load::start(&rig, 2, 3);
     pause(600);

@@ -1,4 +1,6 @@
 //! What operators and bad luck do: promotion by hand, two primaries, full servers, restarts.
+//!
+//! Invariant: every bound holds on a slow machine with two cores. Absent on purpose: the rig itself (`rig`, `load`).
 
 use crate::load::{Load, lost, print};
 use crate::rig::{LIMIT, Plan, outcome, pause, since};
