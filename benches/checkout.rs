@@ -24,10 +24,13 @@ use tokio::net::TcpListener;
 /// Backends on the idle stack.
 const BACKENDS: usize = 20;
 
+/// Only for its `[pool]`.
 const CONFIG: &str = r#"
+[cluster]
+failover = "manual"
 [[node]]
 name = "pg1"
-address = "127.0.0.1:5432"
+address = "10.0.0.1"
 [auth]
 method = "trust"
 [[auth.user]]

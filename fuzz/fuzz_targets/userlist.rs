@@ -16,7 +16,8 @@ fn config() -> &'static (AuthConfig, PathBuf) {
     static CONFIG: OnceLock<(AuthConfig, PathBuf)> = OnceLock::new();
     CONFIG.get_or_init(|| {
         let path = std::env::temp_dir().join(format!("pgregent-fuzz-userlist-{}", std::process::id()));
-        let text = "[[node]]\nname = \"pg1\"\naddress = \"127.0.0.1\"\n[[auth.user]]\nname = \"u\"\npassword = \"p\"\n";
+        let text = "cluster.failover = \"manual\"\n[[node]]\nname = \"pg1\"\naddress = \"10.0.0.1\"\n\
+            [[auth.user]]\nname = \"u\"\npassword = \"p\"\n";
         let mut auth = Config::parse(text, "fuzz.toml").expect("valid").auth;
         auth.users.clear();
         auth.userlist = Some(path.clone());
