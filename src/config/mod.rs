@@ -73,7 +73,7 @@ pub struct ServerConfig {
     pub login_timeout: Duration,
     /// How long SIGTERM lets transactions finish. Default 30 s.
     pub drain_timeout: Duration,
-    /// Threads of the data plane; 0 means one per core. Default 0.
+    /// Threads of the data plane; 0 means one per core less one, at least one. Default 0.
     pub workers: usize,
     /// Longest message accepted from a client, bytes. Default 1 GiB (PostgreSQL's limit), range 64 KiB..=1 GiB.
     pub message_bytes_max: usize,

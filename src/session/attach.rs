@@ -4,6 +4,7 @@
 //! has a deadline; settings are replayed before anything of the client. Absent on purpose: how nodes
 //! are chosen (`route`) and how backends are opened (`pool`).
 
+use super::effects::Pins;
 use super::unit::Unit;
 use super::{Attachment, BackendWait, Gate, Replay, RouteWait, Session, SessionEnd, Stage, Streamed};
 use crate::backend::Owed;
@@ -242,7 +243,7 @@ impl Session {
         self.replay_settings(&mut attachment);
         self.replay_begin(&mut attachment);
         if self.deps.tunables.load().mode == PoolMode::Session {
-            self.pins.for_session_mode();
+            self.pin(Pins::for_session_mode);
         }
         if alone {
             self.outbox.hold();

@@ -132,7 +132,15 @@ impl SessionDeps {
     /// What a statement text may do.
     #[must_use]
     pub fn classify(&self, text: &[u8], strings: StringSyntax) -> Arc<Classification> {
-        self.with_classifier(|classifier| classifier.classify(text, strings))
+        self.with_classifier(|classifier| {
+            let before = classifier.counts().misses;
+            let class = classifier.classify(text, strings);
+            let route = &self.metrics.route;
+            let counter =
+                if classifier.counts().misses == before { &route.classify_hits } else { &route.classify_misses };
+            counter.inc();
+            class
+        })
     }
 
     /// Remembers that statements of this shape are refused by standbys.

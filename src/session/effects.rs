@@ -100,6 +100,13 @@ impl Pins {
         self.unknown_settings = true;
     }
 
+    /// The reasons as metric labels.
+    pub fn labels(self) -> impl Iterator<Item = &'static str> {
+        let own = [(self.session_mode, "session_mode"), (self.unknown_settings, "unknown_settings")];
+        let own = own.into_iter().filter(|(set, _)| *set).map(|(_, label)| label);
+        own.chain(self.reasons.iter().map(sql::PinReason::label))
+    }
+
     /// Is there none?
     #[must_use]
     pub fn is_empty(self) -> bool {

@@ -4,7 +4,7 @@
 //! prepared statement is on the backend before anything names it; while the node skips to Sync
 //! nothing is queued that it will not answer. Absent on purpose: reading replies.
 
-use super::effects::Effect;
+use super::effects::{Effect, Pins};
 use super::unit::{HOLD_MAX, Unit, Violation};
 use super::{Attachment, Gate, Session};
 use crate::backend::{NAME_PREFIX, Owed, Statement};
@@ -270,7 +270,7 @@ impl Session {
     /// The unit is complete: its ReadyForQuery is owed.
     pub(super) fn unit_sent(&mut self, attachment: &mut Attachment) {
         let unit = std::mem::take(&mut self.unit);
-        self.pins.add(unit.pins);
+        self.pin(|pins| pins.add(unit.pins));
         attachment.tainted |= unit.pins.contains(PinReason::NotExamined);
         self.sent.push_back(unit);
         if attachment.gate == Gate::OneRead {
@@ -408,7 +408,7 @@ impl Session {
         if self.bound.len() < BOUND_MAX {
             self.bound.push((portal.into(), effect));
         } else {
-            self.pins.for_unknown_settings();
+            self.pin(Pins::for_unknown_settings);
         }
     }
 

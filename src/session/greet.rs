@@ -30,6 +30,10 @@ use tokio_util::sync::CancellationToken;
 pub const GREETINGS_MAX: usize = 10_000;
 /// How long an answer is used.
 const GREETING_TTL: Duration = Duration::from_secs(300);
+/// How long a node may take to answer.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// Longest time believed for a commit to stay unflushed (`wal_writer_delay` is at most 10 s).
+const COMMIT_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Asks for what decides how late a commit may reach the disk (PostgreSQL docs, "Asynchronous
 /// Commit": at most three times `wal_writer_delay`).
 const ASK: &str = "SELECT pg_catalog.current_setting('synchronous_commit'), \
@@ -112,7 +116,8 @@ impl Classify for GreetError {
 #[derive(Debug)]
 struct Greeting {
     parameters: Arc<Parameters>,
-    lazy_commits: Option<Duration>,
+    lazy_commits: bool,
+    commit_delay: Duration,
     learned: Time,
 }
 
@@ -196,7 +201,8 @@ impl Session {
             told: Arc::clone(&greeting.parameters),
             pins: Pins::default(),
             strings: super::replies::strings_of(&greeting.parameters),
-            lazy_commits: greeting.lazy_commits,
+            lazy_commits: greeting.lazy_commits.then_some(greeting.commit_delay),
+            commit_delay: greeting.commit_delay,
             floor: Time::ZERO,
             attempts: 0,
             avoid: None,
@@ -236,9 +242,15 @@ async fn greeting(
         return Ok(known);
     }
     let mut checkout = any_backend(deps, identity).await?;
-    let lazy_commits = ask(&mut checkout, startup).await?;
+    let asked = tokio::time::timeout(ASK_LIMIT, ask(&mut checkout, startup)).await;
+    let (lazy_commits, commit_delay) = asked.unwrap_or(Err(GreetError::Lost))?;
     let now = deps.clock.now();
-    let greeting = Arc::new(Greeting { parameters: Arc::new(checkout.parameters.clone()), lazy_commits, learned: now });
+    let greeting = Arc::new(Greeting {
+        parameters: Arc::new(checkout.parameters.clone()),
+        lazy_commits,
+        commit_delay,
+        learned: now,
+    });
     checkout.release(now);
     deps.greetings.keep(key, &greeting);
     Ok(greeting)
@@ -316,7 +328,7 @@ async fn queue(deps: &SessionDeps, pool: &Arc<Pool>, deadline: Time, fence: u64)
 
 /// Brings the backend to the settings and asks how commits are made. On failure the checkout is
 /// dropped by the caller's `?`, which discards the backend.
-async fn ask(backend: &mut Backend, startup: &Settings) -> Result<Option<Duration>, GreetError> {
+async fn ask(backend: &mut Backend, startup: &Settings) -> Result<(bool, Duration), GreetError> {
     let mut text = backend.settings.statements_to(startup).join(";");
     if !text.is_empty() {
         text.push(';');
@@ -326,19 +338,18 @@ async fn ask(backend: &mut Backend, startup: &Settings) -> Result<Option<Duratio
     simple_query(backend, &text, |row| last_row = row.to_vec()).await?;
     backend.settings = Arc::new(startup.clone());
     backend.statements.note_unnamed(None);
-    Ok(lazy_commits(&last_row))
+    Ok(commits(&last_row).unwrap_or((true, COMMIT_DELAY_MAX)))
 }
 
-/// From the row of [`ASK`]: how long after its acknowledgement a commit may still be unflushed.
-fn lazy_commits(row: &[u8]) -> Option<Duration> {
+/// From the row of [`ASK`]: are commits acknowledged before they are flushed, and for how long may they
+/// stay so?
+fn commits(row: &[u8]) -> Option<(bool, Duration)> {
     let mut fields = crate::wire::Reader::new(row);
     fields.int16().ok()?;
     let len = usize::try_from(fields.int32().ok()?).ok()?;
-    let mode = fields.bytes(len).ok()?;
-    if mode != b"off" {
-        return None;
-    }
+    let lazy = fields.bytes(len).ok()? == b"off";
     let len = usize::try_from(fields.int32().ok()?).ok()?;
     let delay: f64 = std::str::from_utf8(fields.bytes(len).ok()?).ok()?.parse().ok()?;
-    Some(Duration::from_secs_f64((delay * 3.0 / 1000.0).clamp(0.0, 60.0)))
+    let seconds = (delay * 3.0 / 1000.0).clamp(0.0, COMMIT_DELAY_MAX.as_secs_f64());
+    Some((lazy, Duration::from_secs_f64(seconds)))
 }

@@ -51,6 +51,8 @@ pub enum SessionEnd {
     ClientStalled,
     /// The client was idle for too long.
     IdleTimeout,
+    /// The client was idle for too long with a transaction open.
+    TransactionTimeout,
     /// State that cannot move was lost with its backend.
     StateLost,
     /// The proxy stops.
@@ -67,6 +69,7 @@ impl SessionEnd {
             Self::Violation => "violation",
             Self::ClientStalled => "client_stalled",
             Self::IdleTimeout => "idle_timeout",
+            Self::TransactionTimeout => "transaction_timeout",
             Self::StateLost => "state_lost",
             Self::Drained => "drained",
         }
@@ -206,6 +209,8 @@ pub struct Session {
     strings: crate::sql::StringSyntax,
     /// Commits may be acknowledged before they are flushed (`synchronous_commit = off`).
     lazy_commits: Option<std::time::Duration>,
+    /// How long a commit may stay unflushed when nobody waits for it (three times `wal_writer_delay`).
+    commit_delay: std::time::Duration,
     /// When its last write was acknowledged: what it must be able to read.
     floor: Time,
     dice: Dice,
@@ -228,6 +233,17 @@ pub struct Session {
 }
 
 impl Session {
+    /// Changes the pins, and keeps their gauges.
+    fn pin(&mut self, change: impl FnOnce(&mut Pins)) {
+        let before = self.pins;
+        change(&mut self.pins);
+        if before != self.pins {
+            let gauges = &self.deps.metrics.route.pins;
+            before.labels().for_each(|label| gauges.handle(label).dec());
+            self.pins.labels().for_each(|label| gauges.handle(label).inc());
+        }
+    }
+
     fn note_error(&self, error: &impl crate::error::Classify) {
         self.deps.metrics.client_error(error);
     }
@@ -239,6 +255,7 @@ impl Session {
             Stage::Attached(attachment) => self.part(attachment, end),
             Stage::Detached | Stage::WaitingForRoute(_) => {}
         }
+        self.pin(|pins| *pins = Pins::default());
         self.deps.registry.unregister(&self.handle);
     }
 }

@@ -13,6 +13,7 @@ use super::replies::Progress;
 use super::{Attachment, Gate, Session, SessionEnd, Stage, Transaction};
 use crate::client::{Signal, send_last};
 use crate::error::{ClientError, SqlState};
+use crate::metrics::Direction;
 use crate::net::BUFFER_LEN;
 use crate::pool::DiscardReason;
 use crate::wire::encode;
@@ -29,17 +30,24 @@ impl Session {
     pub async fn run(mut self: Box<Self>) -> SessionEnd {
         let end = poll_fn(|cx| self.poll(cx)).await;
         self.leave(end);
-        if end == SessionEnd::Drained || end == SessionEnd::IdleTimeout {
+        if matches!(end, SessionEnd::Drained | SessionEnd::IdleTimeout | SessionEnd::TransactionTimeout) {
             Box::pin(self.say_goodbye(end)).await;
         }
         end
     }
 
     async fn say_goodbye(&mut self, end: SessionEnd) {
-        let error = if end == SessionEnd::Drained {
-            ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection because the proxy is shutting down")
-        } else {
-            ClientError::fatal(SqlState("57P05"), "terminating connection due to idle-session timeout")
+        let error = match end {
+            SessionEnd::TransactionTimeout => {
+                ClientError::fatal(SqlState("25P03"), "terminating connection due to idle-in-transaction timeout")
+            }
+            SessionEnd::IdleTimeout => {
+                ClientError::fatal(SqlState("57P05"), "terminating connection due to idle-session timeout")
+            }
+            _ => ClientError::fatal(
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection because the proxy is shutting down",
+            ),
         };
         let mut out = Vec::new();
         encode::error(&mut out, &error);
@@ -54,7 +62,10 @@ impl Session {
             {
                 return Poll::Ready(end);
             }
-            let open = match self.outbox.poll_flush(&mut self.stream, cx) {
+            let before = self.outbox.len();
+            let flushed = self.outbox.poll_flush(&mut self.stream, cx);
+            self.count(Direction::ToClients, before - self.outbox.len());
+            let open = match flushed {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(_)) => return Poll::Ready(SessionEnd::ClientLost),
                 Poll::Pending => false,
@@ -90,6 +101,12 @@ impl Session {
     }
 
     /// Ready when nothing has moved for `limit`.
+    fn count(&self, direction: Direction, bytes: usize) {
+        if bytes > 0 {
+            self.deps.metrics.clients.bytes(direction).inc_by(bytes as u64);
+        }
+    }
+
     fn poll_timer(&mut self, cx: &mut Context<'_>, limit: Option<Duration>) -> Poll<()> {
         let Some(limit) = limit else { return Poll::Pending };
         self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
@@ -150,7 +167,8 @@ impl Session {
                     self.inbox.is_empty() && self.transaction.is_none() && matches!(self.stage, Stage::Detached);
                 Poll::Ready(Err(if between { SessionEnd::ClientLeft } else { SessionEnd::ClientLost }))
             }
-            Ok(_) => {
+            Ok(read) => {
+                self.count(Direction::FromClients, read);
                 self.wanted = 0;
                 Poll::Ready(Ok(Again))
             }
@@ -219,7 +237,10 @@ impl Session {
                 return Poll::Ready(Ok(Again));
             }
         };
-        match attachment.outbox.poll_flush(&mut attachment.checkout.stream, cx) {
+        let before = attachment.outbox.len();
+        let flushed = attachment.outbox.poll_flush(&mut attachment.checkout.stream, cx);
+        self.count(Direction::ToNodes, before - attachment.outbox.len());
+        match flushed {
             // A node that has closed may have said why; reading tells.
             Poll::Ready(Err(_)) => attachment.outbox.clear(),
             Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -255,7 +276,7 @@ impl Session {
             Poll::Pending => {
                 let limit = if idle_in_transaction { self.deps.tunables.load().transaction_idle_timeout } else { None };
                 ready!(self.poll_timer(cx, limit));
-                Poll::Ready(Err(SessionEnd::IdleTimeout))
+                Poll::Ready(Err(SessionEnd::TransactionTimeout))
             }
         }
     }
@@ -273,7 +294,10 @@ impl Session {
             Ok(0) | Err(_) => Poll::Ready(Err(Loss::Eof)),
             // What a fenced backend says must not be believed.
             Ok(_) if attachment.checkout.control.is_fenced() => Poll::Ready(Err(Loss::Fenced)),
-            Ok(_) => Poll::Ready(self.on_node_bytes(attachment)),
+            Ok(read) => {
+                self.count(Direction::FromNodes, read);
+                Poll::Ready(self.on_node_bytes(attachment))
+            }
         }
     }
 

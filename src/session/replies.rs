@@ -340,10 +340,13 @@ impl Session {
 
     fn finish_unit(&mut self, attachment: &mut Attachment, unit: Unit, status: TxStatus) {
         let on_primary = attachment.target.role == Role::Primary;
+        if unit.lazy_commit {
+            self.lazy_commits = Some(self.commit_delay);
+        }
         let wrote = unit.writes || matches!(self.transaction, super::Transaction::Open { wrote: true, .. });
         if !unit.failed {
             if unit.effects.contains(&Effect::DiscardAll) {
-                self.pins.clear_state();
+                self.pin(super::effects::Pins::clear_state);
             }
             self.pending.extend_from_slice(&unit.effects);
         }
@@ -351,7 +354,7 @@ impl Session {
         let half = unit.failed && unit.tx != Control::None && !unit.effects.is_empty();
         let ended = status == TxStatus::Idle && unit.failed && unit.statements > 1;
         if half || (unit.tx == Control::Murky || ended) && !self.pending.is_empty() {
-            self.pins.for_unknown_settings();
+            self.pin(super::effects::Pins::for_unknown_settings);
         }
         self.transaction.on_ready(status, !on_primary, unit.writes);
         if status != TxStatus::Idle {

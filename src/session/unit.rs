@@ -35,6 +35,8 @@ pub struct Unit {
     /// Some of its messages were passed on, and what ends it was not: the node may be in the middle of
     /// an implicit transaction, whatever its last ReadyForQuery said.
     pub begun: bool,
+    /// It touches `synchronous_commit`: commits may be acknowledged before they are flushed.
+    pub lazy_commit: bool,
     /// An error was passed on.
     pub failed: bool,
     /// Part of its answer was passed on.
@@ -51,6 +53,7 @@ impl Default for Unit {
             pins: Pins::NONE,
             statements: 0,
             begun: false,
+            lazy_commit: false,
             failed: false,
             answered: false,
         }
@@ -73,6 +76,11 @@ impl Unit {
             self.tx = control;
         }
         self.pins = self.pins.union(class.effects.pins);
+        self.lazy_commit |= match &class.effects.change {
+            Change::Set { name } | Change::SetLocal { name: Some(name) } => &**name == "synchronous_commit",
+            Change::SetLocal { name: None } => true,
+            _ => false,
+        };
     }
 
     /// Something of unknown content is going to run.

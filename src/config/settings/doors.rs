@@ -62,7 +62,7 @@ pub(super) static SERVER: Section = Section {
             count(0, 1_024),
             Toml("0"),
             Whole(|c| Shown::of(c.server.workers)),
-            "Threads that move data. 0: one per core.",
+            "Threads that move data. 0: one per core less one (the kernel and the control plane need theirs), at least one.",
         ),
         live(
             "message_bytes_max",
