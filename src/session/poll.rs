@@ -237,14 +237,7 @@ impl Session {
                 return Poll::Ready(Ok(Again));
             }
         };
-        let before = attachment.outbox.len();
-        let flushed = attachment.outbox.poll_flush(&mut attachment.checkout.stream, cx);
-        self.count(Direction::ToNodes, before - attachment.outbox.len());
-        match flushed {
-            // A node that has closed may have said why; reading tells.
-            Poll::Ready(Err(_)) => attachment.outbox.clear(),
-            Poll::Ready(Ok(())) | Poll::Pending => {}
-        }
+        self.flush_node(cx, &mut attachment);
         match self.poll_node(cx, &mut attachment) {
             Poll::Ready(Ok(progress)) => {
                 self.act(attachment, progress);
@@ -278,6 +271,16 @@ impl Session {
                 ready!(self.poll_timer(cx, limit));
                 Poll::Ready(Err(SessionEnd::TransactionTimeout))
             }
+        }
+    }
+
+    fn flush_node(&self, cx: &mut Context<'_>, attachment: &mut Attachment) {
+        let before = attachment.outbox.len();
+        let flushed = attachment.outbox.poll_flush(&mut attachment.checkout.stream, cx);
+        self.count(Direction::ToNodes, before - attachment.outbox.len());
+        if let Poll::Ready(Err(_)) = flushed {
+            // A node that has closed may have said why; reading tells.
+            attachment.outbox.clear();
         }
     }
 
