@@ -51,7 +51,7 @@ bench: setup ## Run the micro benchmarks
 bench-compare: build ## Measure direct, PgBouncer and pgregent side by side (CHECK=1 fails when a bar is missed)
 	python3 benches/compare/run.py
 
-test-matrix: setup ## Run the cluster tests on PostgreSQL 17 and 18 from the npm registry
+test-matrix: setup ## Run cluster and failover tests on PostgreSQL 17 and 18 from the npm registry
 	scripts/test-matrix.sh
 
 reference: ## Write config/reference.toml from the table of settings
