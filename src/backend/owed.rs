@@ -88,6 +88,8 @@ pub struct Pipeline {
     failed: Vec<u64>,
     /// Definitions and closes of the client that were dropped by an error.
     undefined: usize,
+    /// A Close of ours was dropped by an error: the backend still knows a statement we believe gone.
+    unclosed: bool,
     /// Requests that would have ended with ReadyForQuery, dropped by an error.
     unready: usize,
     /// The node waits for COPY data; Sync is ignored there until it ends.
@@ -153,6 +155,11 @@ impl Pipeline {
     /// Takes the number of the client's definitions and closes that an error dropped.
     pub fn take_undefined(&mut self) -> usize {
         std::mem::take(&mut self.undefined)
+    }
+
+    /// Did an error drop a Close of ours? Asked once.
+    pub fn take_unclosed(&mut self) -> bool {
+        std::mem::take(&mut self.unclosed)
     }
 
     /// Takes the number of requests before the next Sync that the node skips although each would
@@ -235,6 +242,7 @@ impl Pipeline {
                     self.undefined += usize::from(!swallow);
                 }
                 Owed::InventParse | Owed::InventClose => self.undefined += 1,
+                Owed::Close { swallow: true } => self.unclosed = true,
                 Owed::Query { .. } | Owed::Function => self.unready += 1,
                 _ => {}
             }
@@ -304,6 +312,13 @@ mod tests {
         assert_eq!(p.front(), Some(SYNC));
         assert_eq!(p.on_reply(b'Z'), Ok(Reply::Forward));
         assert_eq!(p.front(), Some(Owed::Bind));
+    }
+
+    #[test]
+    fn a_hidden_close_that_never_ran_is_told() {
+        let mut p = pipeline(&[Owed::Bind, Owed::Close { swallow: true }, SYNC]);
+        p.on_reply(b'E').unwrap();
+        assert!(p.take_unclosed() && !p.take_unclosed());
     }
 
     #[test]

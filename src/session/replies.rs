@@ -230,6 +230,7 @@ impl Session {
             }
         }
         let renamed = if attachment.rerouting { None } else { self.rename_error(body) };
+        attachment.tainted |= attachment.checkout.owed.take_unclosed();
         let undefined = attachment.checkout.owed.take_undefined();
         for _ in 0..attachment.checkout.owed.take_unready() {
             self.sent.pop_front();
