@@ -5,7 +5,7 @@
 //! nothing is queued that it will not answer. Absent on purpose: reading replies.
 
 use super::effects::{Effect, Pins};
-use super::unit::{HOLD_MAX, Unit, Violation};
+use super::unit::{HOLD_MAX, Violation};
 use super::{Attachment, Gate, Session};
 use crate::backend::{NAME_PREFIX, Owed, Statement};
 use crate::relay::Message;
@@ -529,9 +529,4 @@ impl Attachment {
 /// asked for instead, which it does not have.
 fn stranger(name: &[u8]) -> Option<Vec<u8>> {
     name.starts_with(NAME_PREFIX.as_bytes()).then(|| [b"?", name].concat())
-}
-
-/// An empty unit, for a new attachment.
-pub(super) fn fresh_unit() -> Unit {
-    Unit::default()
 }

@@ -14,7 +14,7 @@
 //! Invariant: a write whose bytes left is never sent again (I5). Absent on purpose: asking what
 //! became of a commit.
 
-use super::{Attachment, Gate, Session, SessionEnd, Stage, Transaction, forward};
+use super::{Attachment, Gate, Session, SessionEnd, Stage, Transaction};
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
 use crate::pool::DiscardReason;
 use crate::sql::Access;
@@ -163,10 +163,7 @@ impl Session {
     /// Runs the read again: none of its answer was passed on.
     fn move_read(&mut self, node: crate::ids::NodeId, loss: &Loss) {
         self.outbox.drop_held();
-        self.sent.clear();
-        self.unit = forward::fresh_unit();
-        self.prepared.abandon_all();
-        self.held_confirms = 0;
+        self.forget_unit();
         self.inbox.rewind();
         self.skip_bytes = 0;
         self.query_class = None;

@@ -244,6 +244,14 @@ impl Session {
         }
     }
 
+    /// Forgets what was sent of the present unit: it runs elsewhere, or not at all.
+    fn forget_unit(&mut self) {
+        self.sent.clear();
+        self.unit = Unit::default();
+        self.prepared.abandon_all();
+        self.held_confirms = 0;
+    }
+
     fn note_error(&self, error: &impl crate::error::Classify) {
         self.deps.metrics.client_error(error);
     }

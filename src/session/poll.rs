@@ -312,8 +312,7 @@ impl Session {
                 self.detach(attachment);
             }
             Progress::Reroute => {
-                self.held_confirms = 0;
-                self.prepared.abandon_all();
+                self.forget_unit();
                 self.inbox.rewind();
                 self.detach(attachment);
                 self.query_class = None;
@@ -329,9 +328,7 @@ impl Session {
     /// The transaction runs on a standby and cannot go on there: it ends, and the client is told.
     fn misplaced(&mut self, attachment: Attachment) {
         self.abandon(attachment, DiscardReason::Dirty);
-        self.sent.clear();
-        self.prepared.abandon_all();
-        self.unit = super::forward::fresh_unit();
+        self.forget_unit();
         self.transaction = Transaction::Lost { told: true };
         self.deny_with(&Denied::Misplaced);
     }
@@ -339,10 +336,7 @@ impl Session {
     /// The node refused the session's settings (or its BEGIN): the unit cannot run.
     fn replay_failed(&mut self, body: &[u8]) {
         self.outbox.drop_held();
-        self.sent.clear();
-        self.prepared.abandon_all();
-        self.held_confirms = 0;
-        self.unit = super::forward::fresh_unit();
+        self.forget_unit();
         self.inbox.rewind();
         if self.transaction.is_open() {
             self.transaction = Transaction::Lost { told: true };
