@@ -7,6 +7,7 @@
 //! session.
 
 use crate::backend::{BackendControl, Target};
+use crate::clock::Time;
 use crate::ids::SessionId;
 use crate::net::Stream;
 use crate::wire::{PROTOCOL_3_2, encode};
@@ -54,6 +55,18 @@ pub struct SessionHandle {
     signals: AtomicU8,
     waker: OnceLock<Waker>,
     attached: Mutex<Attached>,
+    pins: Mutex<Vec<PinRecord>>,
+}
+
+/// Why a session keeps its backend, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinRecord {
+    /// The reason, as in metrics.
+    pub reason: &'static str,
+    /// The statement that caused it, shortened.
+    pub statement: Box<str>,
+    /// Since when.
+    pub since: Time,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +126,17 @@ impl SessionHandle {
         attached.canceled
     }
 
+    /// Notes why the session keeps its backend from now on; empty: it does not.
+    pub fn note_pins(&self, pins: Vec<PinRecord>) {
+        *self.pins.lock() = pins;
+    }
+
+    /// Why the session keeps its backend.
+    #[must_use]
+    pub fn pins(&self) -> Vec<PinRecord> {
+        self.pins.lock().clone()
+    }
+
     /// Marks the attached backend as canceled and returns where to send the request.
     fn cancel(&self) -> Option<Arc<BackendControl>> {
         let mut attached = self.attached.lock();
@@ -149,6 +173,7 @@ impl CancelRegistry {
             signals: AtomicU8::new(0),
             waker: OnceLock::new(),
             attached: Mutex::new(Attached::default()),
+            pins: Mutex::default(),
         });
         sessions.insert(pid, Arc::clone(&handle));
         handle

@@ -12,7 +12,7 @@ mod login;
 mod options;
 
 pub use admission::{Admission, Joined, Permit};
-pub use cancel::{CancelKey, CancelRegistry, SessionHandle, Signal, send_cancel};
+pub use cancel::{CancelKey, CancelRegistry, PinRecord, SessionHandle, Signal, send_cancel};
 pub use first_packet::{Entrance, Hello, receive};
 pub use login::{AuthDeps, login};
 pub use options::{BadOptions, startup_settings};

@@ -7,8 +7,10 @@
 
 mod buffer;
 mod listen;
+mod peer;
 mod stream;
 
 pub use buffer::{BUFFER_LEN, Buffer};
 pub use listen::{Accepted, Listener, bind};
+pub use peer::{ClientCertificate, Peer, TlsInfo};
 pub use stream::{Severer, Stream};
