@@ -58,7 +58,8 @@ async fn filled_inbox() -> Inbox {
     let bytes = pipelined();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let mut stream = Stream::new(listener.accept().await.unwrap().0).unwrap();
+    let (tcp, peer) = listener.accept().await.unwrap();
+    let mut stream = Stream::tcp(tcp, peer).unwrap();
     client.write_all(&bytes).await.unwrap();
     let mut inbox = Inbox::default();
     while inbox.unread().len() < bytes.len() {

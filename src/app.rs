@@ -14,7 +14,7 @@ use crate::failover::controller::{ControlDeps, ControlHandle, ControlMetrics, Co
 use crate::failover::{Machine, Policy};
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
-use crate::net::{Listener, bind};
+use crate::net::{Listener, TlsAcceptor, bind};
 use crate::pool::{PoolDeps, PoolNode, PoolSet};
 use crate::route::Reason;
 use crate::serve::{Server, accept};
@@ -23,7 +23,7 @@ use crate::topology::{
     FactReceiver, FactSender, Role, Topology, TopologyPublisher, TopologyReader, fact_channel, topology_channel,
 };
 use anyhow::{Context, Result};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::BoxFuture;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -188,11 +188,19 @@ impl App {
             Ok(auth) => auth,
             Err(error) => return tracing::error!("the config was not reloaded: {error:#}"),
         };
+        let tls = match TlsAcceptor::new(&next.tls) {
+            Ok(tls) => tls.map(Arc::new),
+            Err(error) => return tracing::error!("the config was not reloaded: [tls]: {error}"),
+        };
         for change in &changes {
             tracing::info!("reload: {change}");
         }
+        if next.tls.identities != self.config.tls.identities || next.tls.authorities != self.config.tls.authorities {
+            tracing::info!("reload: new certificates are in use");
+        }
         self.generation += 1;
         self.server.auth.store(Arc::new(auth));
+        self.server.tls.store(tls);
         self.server.config.store(Arc::new(next.server.clone()));
         self.server.admission.resize(&next.server);
         let budgets: Vec<usize> = next.nodes.iter().map(|node| node.budget).collect();
@@ -316,6 +324,7 @@ fn make_server(
     Ok(Arc::new(Server {
         deps: Arc::new(deps),
         auth: ArcSwap::from_pointee(auth_deps(config, clock, topology, rand::random())?),
+        tls: ArcSwapOption::new(TlsAcceptor::new(&config.tls).context("[tls]")?.map(Arc::new)),
         config: ArcSwap::from_pointee(config.server.clone()),
         admission: Admission::new(&config.server),
         tracker: TaskTracker::new(),

@@ -12,11 +12,10 @@ use crate::client::{
 use crate::config::ServerConfig;
 use crate::error::{Classify, ClientError, Severity, SqlState};
 use crate::metrics::client_span;
-use crate::net::{Accepted, Listener, Stream};
+use crate::net::{Listener, Peer, Stream, TlsAcceptor};
 use crate::session::{Identity, Session, SessionDeps};
 use crate::wire::encode;
-use arc_swap::ArcSwap;
-use std::net::SocketAddr;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +31,8 @@ pub struct Server {
     pub deps: Arc<SessionDeps>,
     /// For logins.
     pub auth: ArcSwap<AuthDeps>,
+    /// TLS for clients; empty where it is not offered.
+    pub tls: ArcSwapOption<TlsAcceptor>,
     /// Limits.
     pub config: ArcSwap<ServerConfig>,
     /// Places.
@@ -49,21 +50,21 @@ pub async fn accept(server: Arc<Server>, listener: Listener, stop: CancellationT
             server.deps.metrics.clients.accept_errors.inc();
             tracing::warn!(%error, "a connection could not be accepted");
         };
-        let Accepted { stream, peer } = tokio::select! {
+        let stream = tokio::select! {
             accepted = listener.accept(failed) => accepted,
             () = stop.cancelled() => return,
         };
         server.deps.metrics.clients.connections.inc();
         let served = Arc::clone(&server);
-        server.tracker.spawn(async move { served.serve(stream, peer).await });
+        server.tracker.spawn(async move { served.serve(stream).await });
     }
 }
 
 impl Server {
     /// The life of one connection.
-    async fn serve(self: Arc<Self>, stream: Stream, peer: SocketAddr) {
+    async fn serve(self: Arc<Self>, stream: Stream) {
         // Boxed: the login's memory is gone once the session runs, and there are many sessions.
-        let Some(Begun { session, identity, permit }) = Box::pin(self.let_in(stream, peer)).await else { return };
+        let Some(Begun { session, identity, permit, peer }) = Box::pin(self.let_in(stream)).await else { return };
         self.deps.metrics.clients.logins.inc("ok");
         let counted = self.deps.metrics.clients.session();
         let end = session.run().await;
@@ -73,15 +74,16 @@ impl Server {
     }
 
     /// From accept to a session. Who does not get that far has been told why.
-    async fn let_in(&self, mut stream: Stream, peer: SocketAddr) -> Option<Begun> {
-        let entered = match Box::pin(self.enter(&mut stream, peer)).await {
+    async fn let_in(&self, mut stream: Stream) -> Option<Begun> {
+        let entered = match Box::pin(self.enter(&mut stream)).await {
             Ok(entered) => entered?,
             Err(error) => {
-                self.turn_away(&mut stream, peer, &error).await;
+                self.turn_away(&mut stream, &error).await;
                 return None;
             }
         };
         let Entered { hello, startup, permit } = entered;
+        let peer = stream.peer();
         let identity = Identity { user: Arc::clone(&hello.user), database: Arc::clone(&hello.database) };
         let handle = self.deps.registry.register(hello.version);
         if self.draining.is_cancelled() {
@@ -92,7 +94,7 @@ impl Server {
         let begun =
             Box::pin(Session::begin(deps, identity.clone(), startup, handle, stream, self.draining.clone())).await;
         match begun {
-            Ok(session) => Some(Begun { session: Box::new(session), identity, permit }),
+            Ok(session) => Some(Begun { session: Box::new(session), identity, permit, peer }),
             Err((error, mut stream)) => {
                 self.deps.metrics.client_error(&error);
                 self.deps.metrics.clients.logins.inc(error.label());
@@ -107,11 +109,13 @@ impl Server {
     }
 
     /// From accept to a client that may speak.
-    async fn enter(&self, stream: &mut Stream, peer: SocketAddr) -> Result<Option<Entered>, EnterError> {
+    async fn enter(&self, stream: &mut Stream) -> Result<Option<Entered>, EnterError> {
         let config = self.config.load_full();
         let place = self.admission.arrive(&config)?;
         let mut input = Vec::with_capacity(512);
-        let entrance = self.within(config.login_timeout, receive(stream, &mut input)).await?;
+        let tls = self.tls.load_full();
+        let entrance = self.within(config.login_timeout, receive(stream, &mut input, tls.as_deref())).await?;
+        drop(tls);
         let hello = match entrance {
             Entrance::Cancel { pid, secret } => {
                 let label = self.deps.registry.cancel(pid, &secret).await;
@@ -123,6 +127,7 @@ impl Server {
         let permit = self.place(stream, &mut input, &config).await?;
         drop(place);
         let auth = self.auth.load_full();
+        let peer = stream.peer();
         let credential =
             self.within(config.login_timeout, login(stream, &mut input, &hello, &auth)).await.inspect_err(|error| {
                 client_span(&peer, &hello.user, &hello.database).in_scope(|| tracing::info!("login failed: {error}"));
@@ -173,10 +178,15 @@ impl Server {
         }
     }
 
-    async fn turn_away(&self, stream: &mut Stream, peer: SocketAddr, error: &EnterError) {
+    async fn turn_away(&self, stream: &mut Stream, error: &EnterError) {
+        let peer = stream.peer();
         self.deps.metrics.client_error(error);
         self.deps.metrics.clients.logins.inc(error.label());
-        tracing::debug!(client = %peer, "connection refused: {error}");
+        match error {
+            // The client's own log often says no more than that the connection ended.
+            EnterError::Tls(_) | EnterError::Unnamed => tracing::info!(client = %peer, "connection refused: {error}"),
+            _ => tracing::debug!(client = %peer, "connection refused: {error}"),
+        }
         refuse(stream, error).await;
     }
 }
@@ -186,6 +196,7 @@ struct Begun {
     session: Box<Session>,
     identity: Identity,
     permit: Permit,
+    peer: Peer,
 }
 
 struct Entered {

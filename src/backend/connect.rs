@@ -165,7 +165,8 @@ async fn open(
     clock: &Clock,
 ) -> Result<Backend, ConnectError> {
     let tcp = TcpStream::connect((&*target.host, target.port)).await.map_err(|err| socket_error(&err))?;
-    let stream = Stream::new(tcp).map_err(|err| socket_error(&err))?;
+    let peer = tcp.peer_addr().map_err(|err| socket_error(&err))?;
+    let stream = Stream::tcp(tcp, peer).map_err(|err| socket_error(&err))?;
     stream.limit_unacknowledged(UNACKNOWLEDGED_MAX).map_err(|err| socket_error(&err))?;
     let severer = stream.severer().map_err(|err| socket_error(&err))?;
     let mut greeter = Greeter::new(stream, login);

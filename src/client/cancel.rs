@@ -217,7 +217,9 @@ impl CancelRegistry {
 /// What the socket says; `TimedOut`.
 pub async fn send_cancel(target: &Target, pid: i32, secret: &[u8]) -> io::Result<()> {
     let work = async {
-        let mut stream = Stream::new(TcpStream::connect((&*target.host, target.port)).await?)?;
+        let tcp = TcpStream::connect((&*target.host, target.port)).await?;
+        let peer = tcp.peer_addr()?;
+        let mut stream = Stream::tcp(tcp, peer)?;
         let mut out = Vec::with_capacity(16 + secret.len());
         encode::cancel_request(&mut out, pid, secret);
         stream.write_all(&out).await?;

@@ -1,17 +1,21 @@
-//! The first packet: length, encryption requests answered, cancel or session.
+//! The first packet: length, encryption requests answered, TLS begun, cancel or session.
 //!
 //! Invariants: at most [`STARTUP_LEN_MAX`] bytes are read before login; plaintext behind an
-//! encryption request is refused (CVE-2021-23214). Absent on purpose: TLS itself; SSLRequest is
-//! answered `N` until it is offered.
+//! encryption request is refused (CVE-2021-23214); TLS without being asked first (direct TLS) names the
+//! protocol, so that nobody's HTTPS request ends up here. Absent on purpose: TLS itself (`net`); whether
+//! a plain cancel request is welcome where TLS is required (it is, as by PostgreSQL).
 
 use super::EnterError;
 use crate::error::{ClientError, SqlState};
-use crate::net::Stream;
+use crate::net::{Stream, TlsAcceptor};
 use crate::wire::{PROTOCOL_3_2, STARTUP_LEN_MAX, StartupError, StartupPacket, parse_startup};
 use std::sync::Arc;
 
 /// Encryption requests answered on one connection (libpq sends at most two).
 const ENCRYPTION_REQUESTS_MAX: usize = 2;
+
+/// First byte of a TLS handshake; no startup packet is long enough to begin with it.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// How a connection begins.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,23 +50,54 @@ pub struct Hello {
 ///
 /// # Errors
 /// [`EnterError`]; the caller tells the client and closes.
-pub async fn receive(stream: &mut Stream, input: &mut Vec<u8>) -> Result<Entrance, EnterError> {
+pub async fn receive(
+    stream: &mut Stream,
+    input: &mut Vec<u8>,
+    tls: Option<&TlsAcceptor>,
+) -> Result<Entrance, EnterError> {
+    // Like PostgreSQL, no TLS over Unix sockets: nobody is in between.
+    let tls = tls.filter(|_| !stream.is_unix());
+    if input.is_empty() {
+        stream.read_more(input).await?;
+    }
+    if let Some(tls) = tls.filter(|_| input[0] == TLS_HANDSHAKE) {
+        stream.accept_tls(tls, &std::mem::take(input)).await.map_err(EnterError::Tls)?;
+        if !stream.is_protocol_named() {
+            return Err(EnterError::Unnamed);
+        }
+    }
     for _ in 0..=ENCRYPTION_REQUESTS_MAX {
-        let packet = read_packet(stream, input).await?;
-        match packet {
-            StartupPacket::SslRequest | StartupPacket::GssEncRequest => {
+        match read_packet(stream, input).await? {
+            StartupPacket::SslRequest | StartupPacket::GssEncRequest if stream.tls_info().is_some() => {
+                return Err(EnterError::BadStartup(StartupError::BadLayout));
+            }
+            packet @ (StartupPacket::SslRequest | StartupPacket::GssEncRequest) => {
                 if !input.is_empty() {
                     return Err(EnterError::Smuggled);
                 }
-                stream.write_all(b"N").await?;
+                match tls.filter(|_| packet == StartupPacket::SslRequest) {
+                    Some(tls) => {
+                        stream.write_all(b"S").await?;
+                        stream.accept_tls(tls, &[]).await.map_err(EnterError::Tls)?;
+                    }
+                    None => stream.write_all(b"N").await?,
+                }
             }
             StartupPacket::Cancel { pid, secret } => return Ok(Entrance::Cancel { pid, secret }),
             StartupPacket::Session { version, parameters, options } => {
+                if stream.tls_info().is_none() && tls.is_some_and(TlsAcceptor::is_required) {
+                    return Err(unencrypted());
+                }
                 return Ok(Entrance::Session(hello(version, parameters, options)?));
             }
         }
     }
     Err(EnterError::BadStartup(StartupError::BadLayout))
+}
+
+fn unencrypted() -> EnterError {
+    let error = ClientError::fatal(SqlState::INVALID_AUTHORIZATION, "the proxy accepts encrypted connections only");
+    EnterError::Refused(Box::new(error.hint("Connect with sslmode=require, or better sslmode=verify-full.")))
 }
 
 async fn read_packet(stream: &mut Stream, input: &mut Vec<u8>) -> Result<StartupPacket, EnterError> {

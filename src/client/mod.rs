@@ -1,6 +1,6 @@
 //! From a raw socket to a client that is allowed to speak.
 //!
-//! The steps in order: first packet (with the answers to SSLRequest and GSSENCRequest), cancel or
+//! The steps in order: first packet (with TLS, if it is asked for), cancel or
 //! session, login. Invariants: everything read before login is bounded; a client learns the reason of
 //! every refusal as PostgreSQL would tell it; internal causes stay in the log. Absent on purpose:
 //! backends, and what happens after login.
@@ -48,6 +48,12 @@ pub enum EnterError {
     /// It sent data behind a request for encryption, before the answer.
     #[error("unencrypted data behind a request for encryption")]
     Smuggled,
+    /// The TLS handshake failed.
+    #[error("TLS handshake failed: {0}")]
+    Tls(io::Error),
+    /// It began TLS unasked, and did not name the protocol.
+    #[error("direct TLS without ALPN \"postgresql\"")]
+    Unnamed,
     /// It took too long.
     #[error("login timed out")]
     TimedOut,
@@ -96,6 +102,7 @@ impl Classify for EnterError {
             Self::Smuggled => violation("received unencrypted data after an encryption request".into()).detail(
                 "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack.",
             ),
+            Self::Tls(_) | Self::Unnamed => violation(self.to_string()),
             Self::TimedOut => {
                 ClientError::fatal(SqlState::INVALID_AUTHORIZATION, "canceling authentication due to timeout")
             }
@@ -115,6 +122,8 @@ impl Classify for EnterError {
             Self::BadMessage(_) => "bad_message",
             Self::OutOfOrder(_) => "out_of_order",
             Self::Smuggled => "smuggled",
+            Self::Tls(_) => "tls",
+            Self::Unnamed => "tls_alpn",
             Self::TimedOut => "login_timeout",
             Self::Auth(err) => err.label(),
             Self::Refused(_) => "refused",
@@ -128,8 +137,11 @@ impl Classify for EnterError {
 pub async fn refuse(stream: &mut Stream, error: &EnterError) {
     let mut out = Vec::new();
     match error {
-        // A cancel request is never answered.
-        EnterError::Gone(_) | EnterError::BadStartup(StartupError::BadCancel) => return,
+        // A cancel request is never answered; without TLS there is no channel, and TLS had its own alert.
+        EnterError::Gone(_)
+        | EnterError::BadStartup(StartupError::BadCancel)
+        | EnterError::Tls(_)
+        | EnterError::Unnamed => return,
         EnterError::Http => out.extend_from_slice(
             b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 53\r\n\r\nThis port speaks the PostgreSQL protocol, not HTTP.\r\n",
         ),

@@ -4,13 +4,12 @@
 //! never given out. Absent on purpose: defaults and ranges (see `settings`), and rules over several
 //! sections (see `rules`).
 
-use super::files;
 use super::problem::Notes;
 use super::raw::{Fields, Raw};
 use super::value::Flaw;
 use super::{
-    AdminConfig, AuthConfig, ClusterConfig, Config, LogConfig, NodeConfig, PoolConfig, RouteConfig, Secret,
-    ServerConfig, UserConfig,
+    AdminConfig, AuthConfig, ClusterConfig, Config, LogConfig, NodeConfig, NodeTlsConfig, PoolConfig, RouteConfig,
+    Secret, ServerConfig, UserConfig, files, tls,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use std::sync::Arc;
 /// The tables of the file, kept for the rules that look at several of them.
 pub(super) struct Tables<'t, 'i> {
     pub(super) server: Fields<'t, 'i>,
+    pub(super) tls: Fields<'t, 'i>,
     pub(super) admin: Fields<'t, 'i>,
     pub(super) cluster: Fields<'t, 'i>,
     pub(super) nodes: Vec<Fields<'t, 'i>>,
@@ -32,6 +32,7 @@ impl<'t, 'i> Tables<'t, 'i> {
     pub(super) fn of(raw: &Raw<'t, 'i>, notes: &mut Notes) -> Self {
         Self {
             server: raw.one("server", notes),
+            tls: raw.one("tls", notes),
             admin: raw.one("admin", notes),
             cluster: raw.one("cluster", notes),
             nodes: raw.many("node", notes),
@@ -50,8 +51,13 @@ impl<'t, 'i> Tables<'t, 'i> {
         let users = self.users.iter().map(|fields| user(fields, folder, notes)).collect();
         Config {
             server: server(&self.server, notes),
+            tls: tls::towards_clients(&self.tls, folder, notes),
             admin: AdminConfig { listen: self.admin.listen("listen", notes).flatten() },
-            nodes: self.nodes.iter().map(|fields| node(fields, pool.node_budget, notes)).collect(),
+            nodes: self
+                .nodes
+                .iter()
+                .map(|fields| node(fields, pool.node_budget, &cluster.tls, folder, notes))
+                .collect(),
             route: route(&self.route, notes),
             auth: auth(&self.auth, users, &cluster, folder, notes),
             log: log(&self.log, notes),
@@ -96,10 +102,11 @@ fn cluster(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ClusterConfi
         primary_start_timeout: f.duration("primary_start_timeout", notes),
         failover_lag_bytes_max: f.number("failover_lag_bytes_max", notes).unwrap_or_default(),
         promote_timeout: f.duration("promote_timeout", notes),
+        tls: tls::towards_nodes(f, None, folder, notes),
     }
 }
 
-fn node(f: &Fields<'_, '_>, node_budget: usize, notes: &mut Notes) -> NodeConfig {
+fn node(f: &Fields<'_, '_>, node_budget: usize, tls: &NodeTlsConfig, folder: &Path, notes: &mut Notes) -> NodeConfig {
     let (host, port) = f.address("address", notes).unwrap_or_default();
     let replication = f.address("replication_address", notes);
     let (replication_host, replication_port) = replication.unwrap_or_else(|| (host.clone(), port));
@@ -113,6 +120,7 @@ fn node(f: &Fields<'_, '_>, node_budget: usize, notes: &mut Notes) -> NodeConfig
         weight: f.count32("weight", notes),
         failover_priority: f.count32("failover_priority", notes),
         budget: budget.unwrap_or(node_budget),
+        tls: tls::towards_nodes(f, Some(tls), folder, notes),
     }
 }
 

@@ -4,7 +4,9 @@
 //! Invariants: `ALL` and `WORDS` are in the same order (the macro sees to it). Absent on purpose:
 //! aliases; one word means one thing.
 
-use super::{AuthMethod, BalanceKind, Consistency, CoordinationKind, FailoverMode, PoolMode};
+use super::{
+    AuthMethod, BalanceKind, Consistency, CoordinationKind, FailoverMode, PoolMode, SslMode, TlsMode, TlsVersion,
+};
 
 /// A setting that is one of a few words.
 pub trait Choice: Copy + PartialEq + 'static {
@@ -41,3 +43,13 @@ choice!(PoolMode { Session = "session", Transaction = "transaction", Statement =
 choice!(Consistency { Eventual = "eventual", Session = "session", Global = "global" });
 choice!(BalanceKind { Random2 = "random2", RoundRobin = "round_robin", LeastConnections = "least_connections" });
 choice!(AuthMethod { Trust = "trust", Password = "password", Md5 = "md5", ScramSha256 = "scram-sha-256" });
+choice!(TlsMode { Disable = "disable", Allow = "allow", Require = "require" });
+choice!(TlsVersion { V1_2 = "1.2", V1_3 = "1.3" });
+choice!(SslMode {
+    Disable = "disable",
+    Allow = "allow",
+    Prefer = "prefer",
+    Require = "require",
+    VerifyCa = "verify-ca",
+    VerifyFull = "verify-full",
+});

@@ -19,6 +19,11 @@ pub(super) fn read_text(path: &Path, bytes_max: usize) -> Result<String, Flaw> {
     read(path, bytes_max).map(|mut text| std::mem::take(&mut *text))
 }
 
+/// Reads a whole text file that may hold a secret: its memory is wiped in the end.
+pub(super) fn read_private(path: &Path, bytes_max: usize) -> Result<Zeroizing<String>, Flaw> {
+    read(path, bytes_max)
+}
+
 /// Reads the secret in a file: its only line, without the line end.
 pub(super) fn read_secret(path: &Path) -> Result<Secret, Flaw> {
     let text = read(path, SECRET_BYTES_MAX)?;

@@ -15,22 +15,28 @@
 mod changes;
 mod check;
 mod choice;
+mod cipher;
 mod files;
 mod load;
+mod pem;
 mod problem;
 mod raw;
 mod reference;
 mod rules;
 pub mod settings;
 mod suggest;
+mod tls;
 mod typed;
 pub mod value;
 
 pub use changes::{Change, SettingInUse};
 pub use choice::Choice;
+pub use cipher::{cipher_name, cipher_of_name};
 pub use load::Report;
+pub use pem::{Authorities, Identity};
 pub use problem::{Problem, Problems};
 pub use reference::reference;
+pub use tls::{NodeTlsConfig, SslMode, TlsConfig, TlsFiles, TlsMode, TlsVersion};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,6 +48,8 @@ use std::time::Duration;
 pub struct Config {
     /// `[server]`
     pub server: ServerConfig,
+    /// `[tls]`
+    pub tls: TlsConfig,
     /// `[admin]`
     pub admin: AdminConfig,
     /// `[cluster]`
@@ -147,6 +155,8 @@ pub struct ClusterConfig {
     pub failover_lag_bytes_max: u64,
     /// How long a promotion may take before the next candidate is tried. Default 30 s.
     pub promote_timeout: Duration,
+    /// How connections to nodes are protected, where a node does not say otherwise.
+    pub tls: NodeTlsConfig,
 }
 
 /// `[[node]]`: one PostgreSQL instance.
@@ -168,6 +178,8 @@ pub struct NodeConfig {
     pub failover_priority: u32,
     /// Backends to this node over all pools. Default: from `[pool] node_budget`.
     pub budget: usize,
+    /// How connections to it are protected.
+    pub tls: NodeTlsConfig,
 }
 
 /// When a backend goes back to the pool.

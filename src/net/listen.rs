@@ -20,15 +20,6 @@ pub struct Listener {
     tcp: TcpListener,
 }
 
-/// An accepted connection.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The socket.
-    pub stream: Stream,
-    /// Who connected.
-    pub peer: SocketAddr,
-}
-
 /// Binds and listens, with address reuse.
 ///
 /// # Errors
@@ -42,14 +33,14 @@ pub fn bind(address: SocketAddr) -> io::Result<Listener> {
 
 impl Listener {
     /// The next connection. A failure is reported to `failed` and slept on, never returned. Cancel-safe.
-    pub async fn accept(&self, failed: impl Fn(&io::Error)) -> Accepted {
+    pub async fn accept(&self, failed: impl Fn(&io::Error)) -> Stream {
         loop {
             let outcome = match self.tcp.accept().await {
-                Ok((tcp, peer)) => Stream::new(tcp).map(|stream| Accepted { stream, peer }),
+                Ok((tcp, peer)) => Stream::tcp(tcp, peer),
                 Err(err) => Err(err),
             };
             match outcome {
-                Ok(accepted) => return accepted,
+                Ok(stream) => return stream,
                 Err(err) => {
                     failed(&err);
                     tokio::time::sleep(ACCEPT_RETRY).await;

@@ -1,6 +1,6 @@
 //! Sockets and the buffers that are read into.
 //!
-//! [`Stream`] is the only thing the data plane reads from and writes to; [`Buffer`] comes from a
+//! [`Stream`] (TCP or Unix, plain or TLS) is the only thing the data plane reads from and writes to; [`Buffer`] comes from a
 //! small per-thread stock, so that an idle client holds none and a busy one allocates none.
 //! Invariants: reading never grows a buffer beyond what its owner asked for; no call here blocks.
 //! Absent on purpose: messages.
@@ -8,9 +8,12 @@
 mod buffer;
 mod listen;
 mod peer;
+mod socket;
 mod stream;
+mod tls;
 
 pub use buffer::{BUFFER_LEN, Buffer};
-pub use listen::{Accepted, Listener, bind};
+pub use listen::{Listener, bind};
 pub use peer::{ClientCertificate, Peer, TlsInfo};
 pub use stream::{Severer, Stream};
+pub use tls::{ALPN_POSTGRESQL, NodeTls, TlsAcceptor, TlsAttempt, TlsSetupError, end_point_hash};

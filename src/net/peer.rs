@@ -30,7 +30,7 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// What TLS has established.
+/// What TLS has established. On a connection to a node, "our certificate" below is the node's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsInfo {
     /// Hash of our certificate for channel binding `tls-server-end-point` (RFC 5929, section 4.1);
@@ -40,7 +40,7 @@ pub struct TlsInfo {
     pub client_certificate: Option<Arc<ClientCertificate>>,
     /// Protocol version as PostgreSQL names it, `TLSv1.3` say.
     pub version: &'static str,
-    /// Cipher suite.
+    /// Cipher suite as OpenSSL names it, `TLS_AES_256_GCM_SHA384` say.
     pub cipher: Box<str>,
 }
 

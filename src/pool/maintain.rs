@@ -86,8 +86,8 @@ fn sweep(shared: &Arc<Shared>, pool: &Arc<Pool>, now: Time) {
         let (used, limit) = shared.node(pool.key.node).budget.usage();
         let mut spare = state.total().saturating_sub(settings.size).max(used.saturating_sub(limit));
         let mut kept = Vec::with_capacity(state.idle.len());
-        for idle in state.idle.drain(..) {
-            let reason = if is_disturbed(&idle.backend) {
+        for mut idle in state.idle.drain(..) {
+            let reason = if is_disturbed(&mut idle.backend) {
                 Some(DiscardReason::Lost)
             } else if settings.lifetime.is_some_and(|limit| now.since(idle.backend.opened) > limit) {
                 Some(DiscardReason::Lifetime)

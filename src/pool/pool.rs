@@ -314,10 +314,10 @@ impl State {
     /// Pops the backend used last; those on which something arrived while idle go to `dead`.
     #[allow(clippy::vec_box, reason = "they stay in the boxes they live in")]
     fn take_idle(&mut self, now: Time, dead: &mut Vec<Box<Backend>>) -> Option<Box<Backend>> {
-        while let Some(Idle { backend, since }) = self.idle.pop() {
+        while let Some(Idle { mut backend, since }) = self.idle.pop() {
             // An idle backend has nothing to say; if it did, its state is not what we know.
             let rested = now.since(since) >= RESTED_AFTER;
-            if backend.control.is_fenced() || is_disturbed(&backend) || rested && backend.stream.has_arrived() {
+            if backend.control.is_fenced() || is_disturbed(&mut backend) || rested && backend.stream.has_arrived() {
                 dead.push(backend);
                 continue;
             }
@@ -328,11 +328,12 @@ impl State {
 }
 
 /// Has an idle backend ended, or said something since it was put back?
-pub(super) fn is_disturbed(backend: &Backend) -> bool {
+pub(super) fn is_disturbed(backend: &mut Backend) -> bool {
     if !backend.stream.has_input() {
         return false;
     }
-    // Readiness may be left over from a read that filled its buffer exactly; only the socket knows.
+    // Readiness may be left over from a read that filled its buffer exactly, or be TLS's own matter; only
+    // reading tells.
     let mut byte = [0; 1];
     !matches!(backend.stream.try_read(&mut byte), Err(err) if err.kind() == std::io::ErrorKind::WouldBlock)
 }

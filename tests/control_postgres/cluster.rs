@@ -164,6 +164,7 @@ pub fn free_ports(count: usize) -> Vec<u16> {
 
 pub fn node_config(name: &str, port: u16) -> NodeConfig {
     NodeConfig {
+        tls: Default::default(),
         name: name.into(),
         host: "127.0.0.1".into(),
         port,
@@ -178,6 +179,7 @@ pub fn node_config(name: &str, port: u16) -> NodeConfig {
 pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
     let ms = Duration::from_millis;
     Config {
+        tls: Default::default(),
         server: ServerConfig {
             listen: vec![],
             max_client_connections: 1,
@@ -232,6 +234,7 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
 fn cluster_config(state_dir: PathBuf) -> ClusterConfig {
     let ms = Duration::from_millis;
     ClusterConfig {
+        tls: Default::default(),
         name: "main".into(),
         monitor_user: "mon".into(),
         monitor_password: Secret::new("mon secret"),

@@ -11,10 +11,12 @@ pub mod cluster;
 pub mod fakenode;
 pub mod guard;
 pub mod message;
+pub mod pki;
 pub mod proxy;
 pub mod rawclient;
 pub mod scram;
 pub mod script;
+pub mod tlsclient;
 
 use std::collections::HashSet;
 use std::net::TcpListener;

@@ -5,6 +5,7 @@
 
 use super::message::{self, ErrorFields, Message};
 use super::scram::Scram;
+use super::tlsclient::TlsWire;
 use md5::{Digest, Md5};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -67,9 +68,49 @@ pub enum Gone {
     Refused(ErrorFields),
 }
 
+/// What is below a client.
+enum Wire {
+    Tcp(TcpStream),
+    Tls(Box<TlsWire>),
+}
+
+impl Wire {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(tcp) => tcp,
+            Self::Tls(tls) => &tls.sock,
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.read(buffer),
+            Self::Tls(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.write(bytes),
+            Self::Tls(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.flush(),
+            Self::Tls(tls) => tls.flush(),
+        }
+    }
+}
+
 /// One connection.
 pub struct RawClient {
-    stream: TcpStream,
+    stream: Wire,
     /// Everything received during the login.
     pub greeting: Vec<Message>,
     /// Pid and secret of the `BackendKeyData`.
@@ -83,7 +124,12 @@ impl RawClient {
         stream.set_nodelay(true).expect("a connected socket");
         stream.set_read_timeout(Some(READ_TIMEOUT)).expect("a connected socket");
         stream.set_write_timeout(Some(READ_TIMEOUT)).expect("a connected socket");
-        Self { stream, greeting: Vec::new(), cancel_key: (0, Vec::new()) }
+        Self { stream: Wire::Tcp(stream), greeting: Vec::new(), cancel_key: (0, Vec::new()) }
+    }
+
+    /// Over a TLS connection on which nothing else has been said.
+    pub fn over(tls: TlsWire) -> Self {
+        Self { stream: Wire::Tls(Box::new(tls)), greeting: Vec::new(), cancel_key: (0, Vec::new()) }
     }
 
     /// Logs in; everything up to the first `ReadyForQuery` is in `greeting`.
@@ -155,7 +201,7 @@ impl RawClient {
 
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Gone> {
-        self.stream.write_all(bytes).map_err(|error| gone(&error))
+        self.stream.write_all(bytes).and_then(|()| self.stream.flush()).map_err(|error| gone(&error))
     }
 
     /// Reads one message.
@@ -242,17 +288,17 @@ impl RawClient {
 
     /// Changes the time limit of reads.
     pub fn read_timeout(&self, limit: Duration) {
-        self.stream.set_read_timeout(Some(limit)).expect("a connected socket");
+        self.stream.tcp().set_read_timeout(Some(limit)).expect("a connected socket");
     }
 
     /// The socket.
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.stream.tcp()
     }
 
     /// Ends both directions at once.
     pub fn hang_up(&self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.stream.tcp().shutdown(Shutdown::Both);
     }
 }
 

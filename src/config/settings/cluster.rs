@@ -8,7 +8,7 @@ use super::View::{Node, Whole, Within};
 use super::{HOUR, Kind, MINUTE, SECOND, Section, Shape, Shown, TIB, count, duration, row, size};
 use crate::config::choice::Choice;
 use crate::config::value::{format_address, format_size};
-use crate::config::{CoordinationKind, FailoverMode};
+use crate::config::{CoordinationKind, FailoverMode, SslMode};
 
 pub(super) static CLUSTER: Section = Section {
     path: "cluster",
@@ -149,6 +149,41 @@ pub(super) static CLUSTER: Section = Section {
             Whole(|c| Shown::duration(c.cluster.promote_timeout)),
             "How long a promotion may take before the next candidate is tried.",
         ),
+        row(
+            "sslmode",
+            Kind::Word(SslMode::WORDS),
+            Toml(r#""prefer""#),
+            Whole(|c| Shown::of(c.cluster.tls.mode.word())),
+            "Whether connections to nodes are encrypted, as libpq understands it. All of them: for clients, probes, promotion, auth_query and cancel requests. verify-full is the only one that a man in the middle cannot defeat. With require, ssl_ca_file makes it verify-ca.",
+        ),
+        row(
+            "ssl_ca_file",
+            Kind::Path,
+            Told("none", r#""ca.crt""#),
+            Whole(|c| Shown::file(c.cluster.tls.files.ca.as_ref())),
+            "Certificates of the authorities that vouch for nodes (libpq: sslrootcert). A node's own certificate will do.",
+        ),
+        row(
+            "ssl_crl_file",
+            Kind::Path,
+            Told("none", r#""ca.crl""#),
+            Whole(|c| Shown::file(c.cluster.tls.files.crl.as_ref())),
+            "Certificates that the authorities have taken back.",
+        ),
+        row(
+            "ssl_cert_file",
+            Kind::Path,
+            Told("none", r#""pgregent.crt""#),
+            Whole(|c| Shown::file(c.cluster.tls.files.cert.as_ref())),
+            "Certificate to present to nodes that ask for one (libpq: sslcert).",
+        ),
+        row(
+            "ssl_key_file",
+            Kind::Path,
+            Told("none", r#""pgregent.key""#),
+            Whole(|c| Shown::file(c.cluster.tls.files.key.as_ref())),
+            "Its private key.",
+        ),
     ],
 };
 
@@ -198,6 +233,41 @@ pub(super) static NODE: Section = Section {
             Told("[pool] node_budget", "90"),
             Node(|n| Shown::of(n.budget)),
             "Backends to this node over all pools.",
+        ),
+        row(
+            "sslmode",
+            Kind::Word(SslMode::WORDS),
+            Told("as in [cluster]", r#""prefer""#),
+            Node(|n| Shown::of(n.tls.mode.word())),
+            "Whether connections to this node are encrypted, instead of the cluster's.",
+        ),
+        row(
+            "ssl_ca_file",
+            Kind::Path,
+            Told("as in [cluster]", r#""ca.crt""#),
+            Node(|n| Shown::file(n.tls.files.ca.as_ref())),
+            "Certificates of the authorities that vouch for this node.",
+        ),
+        row(
+            "ssl_crl_file",
+            Kind::Path,
+            Told("as in [cluster]", r#""ca.crl""#),
+            Node(|n| Shown::file(n.tls.files.crl.as_ref())),
+            "Certificates that the authorities have taken back.",
+        ),
+        row(
+            "ssl_cert_file",
+            Kind::Path,
+            Told("as in [cluster]", r#""pgregent.crt""#),
+            Node(|n| Shown::file(n.tls.files.cert.as_ref())),
+            "Certificate to present to this node.",
+        ),
+        row(
+            "ssl_key_file",
+            Kind::Path,
+            Told("as in [cluster]", r#""pgregent.key""#),
+            Node(|n| Shown::file(n.tls.files.key.as_ref())),
+            "Its private key.",
         ),
     ],
 };

@@ -8,10 +8,12 @@
 mod cluster;
 mod data;
 mod doors;
+mod tls;
 
 use super::value::{format_duration, format_size};
 use super::{Config, NodeConfig, Secret, UserConfig};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// One table of the file.
@@ -171,6 +173,10 @@ impl Shown {
         Self::Text(format_size(value as u64))
     }
 
+    fn file(path: Option<&PathBuf>) -> Self {
+        Self::Text(path.map(|path| path.display().to_string()).unwrap_or_default())
+    }
+
     fn list<T: ToString>(values: &[T]) -> Self {
         Self::Text(values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
     }
@@ -189,6 +195,7 @@ impl fmt::Display for Shown {
 /// All tables, in the order of the reference.
 pub static SECTIONS: &[&Section] = &[
     &doors::SERVER,
+    &tls::TLS,
     &doors::ADMIN,
     &cluster::CLUSTER,
     &cluster::NODE,

@@ -115,6 +115,7 @@ mod tests {
             weight: 100,
             failover_priority: 100,
             budget: 1,
+            tls: Default::default(),
         }
     }
 
