@@ -5,15 +5,16 @@
 //! as far as a session when the proxy stops is told so at once. Absent on purpose: what each step does
 //! (`client`, `session`).
 
+use crate::backend::Settings;
 use crate::client::{
-    Admission, AuthDeps, BadOptions, EnterError, Entrance, Hello, Joined, Permit, Signal, login, receive, refuse,
-    send_last, startup_settings,
+    Admission, AuthDeps, BadOptions, EnterError, Entrance, Hello, Joined, Permit, SessionHandle, Signal, login,
+    receive, refuse, send_last, startup_settings,
 };
 use crate::config::ServerConfig;
 use crate::error::{Classify, ClientError, Severity, SqlState};
 use crate::metrics::client_span;
 use crate::net::{Listener, Peer, Stream, TlsAcceptor};
-use crate::session::{Identity, Session, SessionDeps};
+use crate::session::{Identity, Passthrough, ReplicationWish, Session, SessionDeps};
 use crate::wire::encode;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::sync::Arc;
@@ -64,13 +65,15 @@ impl Server {
     /// The life of one connection.
     async fn serve(self: Arc<Self>, stream: Stream) {
         // Boxed: the login's memory is gone once the session runs, and there are many sessions.
-        let Some(Begun { session, identity, permit, peer }) = Box::pin(self.let_in(stream)).await else { return };
+        let Some(Begun { life, identity, permit, peer }) = Box::pin(self.let_in(stream)).await else { return };
         self.deps.metrics.clients.logins.inc("ok");
         let counted = self.deps.metrics.clients.session();
-        let end = session.run().await;
+        let end = match life {
+            Life::Session(session) => session.run().await.label(),
+            Life::Replication(passthrough) => passthrough.run().await.label(),
+        };
         drop((counted, permit));
-        client_span(&peer, &identity.user, &identity.database)
-            .in_scope(|| tracing::debug!("session ended: {}", end.label()));
+        client_span(&peer, &identity.user, &identity.database).in_scope(|| tracing::debug!("session ended: {end}"));
     }
 
     /// From accept to a session. Who does not get that far has been told why.
@@ -90,22 +93,66 @@ impl Server {
             // Those registered before were told by whoever began the drain.
             handle.signal(Signal::Drain);
         }
+        let life = match hello.replication {
+            Some(mode) => {
+                let wish = ReplicationWish { identity: identity.clone(), mode, parameters: hello.parameters };
+                self.begin_replication(wish, handle, stream).await?
+            }
+            None => self.begin_session(identity.clone(), startup, handle, stream).await?,
+        };
+        Some(Begun { life, identity, permit, peer })
+    }
+
+    async fn begin_session(
+        &self,
+        identity: Identity,
+        startup: Settings,
+        handle: Arc<SessionHandle>,
+        stream: Stream,
+    ) -> Option<Life> {
         let deps = Arc::clone(&self.deps);
         let begun =
             Box::pin(Session::begin(deps, identity.clone(), startup, handle, stream, self.draining.clone())).await;
         match begun {
-            Ok(session) => Some(Begun { session: Box::new(session), identity, permit, peer }),
-            Err((error, mut stream)) => {
-                self.deps.metrics.client_error(&error);
-                self.deps.metrics.clients.logins.inc(error.label());
-                client_span(&peer, &identity.user, &identity.database)
-                    .in_scope(|| tracing::info!("login refused: {error}"));
+            Ok(session) => Some(Life::Session(Box::new(session))),
+            Err((error, stream)) => {
                 let mut out = Vec::new();
                 encode::error(&mut out, &ClientError { severity: Severity::Fatal, ..error.client() });
-                send_last(&mut stream, &out).await;
+                self.refuse_session(&error, &out, stream, &identity).await;
                 None
             }
         }
+    }
+
+    async fn begin_replication(
+        &self,
+        wish: ReplicationWish,
+        handle: Arc<SessionHandle>,
+        stream: Stream,
+    ) -> Option<Life> {
+        let (deps, identity) = (Arc::clone(&self.deps), wish.identity.clone());
+        match Box::pin(Passthrough::begin(deps, wish, handle, stream, self.draining.clone())).await {
+            Ok(passthrough) => Some(Life::Replication(Box::new(passthrough))),
+            Err((error, stream)) => {
+                self.refuse_session(&error, &error.message(), stream, &identity).await;
+                None
+            }
+        }
+    }
+
+    /// Tells a client that has proved itself why nothing comes of it.
+    async fn refuse_session(
+        &self,
+        error: &(impl Classify + std::fmt::Display),
+        message: &[u8],
+        mut stream: Stream,
+        identity: &Identity,
+    ) {
+        self.deps.metrics.client_error(error);
+        self.deps.metrics.clients.logins.inc(error.label());
+        client_span(&stream.peer(), &identity.user, &identity.database)
+            .in_scope(|| tracing::info!("login refused: {error}"));
+        send_last(&mut stream, message).await;
     }
 
     /// From accept to a client that may speak.
@@ -133,7 +180,11 @@ impl Server {
                 client_span(&peer, &hello.user, &hello.database).in_scope(|| tracing::info!("login failed: {error}"));
             })?;
         self.deps.pools.set_credential(&hello.user, credential);
-        let startup = startup_settings(&hello.parameters).map_err(|error| refused_options(&error))?;
+        let startup = match hello.replication {
+            // They go to the node as they are.
+            Some(_) => Settings::default(),
+            None => startup_settings(&hello.parameters).map_err(|error| refused_options(&error))?,
+        };
         if !input.is_empty() {
             // A client that speaks before it was greeted is not one of ours to guess about.
             return Err(EnterError::OutOfOrder(char::from(input[0])));
@@ -191,17 +242,23 @@ impl Server {
     }
 }
 
-/// A client whose session can run.
+/// A client that can be served.
 struct Begun {
-    session: Box<Session>,
+    life: Life,
     identity: Identity,
     permit: Permit,
     peer: Peer,
 }
 
+/// What it is served with.
+enum Life {
+    Session(Box<Session>),
+    Replication(Box<Passthrough>),
+}
+
 struct Entered {
     hello: Hello,
-    startup: crate::backend::Settings,
+    startup: Settings,
     permit: Permit,
 }
 

@@ -42,6 +42,8 @@ pub struct Login {
     pub database: Arc<str>,
     /// How we prove it.
     pub credential: NodeCredential,
+    /// More startup parameters, in order. Empty for backends that are shared.
+    pub parameters: Vec<(String, String)>,
 }
 
 /// What a node said when it refused a login.
@@ -209,7 +211,9 @@ impl Greeter {
 
     async fn greet(&mut self, login: &Login) -> Result<(), ConnectError> {
         let mut startup = Vec::with_capacity(128);
-        encode::startup(&mut startup, PROTOCOL_3_0, &[("user", &login.user), ("database", &login.database)]);
+        let mut parameters = vec![("user", &*login.user), ("database", &*login.database)];
+        parameters.extend(login.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        encode::startup(&mut startup, PROTOCOL_3_0, &parameters);
         self.stream.write_all(&startup).await.map_err(|err| socket_error(&err))?;
         for _ in 0..LOGIN_MESSAGES_MAX {
             let (tag, body) = next_message(&mut self.stream, &mut self.input, LOGIN_MESSAGE_MAX).await?;
@@ -228,7 +232,8 @@ impl Greeter {
                 tags::ERROR => return Err(rejection(&body)),
                 tags::READY => {
                     return match tags::ready(&body) {
-                        Ok(TxStatus::Idle) => Ok(()),
+                        // What follows unasked would be lost with this buffer.
+                        Ok(TxStatus::Idle) if self.input.is_empty() => Ok(()),
                         _ => Err(ConnectError::Garbage("ready for query")),
                     };
                 }

@@ -42,6 +42,11 @@ impl Parameters {
         self.entries.iter().map(|(name, value)| (&**name, &**value)).filter(|(name, _)| !is_node_local(name.as_bytes()))
     }
 
+    /// All parameters, by name, as the node reported them.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.iter().map(|(name, value)| (&**name, &**value))
+    }
+
     /// The value of one.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&str> {

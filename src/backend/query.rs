@@ -126,7 +126,12 @@ mod tests {
             tcp.write_all(&answer).await.unwrap();
         };
         let asking = async move {
-            let login = Login { user: "u".into(), database: "d".into(), credential: NodeCredential::None };
+            let login = Login {
+                user: "u".into(),
+                database: "d".into(),
+                credential: NodeCredential::None,
+                parameters: Vec::new(),
+            };
             let target = Target { host: "127.0.0.1".into(), port };
             let limit = Duration::from_secs(10);
             let clock = Clock::machine();

@@ -31,6 +31,46 @@ pub enum Entrance {
     Session(Hello),
 }
 
+/// Which kind of replication connection (PostgreSQL docs, "Streaming Replication Protocol").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replication {
+    /// `replication=true`: of the whole cluster, in no database.
+    Physical,
+    /// `replication=database`: logical, in a database, where SQL works too.
+    Logical,
+}
+
+impl Replication {
+    /// The value of the startup parameter.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Physical => "true",
+            Self::Logical => "database",
+        }
+    }
+
+    /// Reads the startup parameter as PostgreSQL does: a boolean or `database`.
+    fn read(value: &str) -> Result<Option<Self>, EnterError> {
+        let lower = value.to_ascii_lowercase();
+        let is = |word: &str, least: usize| lower.len() >= least && word.starts_with(&*lower);
+        if value == "database" {
+            Ok(Some(Self::Logical))
+        } else if lower == "1" || is("true", 1) || is("yes", 1) || is("on", 2) {
+            Ok(Some(Self::Physical))
+        } else if lower == "0" || is("false", 1) || is("no", 1) || is("off", 2) {
+            Ok(None)
+        } else {
+            let error = ClientError::fatal(
+                SqlState::INVALID_PARAMETER_VALUE,
+                format!("invalid value for parameter \"replication\": \"{value}\""),
+            )
+            .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".");
+            Err(EnterError::Refused(Box::new(error)))
+        }
+    }
+}
+
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -38,6 +78,8 @@ pub struct Hello {
     pub user: Arc<str>,
     /// Database; the role's name where the client names none.
     pub database: Arc<str>,
+    /// It wants to replicate instead of a session.
+    pub replication: Option<Replication>,
     /// The other parameters, in order.
     pub parameters: Vec<(String, String)>,
     /// Protocol version spoken: the client's, or the newest we know.
@@ -133,14 +175,7 @@ fn hello(version: u32, parameters: Vec<(String, String)>, options: Vec<String>) 
         return Err(EnterError::Refused(Box::new(error)));
     }
     let database = value("database").filter(|name| !name.is_empty()).unwrap_or(user);
-    if value("replication").is_some_and(|mode| !is_off(mode)) {
-        let error = ClientError::fatal(
-            SqlState::FEATURE_NOT_SUPPORTED,
-            "replication connections are not passed through the proxy",
-        )
-        .hint("Connect to the node itself.");
-        return Err(EnterError::Refused(Box::new(error)));
-    }
+    let replication = value("replication").map_or(Ok(None), Replication::read)?;
     let newer = version > PROTOCOL_3_2 || version == PROTOCOL_3_2 - 1;
     let spoken = if newer { PROTOCOL_3_2 } else { version };
     let negotiate = (version > PROTOCOL_3_2 || !options.is_empty()).then_some(options);
@@ -149,15 +184,12 @@ fn hello(version: u32, parameters: Vec<(String, String)>, options: Vec<String>) 
         database: database.into(),
         version: spoken,
         negotiate,
+        replication,
         parameters: parameters
             .into_iter()
             .filter(|(name, _)| !matches!(name.as_str(), "user" | "database" | "replication"))
             .collect(),
     })
-}
-
-fn is_off(mode: &str) -> bool {
-    ["0", "off", "false", "no", "n", "f"].contains(&mode.to_ascii_lowercase().as_str())
 }
 
 #[cfg(test)]
@@ -175,8 +207,24 @@ mod tests {
         assert_eq!((&*got.database, got.version, got.negotiate), ("ann", PROTOCOL_3_0, None));
         assert_eq!(got.parameters, pairs(&[("application_name", "x")]));
         assert!(hello(PROTOCOL_3_0, pairs(&[("database", "d")]), vec![]).is_err());
-        assert!(hello(PROTOCOL_3_0, pairs(&[("user", "u"), ("replication", "true")]), vec![]).is_err());
-        assert!(hello(PROTOCOL_3_0, pairs(&[("user", "u"), ("replication", "off")]), vec![]).is_ok());
+    }
+
+    #[test]
+    fn replication_is_read_as_postgresql_reads_it() {
+        let mode = |value: &str| {
+            let asked = pairs(&[("user", "u"), ("replication", value)]);
+            hello(PROTOCOL_3_0, asked, vec![]).map(|hello| (hello.replication, hello.parameters.len()))
+        };
+        for value in ["true", "on", "yes", "1", "TRUE", "t", "y"] {
+            assert_eq!(mode(value).unwrap(), (Some(Replication::Physical), 0), "{value}");
+        }
+        assert_eq!(mode("database").unwrap(), (Some(Replication::Logical), 0));
+        for value in ["false", "off", "no", "0", "f", "n"] {
+            assert_eq!(mode(value).unwrap(), (None, 0), "{value}");
+        }
+        for value in ["", "o", "maybe", "data"] {
+            assert!(matches!(mode(value), Err(EnterError::Refused(_))), "{value}");
+        }
     }
 
     #[test]

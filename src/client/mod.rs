@@ -13,9 +13,9 @@ mod options;
 
 pub use admission::{Admission, Joined, Permit};
 pub use cancel::{CancelKey, CancelRegistry, PinRecord, SessionHandle, Signal, send_cancel};
-pub use first_packet::{Entrance, Hello, receive};
+pub use first_packet::{Entrance, Hello, Replication, receive};
 pub use login::{AuthDeps, login};
-pub use options::{BadOptions, startup_settings};
+pub use options::{BadOptions, startup_settings, take_node};
 
 use crate::auth::AuthError;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};

@@ -129,6 +129,7 @@ fn pool(f: &Fields<'_, '_>, notes: &mut Notes) -> PoolConfig {
         mode: f.choice("mode", notes),
         size: f.count("size", notes),
         node_budget: f.count("node_budget", notes),
+        replication_connections_max: f.count("replication_connections_max", notes),
         queue_timeout: f.duration("queue_timeout", notes),
         idle_timeout: f.duration_or_off("idle_timeout", notes),
         lifetime: f.duration_or_off("lifetime", notes),

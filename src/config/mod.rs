@@ -202,6 +202,8 @@ pub struct PoolConfig {
     pub size: usize,
     /// Backends per node over all pools (unless the node says otherwise). Default 90.
     pub node_budget: usize,
+    /// Replication connections per node, part of its budget and always fewer. Default 10; 0: refused.
+    pub replication_connections_max: usize,
     /// How long a session waits for a backend. Default 30 s.
     pub queue_timeout: Duration,
     /// Idle backends are closed after this; `None`: never. Default 10 min.

@@ -48,6 +48,8 @@ pub struct ClientMetrics {
     pub logins: Reasons<IntCounter>,
     /// Cancel requests by result.
     pub cancels: Reasons<IntCounter>,
+    /// Replication connections that ended, by why.
+    pub replication_ends: Reasons<IntCounter>,
     errors: [Reasons<IntCounter>; 4],
     bytes: [IntCounter; 4],
 }
@@ -68,6 +70,11 @@ impl ClientMetrics {
             accept_errors: maker.counter("accept_errors_total", "Connections that could not be accepted (count)."),
             logins: maker.reasons("logins_total", "Logins of clients, by result (count).", "result"),
             cancels: maker.reasons("cancels_total", "Cancel requests of clients, by result (count).", "result"),
+            replication_ends: maker.reasons(
+                "replication_ends_total",
+                "Replication connections that ended, by reason (count).",
+                "reason",
+            ),
             errors: [Fault::Client, Fault::Node, Fault::Topology, Fault::Proxy].map(by_fault),
             bytes: Direction::ALL.map(|direction| bytes.with_label_values(&[direction.label()])),
         }

@@ -119,6 +119,8 @@ impl BackendGauges {
 pub struct NodeMetrics {
     /// Backends by state.
     pub backends: BackendGauges,
+    /// Backends of replication connections (among the active ones).
+    pub replication: IntGauge,
     /// Connects to the node by result: `ok`, or the label of the failure.
     pub backend_connects: Reasons<IntCounter>,
     /// Backends closed instead of reused, by reason.
@@ -172,6 +174,7 @@ impl NodeMetrics {
 /// The families that [`NodeMetrics`] are children of.
 struct Families {
     backends: IntGaugeVec,
+    replication: IntGaugeVec,
     backend_connects: IntCounterVec,
     backend_discards: IntCounterVec,
     waiters: IntGaugeVec,
@@ -195,6 +198,7 @@ impl Families {
         let m = maker;
         Self {
             backends: m.gauges("backends", "Backends now, by state (backends).", &["node", "state"]),
+            replication: m.gauges("replication_connections", "Replication connections passed through now, among the active backends (backends).", &["node"]),
             backend_connects: m.counters("backend_connects_total", "Connects to the node, by result (count).", &["node", "result"]),
             backend_discards: m.counters("backend_discards_total", "Backends closed instead of reused, by reason (count).", &["node", "reason"]),
             waiters: m.gauges("waiters", "Sessions queued for a backend now (sessions).", &["node"]),
@@ -224,6 +228,7 @@ impl Families {
             backends: BackendGauges(
                 BackendState::ALL.map(|state| self.backends.with_label_values(&[&**name, state.label()])),
             ),
+            replication: self.replication.with_label_values(&own),
             backend_connects: counter_reasons(&self.backend_connects, Some(Arc::clone(name))),
             backend_discards: counter_reasons(&self.backend_discards, Some(Arc::clone(name))),
             waiters: self.waiters.with_label_values(&own),

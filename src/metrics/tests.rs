@@ -9,6 +9,7 @@ fn metrics() -> Arc<Metrics> {
 
 /// Uses everything that appears only once used.
 fn touch_all(metrics: &Metrics) {
+    metrics.clients.replication_ends.inc("client_left");
     metrics.clients.logins.inc("ok");
     metrics.clients.cancels.inc("sent");
     metrics.clients.error(Fault::Node, "lost");
@@ -55,6 +56,8 @@ pgregent_probe_seconds histogram
 pgregent_probes_total counter
 pgregent_queue_wait_seconds histogram
 pgregent_replay_lag_seconds gauge
+pgregent_replication_connections gauge
+pgregent_replication_ends_total counter
 pgregent_reruns_total counter
 pgregent_route_total counter
 pgregent_statements_total counter

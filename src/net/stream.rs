@@ -154,6 +154,15 @@ impl Stream {
         }
     }
 
+    /// Says that nothing more will be written; what the other side writes can still be read.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.wire {
+            Wire::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Wire::Tls(tls) => tls.poll_shutdown(cx),
+            Wire::Spent => Poll::Ready(Err(spent())),
+        }
+    }
+
     /// Reads at least one byte more. Cancel-safe.
     ///
     /// # Errors

@@ -2,15 +2,18 @@
 //!
 //! Locked only when a backend is opened or closed; the steady path reads one number
 //! ([`Budget::is_wanted`]). Invariants: `used` is the number of backends of the node that exist or are
-//! being opened; a pool stands in the queue of wanting pools at most once. Absent on purpose: fairness
-//! inside a pool (its queue's matter), and who yields to whom (`share`).
+//! being opened; a pool stands in the queue of wanting pools at most once; a claim of a single backend
+//! (`dedicated`) goes before wanting pools, because nobody yields to it otherwise. Absent on purpose:
+//! fairness inside a pool (its queue's matter), and who yields to whom (`share`).
 
 use super::Pool;
+use super::dedicated::Place;
 use crate::clock::Time;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use tokio::sync::oneshot;
 
 /// The budget of one node.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Budget {
     state: Mutex<State>,
     /// Length of `wanting`, to be read without the lock.
     wanted: AtomicUsize,
+    /// Length of `claims`, likewise.
+    claimed: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -26,6 +31,8 @@ struct State {
     limit: usize,
     /// Pools that wanted a place and got none, oldest first.
     wanting: VecDeque<Wanting>,
+    /// Those who want one place each, oldest first.
+    claims: VecDeque<oneshot::Sender<Place>>,
 }
 
 #[derive(Debug)]
@@ -38,7 +45,8 @@ impl Budget {
     /// A budget of `limit` backends.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { state: Mutex::new(State { used: 0, limit, wanting: VecDeque::new() }), wanted: AtomicUsize::new(0) }
+        let state = State { used: 0, limit, wanting: VecDeque::new(), claims: VecDeque::new() };
+        Self { state: Mutex::new(state), wanted: AtomicUsize::new(0), claimed: AtomicUsize::new(0) }
     }
 
     /// Takes a place for `pool`, or notes that it wants one.
@@ -53,6 +61,39 @@ impl Budget {
             self.wanted.store(state.wanting.len(), Ordering::Relaxed);
         }
         false
+    }
+
+    /// Takes a place for one backend, if one is free.
+    pub fn take_one(&self) -> bool {
+        let mut state = self.state.lock();
+        let free = state.used < state.limit;
+        state.used += usize::from(free);
+        free
+    }
+
+    /// Joins the queue for a place of one backend.
+    pub fn claim(&self) -> oneshot::Receiver<Place> {
+        let (claim, place) = oneshot::channel();
+        let mut state = self.state.lock();
+        state.claims.retain(|claim| !claim.is_closed());
+        state.claims.push_back(claim);
+        self.claimed.store(state.claims.len(), Ordering::Relaxed);
+        place
+    }
+
+    /// While a place is free: takes it for the oldest claim, which the caller fulfils.
+    pub fn next_claim(&self) -> Option<oneshot::Sender<Place>> {
+        let mut state = self.state.lock();
+        state.claims.retain(|claim| !claim.is_closed());
+        let claim = if state.used < state.limit { state.claims.pop_front() } else { None };
+        state.used += usize::from(claim.is_some());
+        self.claimed.store(state.claims.len(), Ordering::Relaxed);
+        claim
+    }
+
+    /// Does anyone claim a place for one backend? One load.
+    pub fn is_claimed(&self) -> bool {
+        self.claimed.load(Ordering::Relaxed) != 0
     }
 
     /// Gives a place back.

@@ -64,7 +64,7 @@ impl Backoff {
 
 impl Connecting {
     /// Starts a connect if fewer than `limit` are under way; the answer is how long to wait first.
-    fn start(&self, limit: usize, now: Time) -> Option<Duration> {
+    pub(super) fn start(&self, limit: usize, now: Time) -> Option<Duration> {
         let mut state = self.state.lock();
         if state.under_way >= limit {
             return None;
@@ -73,7 +73,7 @@ impl Connecting {
         Some(state.backoff.pause(now))
     }
 
-    fn ended(&self, ok: bool, now: Time) {
+    pub(super) fn ended(&self, ok: bool, now: Time) {
         let mut state = self.state.lock();
         state.under_way -= 1;
         if ok { state.backoff = Backoff::default() } else { state.backoff.failed(now) }
@@ -185,6 +185,7 @@ impl Pool {
             user: Arc::clone(&self.key.user),
             database: Arc::clone(&self.key.database),
             credential: shared.credential(&self.key.user),
+            parameters: Vec::new(),
         };
         let target = &shared.node(self.key.node).target;
         let id = shared.next_backend();
@@ -223,11 +224,11 @@ impl Pool {
 }
 
 /// Does the node lack room for this login only (SQLSTATE class 53)?
-fn is_full(err: &ConnectError) -> bool {
+pub(super) fn is_full(err: &ConnectError) -> bool {
     matches!(err, ConnectError::Rejected(rejection) if rejection.sqlstate.starts_with("53"))
 }
 
-fn fact_of(node: NodeId, err: &ConnectError) -> Option<Fact> {
+pub(super) fn fact_of(node: NodeId, err: &ConnectError) -> Option<Fact> {
     match err {
         ConnectError::Refused => Some(Fact::ConnectRefused(node)),
         ConnectError::TimedOut | ConnectError::Unreachable(_) => Some(Fact::ConnectTimedOut(node)),

@@ -29,6 +29,7 @@ pub(super) async fn follow_fences(shared: Arc<Shared>) {
                 pool.fence(view.fence);
             }
         }
+        shared.fence_dedicated();
         tokio::select! {
             () = topology.changed() => {}
             () = shared.stop.cancelled() => return,

@@ -185,6 +185,9 @@ impl Pool {
 
     /// Hands a backend to the first waiter, to another pool's need, or to the idle stack.
     fn put_back(self: &Arc<Self>, backend: Box<Backend>, now: Time) {
+        if self.shared.node(self.key.node).budget.is_claimed() {
+            return self.remove(backend, DiscardReason::Idle);
+        }
         if let Some(other) = self.should_yield(now) {
             return self.yield_to(&other, backend);
         }

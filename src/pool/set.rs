@@ -5,6 +5,7 @@
 
 use super::budget::Budget;
 use super::connector::Connecting;
+use super::dedicated::{Reaches, Seats};
 use super::maintain;
 use super::{Pool, PoolStats};
 use crate::auth::NodeCredential;
@@ -58,6 +59,8 @@ pub(super) struct NodeState {
     pub budget: Budget,
     pub connecting: Connecting,
     pub connect_ended: Notify,
+    /// How many of its backends belong to one client each.
+    pub dedicated: Seats,
 }
 
 #[derive(Debug)]
@@ -67,6 +70,7 @@ pub(super) struct Shared {
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
     credentials: Mutex<HashMap<Arc<str>, NodeCredential>>,
     next_backend: AtomicU64,
+    pub dedicated: Mutex<Reaches>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub facts: FactSender,
@@ -78,7 +82,7 @@ pub(super) struct Shared {
 /// All pools.
 #[derive(Clone, Debug)]
 pub struct PoolSet {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl PoolSet {
@@ -94,6 +98,7 @@ impl PoolSet {
                 budget: Budget::new(node.budget),
                 connecting: Connecting::default(),
                 connect_ended: Notify::new(),
+                dedicated: Seats::default(),
             })
             .collect();
         let shared = Arc::new(Shared {
@@ -102,6 +107,7 @@ impl PoolSet {
             pools: Mutex::new(HashMap::new()),
             credentials: Mutex::new(HashMap::new()),
             next_backend: AtomicU64::new(1),
+            dedicated: Mutex::default(),
             clock: deps.clock,
             metrics: deps.metrics,
             facts: deps.facts,

@@ -7,6 +7,7 @@
 //! is taken while another one is held; `used` never exceeds the limit on the way. Absent on purpose:
 //! opening backends (`connector`).
 
+use super::dedicated::Place;
 use super::set::Shared;
 use super::{DiscardReason, Pool};
 use crate::backend::Backend;
@@ -82,18 +83,28 @@ impl Pool {
 impl Shared {
     /// Closes the backend of another pool of the node that has been idle longest; its place is the caller's.
     pub fn evict_for(&self, pool: &Arc<Pool>) -> bool {
+        self.evict(pool.key.node, |other| !Arc::ptr_eq(other, pool))
+    }
+
+    /// Closes the backend of these pools of the node that has been idle longest; its place is the caller's.
+    pub fn evict(&self, node: NodeId, of: impl Fn(&Arc<Pool>) -> bool) -> bool {
         let mut others: Vec<(Time, Arc<Pool>)> = self
             .snapshot()
             .into_iter()
-            .filter(|other| other.key.node == pool.key.node && !Arc::ptr_eq(other, pool))
+            .filter(|other| other.key.node == node && of(other))
             .filter_map(|other| Some((other.idle_since()?, other)))
             .collect();
         others.sort_by_key(|(since, _)| *since);
         others.iter().any(|(_, other)| other.evict_idle())
     }
 
-    /// Lets the pools that want a place of the node have those that are free, the oldest wish first.
-    pub fn offer_places(&self, node: NodeId) {
+    /// Lets those who want a place of the node have what is free: claims first, then the pools, the
+    /// oldest wish first.
+    pub fn offer_places(self: &Arc<Self>, node: NodeId) {
+        while let Some(claim) = self.node(node).budget.next_claim() {
+            // Whoever has left meanwhile drops the place, which gives it back.
+            drop(claim.send(Place::new(Arc::clone(self), node)));
+        }
         while let Some(pool) = self.node(node).budget.next_wanting() {
             pool.open_more();
         }

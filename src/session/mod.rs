@@ -3,7 +3,8 @@
 //! A session is one task. All waiting is in [`Session::run`]'s poll, all changing in the files beside
 //! this one: `unit` reads what the client wants, `attach` gets it a backend, `forward` passes it on,
 //! `replies` passes the answers back, `loss` says what a lost backend means, `local` answers what
-//! needs no node. Invariants: a backend is released only when every reply owed was seen and its state
+//! needs no node. `passthrough` is another kind of life: a replication connection with a backend of its
+//! own. Invariants: a backend is released only when every reply owed was seen and its state
 //! is known (I4); a write whose bytes left is never sent again (I5); nothing of one client is visible
 //! to another. Absent on purpose: the control plane, of which only the topology is seen.
 
@@ -14,6 +15,7 @@ mod forward;
 mod greet;
 mod local;
 mod loss;
+mod passthrough;
 mod poll;
 mod prepared;
 mod replies;
@@ -22,6 +24,7 @@ mod unit;
 
 pub use deps::{SessionDeps, Tunables};
 pub use greet::{GreetError, Greetings};
+pub use passthrough::{Passthrough, PassthroughEnd, PassthroughError, ReplicationWish};
 
 use crate::backend::{Parameters, Settings};
 use crate::client::SessionHandle;

@@ -199,6 +199,7 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             mode: PoolMode::Transaction,
             size: 1,
             node_budget: 1,
+            replication_connections_max: 1,
             queue_timeout: ms(1),
             idle_timeout: None,
             lifetime: None,

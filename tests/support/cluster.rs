@@ -157,12 +157,12 @@ impl Cluster {
     }
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
 /// A PostgreSQL program, run as a user it accepts.
-fn postgres_command(program: &str) -> Command {
+pub fn postgres_command(program: &str) -> Command {
     let path = bin_directory().join(program);
     let mut command = if is_root() {
         let mut command = Command::new("runuser");

@@ -37,6 +37,14 @@ pub(super) static POOL: Section = Section {
             "Backends per node over all pools, unless the node has its own budget. Below the node's max_connections.",
         ),
         live(
+            "replication_connections_max",
+            count(0, 10_000),
+            Toml("10"),
+            Whole(|c| Shown::of(c.pool.replication_connections_max)),
+            "Replication connections (pg_basebackup, pg_receivewal, subscriptions) per node: part of its budget, and \
+             always fewer than it. 0: refused.",
+        ),
+        live(
             "queue_timeout",
             duration(1, DAY),
             Toml(r#""30s""#),

@@ -58,6 +58,11 @@ impl Secured {
         Poll::Ready(Ok(std::mem::take(&mut self.taken).min(bytes.len())))
     }
 
+    /// Ends our direction, inside TLS (close_notify) and below it.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
     /// Has something arrived, as far as the reactor and the buffers know?
     pub(crate) fn has_input(&self) -> bool {
         let (ahead, session) = self.stream.get_ref();
