@@ -14,7 +14,7 @@ pub use connect::{ConnectError, Login, NodeRejection, Target, connect};
 pub use owed::{Owed, Pipeline, Reply, Unexpected};
 pub use parameters::{Parameters, is_node_local};
 pub use query::{QueryError, simple_query};
-pub use settings::{Setting, Settings};
+pub use settings::{AUTHORIZATION, ROLE, Setting, Settings};
 pub use statements::{NAME_PREFIX, Statement, StatementTable, Statements};
 
 use crate::clock::Time;

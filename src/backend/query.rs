@@ -42,7 +42,11 @@ pub(super) enum ReadError {
 ///
 /// # Errors
 /// [`QueryError`]; the backend must be discarded.
-pub async fn simple_query(backend: &mut Backend, text: &str, mut on_row: impl FnMut(&[u8])) -> Result<(), QueryError> {
+pub async fn simple_query(
+    backend: &mut Backend,
+    text: impl AsRef<[u8]>,
+    mut on_row: impl FnMut(&[u8]),
+) -> Result<(), QueryError> {
     let mut out = Vec::new();
     encode::query(&mut out, text);
     backend.stream.write_all(&out).await.map_err(|_| QueryError::Lost)?;

@@ -1,35 +1,77 @@
 //! The settings of a session, and how to bring a backend to them.
 //!
 //! Two equal values have equal digests, so the steady path compares one number. Invariants: names
-//! are lower-case and unique, entries are sorted. Absent on purpose: SET LOCAL and everything else
-//! that ends with its transaction.
+//! are lower-case and unique, entries are sorted; who one is (`session_authorization`, `role`) is put
+//! back first and taken on last, so that no setting is made with another's rights. Absent on purpose:
+//! SET LOCAL and everything else that ends with its transaction.
 
-use std::fmt::Write;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+
+/// The setting that SET SESSION AUTHORIZATION makes.
+pub const AUTHORIZATION: &str = "session_authorization";
+/// The setting that SET ROLE makes.
+pub const ROLE: &str = "role";
+/// It decides how the other texts are read.
+const ENCODING: &str = "client_encoding";
 
 /// One setting: its name and the statement that makes it so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// Lower-case name.
     pub name: Arc<str>,
-    /// A statement without trailing semicolon that sets it for the session.
-    pub sql: Arc<str>,
+    /// A statement without trailing semicolon that sets it for the session, in the client's encoding.
+    pub sql: Arc<[u8]>,
 }
 
 impl Setting {
-    /// A setting from a startup parameter: the raw value, as the startup packet has it.
+    /// A setting made by this statement, whose blanks and semicolons around it do not count.
     #[must_use]
-    pub fn from_startup(name: &str, value: &str) -> Self {
-        let sql = format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value));
-        Self { name: name.to_ascii_lowercase().into(), sql: sql.into() }
+    pub fn from_statement(name: &Arc<str>, text: &[u8]) -> Self {
+        let end = text.iter().rposition(|byte| !byte.is_ascii_whitespace() && *byte != b';').map_or(0, |last| last + 1);
+        Self { name: Arc::clone(name), sql: text[..end].trim_ascii_start().into() }
+    }
+
+    /// A setting of this value: as the startup packet has it, or as a backend told it.
+    #[must_use]
+    pub fn from_value(name: &str, value: &[u8]) -> Self {
+        let name = name.to_ascii_lowercase();
+        let sql =
+            [&b"SELECT pg_catalog.set_config("[..], &literal(name.as_bytes()), b", ", &literal(value), b", false)"];
+        Self { name: name.into(), sql: sql.concat().into() }
+    }
+
+    /// Does it say who the session is? Then it decides what is allowed.
+    #[must_use]
+    pub fn is_identity(&self) -> bool {
+        matches!(&*self.name, AUTHORIZATION | ROLE)
+    }
+
+    /// May anything run before this setting is known to be made? Who one is, what row level security
+    /// goes by and whether writes are refused must hold before a write does.
+    #[must_use]
+    pub fn guards(&self) -> bool {
+        self.is_identity()
+            || self.name.contains('.')
+            || matches!(&*self.name, "row_security" | "default_transaction_read_only" | "session_replication_role")
     }
 }
 
 /// Writes a text as an SQL literal that reads the same under any `standard_conforming_strings`.
-fn literal(text: &str) -> String {
-    let escaped = text.replace('\\', "\\\\").replace('\'', "''");
-    if text.contains('\\') { format!(" E'{escaped}'") } else { format!("'{escaped}'") }
+fn literal(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 4);
+    if text.contains(&b'\\') {
+        out.extend_from_slice(b" E");
+    }
+    out.push(b'\'');
+    for byte in text {
+        if matches!(byte, b'\'' | b'\\') {
+            out.push(*byte);
+        }
+        out.push(*byte);
+    }
+    out.push(b'\'');
+    out
 }
 
 /// A session's settings, sorted by name.
@@ -54,6 +96,10 @@ impl Settings {
     #[must_use]
     pub fn with(&self, entry: Setting) -> Self {
         let mut next = self.clone();
+        // Becoming someone else ends the role (PostgreSQL docs, "SET SESSION AUTHORIZATION").
+        if &*entry.name == AUTHORIZATION {
+            next.entries.retain(|entry| &*entry.name != ROLE);
+        }
         next.put(entry);
         next.seal()
     }
@@ -62,8 +108,18 @@ impl Settings {
     #[must_use]
     pub fn reset(&self, name: &str, base: &Self) -> Self {
         let mut next = self.clone();
-        next.entries.retain(|entry| &*entry.name != name);
+        next.entries.retain(|entry| &*entry.name != name && (name != AUTHORIZATION || &*entry.name != ROLE));
         if let Some(entry) = base.entries.iter().find(|entry| &*entry.name == name) {
+            next.put(entry.clone());
+        }
+        next.seal()
+    }
+
+    /// After RESET ALL, which does not change who the session is.
+    #[must_use]
+    pub fn reset_all(&self, base: &Self) -> Self {
+        let mut next = base.clone();
+        for entry in self.entries.iter().filter(|entry| entry.is_identity()) {
             next.put(entry.clone());
         }
         next.seal()
@@ -78,7 +134,7 @@ impl Settings {
 
     fn seal(mut self) -> Self {
         let hasher = foldhash::fast::FixedState::with_seed(0x5e77_1465);
-        let texts: Vec<(&str, &str)> = self.entries.iter().map(|entry| (&*entry.name, &*entry.sql)).collect();
+        let texts: Vec<(&str, &[u8])> = self.entries.iter().map(|entry| (&*entry.name, &*entry.sql)).collect();
         self.digest = if texts.is_empty() { 0 } else { hasher.hash_one(&texts) };
         self
     }
@@ -101,20 +157,48 @@ impl Settings {
         &self.entries
     }
 
-    /// The statements that turn a backend with these settings into one with `to`, in order.
+    /// One text that turns a backend with these settings into one with `to`.
     #[must_use]
-    pub fn statements_to(&self, to: &Self) -> Vec<String> {
-        let mut statements = Vec::new();
-        for entry in &self.entries {
-            if !to.contains(&entry.name) {
-                let mut sql = String::from("RESET ");
-                let _ = write!(sql, "\"{}\"", entry.name.replace('"', "\"\""));
-                statements.push(sql);
+    pub fn change_to(&self, to: &Self) -> Vec<u8> {
+        let mut text = Vec::new();
+        let mut add = |statement: &[u8]| {
+            if !text.is_empty() {
+                // A line of its own: a statement may end in a comment.
+                text.extend_from_slice(b"\n;");
+            }
+            text.extend_from_slice(statement);
+        };
+        let identity_changes = |settings: &Self, other: &Self| {
+            settings.entries.iter().any(|entry| entry.is_identity() && !other.entries.contains(entry))
+        };
+        let changes_identity = identity_changes(self, to) || identity_changes(to, self);
+        if self.entries.iter().any(Setting::is_identity) && (changes_identity || !self.same(to)) {
+            if self.contains(AUTHORIZATION) {
+                add(b"RESET SESSION AUTHORIZATION");
+            }
+            add(b"RESET ROLE");
+        }
+        for entry in self.entries.iter().filter(|entry| !entry.is_identity() && !to.contains(&entry.name)) {
+            add(format!("RESET \"{}\"", entry.name.replace('"', "\"\"")).replace('.', "\".\"").as_bytes());
+        }
+        let missing = |entry: &&Setting| !entry.is_identity() && !self.entries.contains(entry);
+        let first = |entry: &&Setting| &*entry.name == ENCODING;
+        to.entries.iter().filter(missing).filter(first).for_each(|entry| add(&entry.sql));
+        to.entries.iter().filter(missing).filter(|entry| !first(entry)).for_each(|entry| add(&entry.sql));
+        if changes_identity || !self.same(to) {
+            for name in [AUTHORIZATION, ROLE] {
+                to.entries.iter().filter(|entry| &*entry.name == name).for_each(|entry| add(&entry.sql));
             }
         }
-        statements
-            .extend(to.entries.iter().filter(|entry| !self.entries.contains(entry)).map(|entry| entry.sql.to_string()));
-        statements
+        text
+    }
+
+    /// Must the change to `to` have been made before a write may follow?
+    #[must_use]
+    pub fn guards_change_to(&self, to: &Self) -> bool {
+        let differs =
+            |from: &Self, to: &Self| from.entries.iter().any(|entry| entry.guards() && !to.entries.contains(entry));
+        differs(self, to) || differs(to, self)
     }
 }
 
@@ -123,7 +207,11 @@ mod tests {
     use super::*;
 
     fn set(name: &str, value: &str) -> Setting {
-        Setting { name: name.into(), sql: format!("SET {name} = {value}").into() }
+        Setting::from_statement(&name.into(), format!(" SET {name} = {value} ; ").as_bytes())
+    }
+
+    fn change(from: &Settings, to: &Settings) -> String {
+        String::from_utf8(from.change_to(to)).unwrap()
     }
 
     #[test]
@@ -136,23 +224,41 @@ mod tests {
     }
 
     #[test]
-    fn the_difference_is_minimal() {
-        let from = Settings::new([set("a", "1"), set("b", "1"), set("c", "1")]);
-        let to = Settings::new([set("b", "2"), set("c", "1"), set("d", "1")]);
-        assert_eq!(from.statements_to(&to), ["RESET \"a\"", "SET b = 2", "SET d = 1"]);
-        assert!(from.statements_to(&from).is_empty());
+    fn the_difference_is_minimal_and_a_trailing_comment_harms_nothing() {
+        let from = Settings::new([set("a", "1"), set("b.x", "1"), set("c", "1")]);
+        let to = Settings::new([set("b", "2 -- two"), set("c", "1"), set("d", "1")]);
+        assert_eq!(change(&from, &to), "RESET \"a\"\n;RESET \"b\".\"x\"\n;SET b = 2 -- two\n;SET d = 1");
+        assert!(change(&from, &from).is_empty());
+    }
+
+    #[test]
+    fn who_one_is_comes_back_first_and_is_taken_on_last() {
+        let from = Settings::new([set("a", "1"), set(ROLE, "joe")]);
+        let to =
+            Settings::new([set("a", "2"), set(ROLE, "ann"), set(AUTHORIZATION, "eve"), set("client_encoding", "x")]);
+        let want =
+            "RESET ROLE\n;SET client_encoding = x\n;SET a = 2\n;SET session_authorization = eve\n;SET role = ann";
+        assert_eq!(change(&from, &to), want);
+        assert_eq!(
+            change(&to, &Settings::default()),
+            "RESET SESSION AUTHORIZATION\n;RESET ROLE\n;RESET \"a\"\n;RESET \"client_encoding\""
+        );
+        assert!(from.guards_change_to(&to) && !set("a", "1").guards());
+        assert!(!to.with(set(AUTHORIZATION, "bob")).contains(ROLE), "becoming someone else ends the role");
+        assert!(!to.reset(AUTHORIZATION, &Settings::default()).contains(ROLE));
+        assert_eq!(to.reset_all(&Settings::default()).entries().len(), 2, "RESET ALL leaves who one is");
     }
 
     #[test]
     fn reset_goes_back_to_the_startup_value() {
-        let base = Settings::new([Setting::from_startup("DateStyle", "ISO")]);
+        let base = Settings::new([Setting::from_value("DateStyle", b"ISO")]);
         let changed = base.with(set("datestyle", "German")).with(set("x.y", "1"));
         assert!(changed.reset("datestyle", &base).reset("x.y", &base).same(&base));
     }
 
     #[test]
     fn literals_survive_quotes_and_backslashes() {
-        let entry = Setting::from_startup("search_path", r"a'b\c");
-        assert_eq!(&*entry.sql, r"SELECT pg_catalog.set_config('search_path',  E'a''b\\c', false)");
+        let entry = Setting::from_value("search_path", br"a'b\c");
+        assert_eq!(&*entry.sql, br"SELECT pg_catalog.set_config('search_path',  E'a''b\\c', false)");
     }
 }

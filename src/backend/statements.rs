@@ -117,6 +117,8 @@ impl Table {
 pub struct Statements {
     known: HashMap<u64, Known, foldhash::fast::RandomState>,
     unnamed: Option<u64>,
+    /// Texts of PREPARE by name.
+    sql: HashMap<Box<str>, Arc<[u8]>, foldhash::fast::RandomState>,
     tick: u64,
     limit: usize,
 }
@@ -131,7 +133,7 @@ impl Statements {
     /// A backend that may know up to `limit` statements (at least one).
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { known: HashMap::default(), unnamed: None, tick: 0, limit: limit.max(1) }
+        Self { known: HashMap::default(), unnamed: None, sql: HashMap::default(), tick: 0, limit: limit.max(1) }
     }
 
     /// Is this statement prepared there? Marks it as used.
@@ -168,12 +170,34 @@ impl Statements {
     /// Notes that everything was deallocated (DEALLOCATE ALL, DISCARD ALL).
     pub fn forget_all(&mut self) {
         self.known.clear();
+        self.sql.clear();
         self.unnamed = None;
     }
 
     /// Notes that all names were deallocated, but for those whose Parse is still to come.
     pub fn forget_all_but(&mut self, is_to_come: impl Fn(u64) -> bool) {
         self.known.retain(|&id, _| is_to_come(id));
+        self.sql.clear();
+    }
+
+    /// The PREPARE that made this SQL-level name, if it exists there.
+    #[must_use]
+    pub fn sql_text(&self, name: &str) -> Option<&Arc<[u8]>> {
+        self.sql.get(name)
+    }
+
+    /// Notes which PREPARE made a name, or that the name is gone.
+    pub fn note_sql(&mut self, name: &str, text: Option<&Arc<[u8]>>) {
+        match text {
+            Some(text) => drop(self.sql.insert(name.into(), Arc::clone(text))),
+            None => drop(self.sql.remove(name)),
+        }
+    }
+
+    /// Have SQL-level names piled up, so that a reset is due?
+    #[must_use]
+    pub fn has_too_many_sql(&self) -> bool {
+        self.sql.len() > self.limit
     }
 
     /// The content digest of the unnamed statement, if it is one of ours.

@@ -22,11 +22,11 @@ pub fn startup_settings(parameters: &[(String, String)]) -> Result<Settings, Bad
     // PostgreSQL applies `options` first, then the other parameters.
     for (_, value) in parameters.iter().filter(|(name, _)| name == "options") {
         for (name, value) in parse_options(value)? {
-            settings.push(Setting::from_startup(&name, &value));
+            settings.push(Setting::from_value(&name, value.as_bytes()));
         }
     }
     for (name, value) in parameters.iter().filter(|(name, _)| name != "options") {
-        settings.push(Setting::from_startup(name, value));
+        settings.push(Setting::from_value(name, value.as_bytes()));
     }
     Ok(Settings::new(settings))
 }

@@ -17,6 +17,8 @@ pub struct RouteMetrics {
     pub reruns: Reasons<IntCounter>,
     /// Sessions pinned to their backend now, by reason.
     pub pins: Reasons<IntGauge>,
+    /// Times a backend was asked what it holds, because a text did not tell what it did.
+    pub state_asks: IntCounter,
     reasons: Box<[&'static str]>,
     decisions: Box<[IntCounter]>,
 }
@@ -31,6 +33,7 @@ impl RouteMetrics {
                 .counter("classify_misses_total", "Statements that had to be parsed to be classified (count)."),
             reruns: maker.reasons("reruns_total", "Statements run again on another node, by reason (count).", "reason"),
             pins: maker.gauge_reasons("pins", "Sessions pinned to their backend now, by reason (sessions).", "reason"),
+            state_asks: maker.counter("state_asks_total", "Backends asked what session state they hold (count)."),
             reasons: reasons.into(),
             decisions: reasons.iter().map(|reason| decisions.with_label_values(&[reason])).collect(),
         }

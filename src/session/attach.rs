@@ -5,9 +5,9 @@
 //! are chosen (`route`) and how backends are opened (`pool`).
 
 use super::effects::Pins;
+use super::hidden::Hidden;
 use super::unit::Unit;
-use super::{Attachment, BackendWait, Gate, Replay, RouteWait, Session, SessionEnd, Stage, Streamed};
-use crate::backend::Owed;
+use super::{Attachment, BackendWait, Gate, RouteWait, Session, SessionEnd, Stage, Streamed};
 use crate::clock::Time;
 use crate::config::{Consistency, PoolMode};
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
@@ -19,6 +19,7 @@ use crate::route::{NoRoute, Target, Wishes, choose};
 use crate::sql::{Access, BeginOptions, Classification, Isolation, TxControl};
 use crate::topology::{Role, TopologyReader};
 use crate::wire::encode;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -141,7 +142,7 @@ impl Session {
 
     /// Settings under which a read may not be one, or a standby refuses it.
     fn restricts_reads(&self) -> bool {
-        self.settings.entries().iter().any(|entry| {
+        self.tracked.current().entries().iter().any(|entry| {
             let name = &*entry.name;
             name.starts_with("default_transaction_")
                 || name.starts_with("transaction_")
@@ -234,7 +235,9 @@ impl Session {
             scan: NodeScan::default(),
             to_node: 0,
             to_client: Streamed::Forward,
-            replay: None,
+            hidden: VecDeque::new(),
+            refused: None,
+            guarded: false,
             gate: if alone { Gate::OneRead } else { Gate::Free },
             rerouting: false,
             used: false,
@@ -243,7 +246,7 @@ impl Session {
         self.replay_settings(&mut attachment);
         self.replay_begin(&mut attachment);
         if self.deps.tunables.load().mode == PoolMode::Session {
-            self.pin(Pins::for_session_mode);
+            self.pin(b"", Pins::for_session_mode);
         }
         if alone {
             self.outbox.hold();
@@ -254,25 +257,24 @@ impl Session {
     /// Brings the backend to the session's settings with one Query whose replies are hidden.
     fn replay_settings(&mut self, attachment: &mut Attachment) {
         let backend = &mut attachment.checkout;
-        if Arc::ptr_eq(&backend.settings, &self.settings) || backend.settings.same(&self.settings) {
+        let wanted = self.tracked.current();
+        if Arc::ptr_eq(&backend.settings, wanted) || backend.settings.same(wanted) {
             if backend.parameters.digest() != self.told.digest() {
                 self.tell_parameters(attachment);
             }
             return;
         }
-        let statements = backend.settings.statements_to(&self.settings);
-        backend.settings = Arc::clone(&self.settings);
-        encode::query(attachment.outbox.tail(), &statements.join(";"));
-        attachment.checkout.owed.push(Owed::Query { swallow: true });
-        attachment.checkout.statements.note_unnamed(None);
-        attachment.replay = Some(Replay::default());
+        let text = backend.settings.change_to(wanted);
+        // What a read does under the wrong settings nobody sees; a write would last.
+        attachment.guarded = self.wanted_unit.access == Access::Write && backend.settings.guards_change_to(wanted);
+        backend.settings = Arc::clone(wanted);
+        Self::send_hidden(attachment, &text, Hidden::Settings);
     }
 
     /// Sends the BEGIN that was answered before a node was known.
     fn replay_begin(&mut self, attachment: &mut Attachment) {
         if let super::Transaction::Deferred(text) = &self.transaction {
-            encode::query(attachment.outbox.tail(), &String::from_utf8_lossy(text));
-            attachment.checkout.owed.push(Owed::Query { swallow: true });
+            Self::send_hidden(attachment, text, Hidden::Begin);
             let on_standby = attachment.target.role == Role::Standby;
             self.transaction = super::Transaction::Open { on_standby, wrote: false, failed: false };
         }
@@ -298,7 +300,7 @@ impl Session {
         self.deps.metrics.node(target.node).transaction_seconds.observe(now.since(checkout.since()).as_secs_f64());
         if self.handle.detach() {
             checkout.discard(DiscardReason::Canceled);
-        } else if tainted {
+        } else if tainted || checkout.statements.has_too_many_sql() {
             checkout.reset();
         } else {
             checkout.release(now);

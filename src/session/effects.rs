@@ -1,76 +1,195 @@
 //! What statements leave behind: settings that are replayed, and state that pins the session.
 //!
-//! Settings follow PostgreSQL's transactions: they count once the transaction that made them has
-//! committed. Pure. Invariant: whatever is not exactly understood pins. Absent on purpose: SET LOCAL.
+//! An effect counts when the answer of its own statement has come, not before. Pure. Invariant: whatever
+//! is not exactly understood is asked for. Absent on purpose: SET LOCAL, and when a transaction makes
+//! settings last (`tracked`).
 
-use crate::backend::{Setting, Settings};
-use crate::sql::{self, Change, Classification, PinReason, TxControl};
+use crate::backend::Setting;
+use crate::sql::{self, BeginOptions, Change, Classification, Isolation, PinReason, Step, StringSyntax, TxControl};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A change of settings or statements, with the text that made it.
+/// Settings of extensions taken from one text.
+const SUSPECTS_MAX: usize = 50;
+/// Bytes kept of a statement that pins.
+const STATEMENT_SHOWN_MAX: usize = 200;
+
+/// One thing that a statement does to the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// SET
-    Set(Setting),
+pub struct Effect {
+    /// Which answer of the unit says that it is done, from 0.
+    pub at: u32,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a statement does to the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// SET, `set_config()`, SET SESSION CHARACTERISTICS.
+    Set(Box<[Setting]>),
     /// RESET name
     Reset(Arc<str>),
     /// RESET ALL
     ResetAll,
     /// DISCARD ALL
     DiscardAll,
+    /// PREPARE name, with the statement's text.
+    Prepare(Arc<str>, Arc<[u8]>),
     /// DEALLOCATE of one name.
     Deallocate(Arc<str>),
     /// DEALLOCATE ALL
     DeallocateAll,
+    /// COMMIT, ROLLBACK, PREPARE TRANSACTION: the answer tells which of them it was.
+    End,
+    /// SAVEPOINT name
+    Savepoint(Arc<str>),
+    /// RELEASE name
+    Release(Arc<str>),
+    /// ROLLBACK TO name
+    RollbackTo(Arc<str>),
+    /// State that cannot move, and the statement that made it, shortened.
+    Pin(sql::Pins, Box<str>),
+    /// The text does not tell what it did; it names these settings of extensions.
+    Uncertain(Box<[Arc<str>]>),
+    /// The cause of a pin may be gone.
+    Unpins,
 }
 
 impl Effect {
-    /// The trackable effect of a statement, if it has one.
+    /// Adds what a text does, whose first answer is the `base`th of its unit. `quiet`: nothing has been
+    /// changed that the end of a transaction could make last or undo.
+    pub fn collect(
+        into: &mut VecDeque<Self>,
+        base: u32,
+        class: &Classification,
+        text: &[u8],
+        strings: StringSyntax,
+        quiet: bool,
+    ) {
+        let matters = |step: &Step| step.tx == TxControl::None || !step.effects.is_none();
+        if class.steps.is_empty() || quiet && !class.steps.iter().any(matters) {
+            return;
+        }
+        let pieces = if class.statements > 1 { sql::pieces(text, strings) } else { vec![text] };
+        for step in &class.steps {
+            let piece = pieces.get(usize::from(step.at)).copied().unwrap_or_default();
+            let at = base.saturating_add(u32::from(step.at));
+            Kind::collect(step, piece, strings, |kind| into.push_back(Self { at, kind }));
+        }
+    }
+
+    /// Does it change which names of prepared statements there are?
     #[must_use]
-    pub fn of(class: &Classification, text: &[u8]) -> Option<Self> {
-        match &class.effects.change {
+    pub fn changes_names(&self) -> bool {
+        matches!(self.kind, Kind::DiscardAll | Kind::Prepare(..) | Kind::Deallocate(_) | Kind::DeallocateAll)
+    }
+}
+
+impl Kind {
+    /// Does the node go back to defaults of its own?
+    #[must_use]
+    pub fn resets(&self) -> bool {
+        matches!(self, Self::Reset(_) | Self::ResetAll | Self::DiscardAll)
+    }
+
+    fn collect(step: &Step, text: &[u8], strings: StringSyntax, mut add: impl FnMut(Self)) {
+        match &step.tx {
+            TxControl::Commit { .. } | TxControl::Rollback { .. } | TxControl::PrepareTransaction => add(Self::End),
+            TxControl::Savepoint(name) => add(Self::Savepoint(Arc::clone(name))),
+            TxControl::Release(name) => add(Self::Release(Arc::clone(name))),
+            TxControl::RollbackTo(name) => add(Self::RollbackTo(Arc::clone(name))),
+            TxControl::None
+            | TxControl::Begin(_)
+            | TxControl::Set(_)
+            | TxControl::CommitPrepared
+            | TxControl::RollbackPrepared => {}
+            TxControl::Mixed => add(Self::Uncertain(suspects(text))),
+        }
+        match &step.effects.change {
             Change::Set { name } => {
-                let sql = String::from_utf8_lossy(text);
-                let sql = sql.trim().trim_end_matches(';').trim_end();
-                Some(Self::Set(Setting { name: Arc::clone(name), sql: sql.into() }))
+                add(Self::Set([Setting::from_statement(name, text)].into()));
+                if strings == StringSyntax::Backslash {
+                    // The text would read differently where strings are standard: the value is asked for.
+                    add(Self::Uncertain([Arc::clone(name)].into()));
+                }
             }
-            Change::Reset { name } => Some(Self::Reset(Arc::clone(name))),
-            Change::ResetAll => Some(Self::ResetAll),
-            Change::DiscardAll => Some(Self::DiscardAll),
-            Change::Deallocate { name } => Some(Self::Deallocate(Arc::clone(name))),
-            Change::DeallocateAll => Some(Self::DeallocateAll),
-            // Gone with the transaction, without meaning for the next client, or pinned.
+            Change::SetConfig { name, value } => add(Self::Set([Setting::from_value(name, value.as_bytes())].into())),
+            Change::Characteristics(options) => add(Self::Set(characteristics(*options))),
+            Change::Reset { name } => add(Self::Reset(Arc::clone(name))),
+            Change::ResetAll => add(Self::ResetAll),
+            Change::DiscardAll => add(Self::DiscardAll),
+            Change::Prepare { name } => add(Self::Prepare(Arc::clone(name), text.trim_ascii().into())),
+            Change::Deallocate { name } => add(Self::Deallocate(Arc::clone(name))),
+            Change::DeallocateAll => add(Self::DeallocateAll),
+            // Gone with the transaction, or without meaning for the next client.
             Change::None
             | Change::SetLocal { .. }
             | Change::DiscardPlans
             | Change::DiscardSequences
             | Change::DiscardTemp
-            | Change::UnlistenAll => None,
+            | Change::UnlistenAll
+            | Change::Execute { .. } => {}
+        }
+        if !step.effects.pins.is_empty() {
+            add(Self::Pin(step.effects.pins, shown(text)));
+        }
+        if step.effects.uncertain {
+            add(Self::Uncertain(suspects(text)));
+        }
+        if step.effects.releases {
+            add(Self::Unpins);
         }
     }
+}
 
-    /// Does it take names of prepared statements away?
-    #[must_use]
-    pub fn takes_names(&self) -> bool {
-        matches!(self, Self::DiscardAll | Self::Deallocate(_) | Self::DeallocateAll)
-    }
+/// Names of settings of extensions (`app.user`, say) that stand between quotes in a text. A node does not
+/// list such settings, so they must be asked for by name.
+pub fn suspects(text: &[u8]) -> Box<[Arc<str>]> {
+    let is_name = |piece: &[u8]| {
+        piece.contains(&b'.')
+            && piece.len() < 128
+            && piece.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$'))
+            && piece.split(|byte| *byte == b'.').all(|part| part.first().is_some_and(|byte| !byte.is_ascii_digit()))
+    };
+    let pieces = text.split(|byte| *byte == b'\'').filter(|piece| is_name(piece)).take(SUSPECTS_MAX);
+    pieces.map(|piece| String::from_utf8_lossy(piece).to_ascii_lowercase().into()).collect()
+}
 
-    /// The settings after this change.
-    #[must_use]
-    pub fn apply(&self, settings: &Settings, startup: &Settings) -> Settings {
-        match self {
-            Self::Set(setting) => settings.with(setting.clone()),
-            Self::Reset(name) => settings.reset(name, startup),
-            Self::ResetAll | Self::DiscardAll => startup.clone(),
-            Self::Deallocate(_) | Self::DeallocateAll => settings.clone(),
+/// The beginning of a statement, for people.
+pub fn shown(text: &[u8]) -> Box<str> {
+    let text = String::from_utf8_lossy(text.trim_ascii());
+    let mut words = String::with_capacity(text.len().min(STATEMENT_SHOWN_MAX));
+    for word in text.split_ascii_whitespace() {
+        if words.len() + word.len() >= STATEMENT_SHOWN_MAX {
+            words.push('…');
+            break;
         }
+        if !words.is_empty() {
+            words.push(' ');
+        }
+        words.push_str(word);
     }
+    words.into()
+}
 
-    /// The settings of the backend it ran on: RESET there goes to the backend's own default.
-    #[must_use]
-    pub fn apply_to_backend(&self, settings: &Settings) -> Settings {
-        self.apply(settings, &Settings::default())
-    }
+/// The settings that SET SESSION CHARACTERISTICS AS TRANSACTION makes.
+fn characteristics(options: BeginOptions) -> Box<[Setting]> {
+    let flag = |on: bool| if on { &b"on"[..] } else { b"off" };
+    let isolation = options.isolation.map(|level| match level {
+        Isolation::ReadUncommitted => &b"read uncommitted"[..],
+        Isolation::ReadCommitted => b"read committed",
+        Isolation::RepeatableRead => b"repeatable read",
+        Isolation::Serializable => b"serializable",
+    });
+    [
+        ("default_transaction_isolation", isolation),
+        ("default_transaction_read_only", options.read_only.map(flag)),
+        ("default_transaction_deferrable", options.deferrable.map(flag)),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| value.map(|value| Setting::from_value(name, value)))
+    .collect()
 }
 
 /// Why a session must keep its backend.
@@ -78,16 +197,20 @@ impl Effect {
 pub struct Pins {
     reasons: sql::Pins,
     session_mode: bool,
-    unknown_settings: bool,
+    unknown: bool,
 }
 
 impl Pins {
-    /// Adds what a statement leaves behind. A text that was not examined does not pin: its backend is
-    /// reset before anyone else gets it.
+    /// Adds what a statement leaves behind.
     pub fn add(&mut self, reasons: sql::Pins) {
-        for reason in reasons.iter().filter(|reason| *reason != PinReason::NotExamined) {
-            self.reasons.insert(reason);
-        }
+        self.reasons = self.reasons.union(reasons);
+    }
+
+    /// What a backend said it holds, which replaces what was believed; what cannot be asked for stays.
+    pub fn learn(&mut self, held: sql::Pins) {
+        let unseen = self.reasons.iter().filter(|reason| !reason.can_be_asked());
+        self.reasons = unseen.map(sql::Pins::of).fold(held, sql::Pins::union);
+        self.unknown = false;
     }
 
     /// Session pool mode: until the client leaves.
@@ -95,16 +218,16 @@ impl Pins {
         self.session_mode = true;
     }
 
-    /// Settings changed in a way that could not be followed.
-    pub fn for_unknown_settings(&mut self) {
-        self.unknown_settings = true;
+    /// The session changed in a way that could not be followed.
+    pub fn for_unknown(&mut self) {
+        self.unknown = true;
     }
 
     /// The reasons as metric labels.
     pub fn labels(self) -> impl Iterator<Item = &'static str> {
-        let own = [(self.session_mode, "session_mode"), (self.unknown_settings, "unknown_settings")];
+        let own = [(self.session_mode, "session_mode"), (self.unknown, "unknown")];
         let own = own.into_iter().filter(|(set, _)| *set).map(|(_, label)| label);
-        own.chain(self.reasons.iter().map(sql::PinReason::label))
+        own.chain(self.reasons.iter().map(PinReason::label))
     }
 
     /// Is there none?
@@ -121,7 +244,7 @@ impl Pins {
     /// Is there session state beyond what is tracked?
     #[must_use]
     pub fn has_state(self) -> bool {
-        self.unknown_settings || !self.reasons.is_empty()
+        self.unknown || !self.reasons.is_empty()
     }
 }
 
@@ -137,7 +260,7 @@ pub enum Control {
     Commits,
     /// Rolls back.
     RollsBack,
-    /// Something after which it is not known which settings count.
+    /// More than one of these, perhaps.
     Murky,
 }
 

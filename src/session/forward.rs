@@ -4,15 +4,17 @@
 //! prepared statement is on the backend before anything names it; while the node skips to Sync
 //! nothing is queued that it will not answer. Absent on purpose: reading replies.
 
-use super::effects::{Effect, Pins};
+use super::effects::Effect;
+use super::hidden::Hidden;
 use super::unit::{HOLD_MAX, Violation};
 use super::{Attachment, Gate, Session};
-use crate::backend::{NAME_PREFIX, Owed, Statement};
+use crate::backend::{NAME_PREFIX, Owed, Settings, Statement};
 use crate::relay::Message;
-use crate::sql::{Change, Classification, PinReason, Why};
+use crate::sql::{Change, Classification, Why, prepared_name};
 use crate::topology::Role;
 use crate::wire::frontend::{self, Named};
 use crate::wire::{HEADER_LEN, TxStatus, encode};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -70,7 +72,7 @@ impl Session {
                 self.inbox.settle();
                 attachment.to_node -= take;
             }
-            if attachment.gate == Gate::Shut || attachment.replay_failed() || self.takes_names_now() {
+            if attachment.gate == Gate::Shut || attachment.is_held_up() || self.changes_names_now() {
                 break;
             }
             let Some(message) = self.inbox.message_at(self.inbox.cursor(), limit)? else { break };
@@ -139,6 +141,7 @@ impl Session {
                 attachment.checkout.owed.push(Owed::Function);
                 self.unit.access = crate::sql::Access::Write;
                 self.unit.writes = true;
+                self.unit.uncertain = !frontend::calls_large_object(self.inbox.body(message));
                 self.unit_sent(attachment);
                 Ok(self.stream(attachment, message))
             }
@@ -200,11 +203,14 @@ impl Session {
         {
             return Ok(passed);
         }
+        let mut renamed = None;
         match class {
             Some(class) => {
                 self.unit.add(&class);
+                let quiet = self.is_quiet();
                 let text = frontend::query(self.inbox.body(message))?;
-                self.unit.effects.extend(Effect::of(&class, text));
+                self.unit.add_effects(&class, text, self.strings, quiet);
+                renamed = self.align_names(attachment, &class, message);
             }
             // Too long to look at: it may do anything.
             None => self.unit.add_unknown(),
@@ -213,37 +219,118 @@ impl Session {
         self.prepared.unnamed.class = None;
         attachment.checkout.statements.note_unnamed(None);
         attachment.checkout.owed.push(Owed::Query { swallow: false });
+        let passed = match renamed {
+            Some(text) => {
+                encode::query(attachment.outbox.tail(), &text);
+                self.inbox.advance(message.len);
+                Passed::Yes
+            }
+            None => self.stream(attachment, message),
+        };
         self.unit_sent(attachment);
-        Ok(self.stream(attachment, message))
+        Ok(passed)
     }
 
-    /// Is a statement under way that takes names of statements away? What a name means is known after it.
-    fn takes_names_now(&self) -> bool {
-        self.sent.back().is_some_and(|unit| unit.effects.iter().any(Effect::takes_names))
+    /// Could the end of a transaction neither make anything last nor undo it, whatever is still under way?
+    fn is_quiet(&self) -> bool {
+        self.tracked.is_quiet()
+            && self.bound.is_empty()
+            && self.unit.effects.is_empty()
+            && self.sent.iter().all(|unit| unit.effects.is_empty())
+    }
+
+    /// Is a statement under way that changes which prepared statements there are? What a name means is known after it.
+    fn changes_names_now(&self) -> bool {
+        self.sent.back().is_some_and(|unit| unit.effects.iter().any(Effect::changes_names))
+    }
+
+    /// Makes the backend know the SQL-level names in this text as the session knows them. The answer is the
+    /// text with another name where the client means a statement of the protocol.
+    fn align_names(
+        &mut self,
+        attachment: &mut Attachment,
+        class: &Classification,
+        message: Message,
+    ) -> Option<Vec<u8>> {
+        let mut renamed = None;
+        for step in &class.steps {
+            let (Change::Prepare { name } | Change::Execute { name } | Change::Deallocate { name }) =
+                &step.effects.change
+            else {
+                continue;
+            };
+            let Some(statement) = self.prepared.find(name.as_bytes()).cloned() else {
+                self.align_sql(attachment, name);
+                continue;
+            };
+            let text = renamed.take().or_else(|| frontend::query(self.inbox.body(message)).ok().map(<[u8]>::to_vec))?;
+            let place = prepared_name(&text, name)?;
+            if !self.unit.begun && !attachment.knows(&statement) {
+                attachment.teach(&statement, true);
+                encode::bare(attachment.outbox.tail(), frontend::SYNC);
+                attachment.checkout.owed.push(Owed::Sync { swallow: true });
+            }
+            renamed = Some([&text[..place.start], &statement.backend_name, &text[place.end..]].concat());
+        }
+        renamed
+    }
+
+    /// Makes the backend know the session's SQL-level statement of this name, or none.
+    fn align_sql(&mut self, attachment: &mut Attachment, name: &str) {
+        let there = attachment.checkout.statements.sql_text(name);
+        let wanted = self.prepared.sql(name);
+        if there == wanted || self.unit.begun || self.transaction.status() == TxStatus::Failed {
+            return;
+        }
+        let mut text = Vec::new();
+        if there.is_some() {
+            text.extend_from_slice(format!("DEALLOCATE \"{}\"\n;", name.replace('"', "\"\"")).as_bytes());
+        }
+        if let Some(wanted) = wanted {
+            text.extend_from_slice(wanted);
+        }
+        let wanted = wanted.cloned();
+        attachment.checkout.statements.note_sql(name, wanted.as_ref());
+        Self::send_hidden(attachment, &text, Hidden::Statement);
     }
 
     /// DEALLOCATE of a name of the protocol's: the backend keeps the statement, only the name goes.
     fn deallocate(&mut self, attachment: &Attachment, message: Message, class: &Classification) -> Option<Passed> {
         let Change::Deallocate { name } = &class.effects.change else { return None };
         let failed = self.transaction.status() == TxStatus::Failed;
-        if self.unit.begun || failed || self.prepared.find(name.as_bytes()).is_none() {
+        if self.unit.begun || failed || class.statements != 1 || !self.prepared.knows(name) {
             return None;
         }
         if !attachment.checkout.owed.is_empty() {
             return Some(Passed::More(0));
         }
-        self.prepared.remove(name.as_bytes());
+        self.prepared.remove(name);
         self.prepared.unnamed.class = None;
         self.complete(message, "DEALLOCATE");
         Some(Passed::Yes)
     }
 
-    /// DEALLOCATE in the extended protocol: what it names is called differently on backends. The content
-    /// of the Parse that says so.
-    fn renamed_deallocate(&self, view: &frontend::ParseView<'_>, class: &Classification) -> Option<Vec<u8>> {
-        let Change::Deallocate { name } = &class.effects.change else { return None };
+    /// DEALLOCATE and EXECUTE in the extended protocol: what they name is called differently on backends.
+    /// The content of the Parse that says so.
+    fn renamed(&self, view: &frontend::ParseView<'_>, class: &Classification) -> Option<Vec<u8>> {
+        let (Change::Deallocate { name } | Change::Execute { name } | Change::Prepare { name }) = &class.effects.change
+        else {
+            return None;
+        };
         let statement = self.prepared.find(name.as_bytes())?;
-        Some([b"DEALLOCATE ", &*statement.backend_name, &view.content[view.text.len()..]].concat())
+        let place = prepared_name(view.text, name)?;
+        Some([&view.content[..place.start], &statement.backend_name, &view.content[place.end..]].concat())
+    }
+
+    /// The same as for a Query, for a text that is prepared or bound in the extended protocol.
+    fn align_parsed(&mut self, attachment: &mut Attachment, class: &Classification) {
+        if let Change::Prepare { name } | Change::Execute { name } | Change::Deallocate { name } = &class.effects.change
+        {
+            match self.prepared.find(name.as_bytes()).cloned() {
+                Some(statement) => attachment.know(&statement),
+                None => self.align_sql(attachment, name),
+            }
+        }
     }
 
     /// Does this leave something behind (a lock, say) that means nothing on the standby where its
@@ -270,9 +357,13 @@ impl Session {
     /// The unit is complete: its ReadyForQuery is owed.
     pub(super) fn unit_sent(&mut self, attachment: &mut Attachment) {
         let unit = std::mem::take(&mut self.unit);
-        self.pin(|pins| pins.add(unit.pins));
-        attachment.tainted |= unit.pins.contains(PinReason::NotExamined);
+        let resets = unit.resets || unit.effects.iter().any(|effect| effect.kind.resets());
         self.sent.push_back(unit);
+        if resets && !self.tracked.startup().entries().is_empty() {
+            // On the node RESET goes to its own default; what the client brought along comes back at once.
+            let text = Settings::default().change_to(self.tracked.startup());
+            Self::send_hidden(attachment, &text, Hidden::Restore);
+        }
         if attachment.gate == Gate::OneRead {
             attachment.gate = Gate::Shut;
         }
@@ -284,8 +375,10 @@ impl Session {
             Some((at, class)) if at == message.at => class,
             _ => self.deps.classify(view.text, self.strings),
         };
+        self.align_parsed(attachment, &class);
+        let view = frontend::parse(self.inbox.body(message))?;
         if view.name.is_empty() {
-            let renamed = self.renamed_deallocate(&view, &class);
+            let renamed = self.renamed(&view, &class);
             let serial = UNNAMED_SERIAL.fetch_add(1, Ordering::Relaxed);
             let unnamed = &mut self.prepared.unnamed;
             unnamed.content.clear();
@@ -300,6 +393,14 @@ impl Session {
                 self.inbox.advance(message.len);
                 return Ok(Passed::Yes);
             }
+            return Ok(self.stream(attachment, message));
+        }
+        let name = String::from_utf8_lossy(view.name).into_owned();
+        if self.prepared.sql(&name).is_some() {
+            // As below, but the name is one of SQL.
+            self.align_sql(attachment, &name);
+            attachment.checkout.owed.push(Owed::Parse { swallow: false, id: NOT_TRACKED });
+            self.prepared.defining_again(name.as_bytes());
             return Ok(self.stream(attachment, message));
         }
         if let Some(existing) = self.prepared.find(view.name) {
@@ -388,27 +489,31 @@ impl Session {
     /// A statement is bound and may run: what it may do counts for the unit, what it leaves behind
     /// counts once its portal is executed.
     fn note_bound(&mut self, attachment: &mut Attachment, portal: &[u8], statement: Option<&Statement>) {
-        let (class, content): (&Arc<Classification>, &[u8]) = match statement {
-            Some(statement) => (&statement.class, &statement.content),
+        let (class, content): (Arc<Classification>, &[u8]) = match statement {
+            Some(statement) => (Arc::clone(&statement.class), &statement.content),
             None => match &self.prepared.unnamed.class {
-                Some(class) => (class, &self.prepared.unnamed.content),
+                Some(class) => (Arc::clone(class), &self.prepared.unnamed.content),
                 None => return,
             },
         };
-        self.unit.add(class);
+        self.unit.add(&class);
+        if !self.bound.is_empty() {
+            self.bound.retain(|(name, _)| **name != *portal);
+        }
+        if class.steps.is_empty() {
+            return;
+        }
         let text = content.split(|byte| *byte == 0).next().unwrap_or_default();
-        let effect = Effect::of(class, text);
-        self.bound.retain(|(name, _)| **name != *portal);
-        let Some(effect) = effect else { return };
-        if let Effect::Deallocate(name) = &effect
-            && let Some(statement) = self.prepared.find(name.as_bytes()).cloned()
-        {
-            attachment.know(&statement);
+        let mut effects = VecDeque::new();
+        Effect::collect(&mut effects, 0, &class, text, self.strings, self.is_quiet());
+        self.align_parsed(attachment, &class);
+        if effects.is_empty() {
+            return;
         }
         if self.bound.len() < BOUND_MAX {
-            self.bound.push((portal.into(), effect));
+            self.bound.push((portal.into(), effects));
         } else {
-            self.pin(Pins::for_unknown_settings);
+            self.unit.uncertain = true;
         }
     }
 
@@ -416,9 +521,11 @@ impl Session {
     fn note_executed(&mut self, message: Message) -> Result<(), Violation> {
         if !self.bound.is_empty() {
             let portal = frontend::portal(self.inbox.body(message))?;
-            let effects = self.bound.iter().filter(|(name, _)| **name == *portal).map(|(_, effect)| effect.clone());
-            self.unit.effects.extend(effects);
+            let at = self.unit.asked;
+            let effects = self.bound.iter().filter(|(name, _)| **name == *portal).flat_map(|(_, effects)| effects);
+            self.unit.effects.extend(effects.map(|effect| Effect { at, kind: effect.kind.clone() }));
         }
+        self.unit.asked = self.unit.asked.saturating_add(1);
         Ok(())
     }
 
@@ -519,9 +626,10 @@ impl Attachment {
         });
     }
 
-    /// Did the replay of settings fail, so that nothing more may be sent?
-    fn replay_failed(&self) -> bool {
-        self.replay.as_ref().is_some_and(|replay| replay.error.is_some())
+    /// Must nothing more be sent, because the session's settings were refused or are not known to be made?
+    fn is_held_up(&self) -> bool {
+        self.refused.is_some()
+            || self.guarded && self.hidden.iter().any(|hidden| matches!(hidden, Hidden::Settings | Hidden::Begin))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::effects::Pins;
 use super::prepared::Prepared;
-use super::{Identity, Session, SessionDeps, Stage, Transaction, Unit, attach};
+use super::{Identity, Session, SessionDeps, Stage, Tracked, Transaction, Unit, attach};
 use crate::backend::{Backend, Parameters, QueryError, Settings, simple_query};
 use crate::client::SessionHandle;
 use crate::clock::Time;
@@ -125,7 +125,7 @@ struct Greeting {
 struct GreetingKey {
     database: Arc<str>,
     user: Arc<str>,
-    settings: Vec<(Arc<str>, Arc<str>)>,
+    settings: Vec<(Arc<str>, Arc<[u8]>)>,
 }
 
 /// The answers kept.
@@ -173,7 +173,6 @@ impl Session {
                 return Err((error, stream));
             }
         };
-        let settings = Arc::new(startup);
         let mut session = Self {
             dice: Dice::new(handle.id.0),
             pools: vec![None; deps.load.len()].into(),
@@ -189,15 +188,14 @@ impl Session {
             query_class: None,
             wanted: 0,
             wanted_unit: attach::Wanted { access: Access::Write, closed: false },
-            pending: Vec::new(),
             bound: Vec::new(),
-            rolled_back: false,
             held_confirms: 0,
             memo: None,
             unit: Unit::default(),
             prepared: Prepared::default(),
-            settings: Arc::clone(&settings),
-            startup: settings,
+            tracked: Tracked::new(Arc::new(startup)),
+            uncertain: false,
+            suspects: Vec::new(),
             told: Arc::clone(&greeting.parameters),
             pins: Pins::default(),
             strings: super::replies::strings_of(&greeting.parameters),
@@ -329,11 +327,11 @@ async fn queue(deps: &SessionDeps, pool: &Arc<Pool>, deadline: Time, fence: u64)
 /// Brings the backend to the settings and asks how commits are made. On failure the checkout is
 /// dropped by the caller's `?`, which discards the backend.
 async fn ask(backend: &mut Backend, startup: &Settings) -> Result<(bool, Duration), GreetError> {
-    let mut text = backend.settings.statements_to(startup).join(";");
+    let mut text = backend.settings.change_to(startup);
     if !text.is_empty() {
-        text.push(';');
+        text.extend_from_slice(b"\n;");
     }
-    text.push_str(ASK);
+    text.extend_from_slice(ASK.as_bytes());
     let mut last_row = Vec::new();
     simple_query(backend, &text, |row| last_row = row.to_vec()).await?;
     backend.settings = Arc::new(startup.clone());

@@ -155,10 +155,10 @@ impl Session {
         }
         if let Change::Deallocate { name } = &class.effects.change
             && self.transaction.is_none()
-            && self.prepared.find(name.as_bytes()).is_some()
+            && self.prepared.knows(name)
         {
-            self.prepared.closing(name.as_bytes());
-            self.prepared.confirm();
+            self.prepared.remove(name);
+            self.prepared.unnamed.class = None;
             self.complete(message, "DEALLOCATE");
             return Ok(true);
         }

@@ -137,7 +137,9 @@ impl Session {
         }
         self.outbox.release();
         self.prepared.abandon_all();
-        self.pending.clear();
+        self.tracked.roll_back();
+        self.uncertain = false;
+        self.suspects.clear();
         self.held_confirms = 0;
         if inside_message {
             // Half a message is on its way to the client: nothing can follow it.
@@ -217,7 +219,6 @@ impl Session {
             }
             self.skip_to_sync = true;
         }
-        self.rolled_back = false;
     }
 }
 

@@ -13,12 +13,14 @@ mod deps;
 mod effects;
 mod forward;
 mod greet;
+mod hidden;
 mod local;
 mod loss;
 mod passthrough;
 mod poll;
 mod prepared;
 mod replies;
+mod tracked;
 mod transaction;
 mod unit;
 
@@ -26,7 +28,7 @@ pub use deps::{SessionDeps, Tunables};
 pub use greet::{GreetError, Greetings};
 pub use passthrough::{Passthrough, PassthroughEnd, PassthroughError, ReplicationWish};
 
-use crate::backend::{Parameters, Settings};
+use crate::backend::Parameters;
 use crate::client::SessionHandle;
 use crate::clock::Time;
 use crate::ids::NodeId;
@@ -35,9 +37,11 @@ use crate::pool::{Checkout, Pool, Ticket};
 use crate::relay::{Inbox, NodeScan, Outbox};
 use crate::route::{Dice, Target};
 use effects::Pins;
+use hidden::Hidden;
 use prepared::Prepared;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use tracked::Tracked;
 use transaction::Transaction;
 use unit::Unit;
 
@@ -137,8 +141,12 @@ struct Attachment {
     /// The rest of a message being passed on unseen: to the node, and to the client.
     to_node: usize,
     to_client: Streamed,
-    /// Our own Query that replays settings: its failure text, once it failed.
-    replay: Option<Replay>,
+    /// Our own statements under way, oldest first.
+    hidden: VecDeque<Hidden>,
+    /// The node refused the session's settings or its BEGIN, with this ErrorResponse body.
+    refused: Option<Box<[u8]>>,
+    /// Nothing of the client's may be sent before the session's settings are known to be made.
+    guarded: bool,
     gate: Gate,
     /// The session knows that the node wants this unit elsewhere; everything up to its end is hidden.
     rerouting: bool,
@@ -153,12 +161,6 @@ struct Attachment {
 enum Streamed {
     Forward,
     Swallow,
-}
-
-/// A replay of settings under way.
-#[derive(Debug, Default)]
-struct Replay {
-    error: Option<Box<[u8]>>,
 }
 
 /// How much of what the client sends may be passed on.
@@ -193,19 +195,18 @@ pub struct Session {
     wanted: usize,
     /// The unit that seeks a backend, or has one.
     wanted_unit: attach::Wanted,
-    /// Effects of the open transaction: they count when it commits.
-    pending: Vec<effects::Effect>,
     /// What portals of the attached backend will leave behind when they are executed.
-    bound: Vec<(Box<[u8]>, effects::Effect)>,
-    /// The last command of the present unit was ROLLBACK.
-    rolled_back: bool,
+    bound: Vec<(Box<[u8]>, VecDeque<effects::Effect>)>,
     /// Confirmed names that count only once the held answer is let go.
     held_confirms: usize,
     /// The unit being passed on.
     unit: Unit,
     prepared: Prepared,
-    settings: Arc<Settings>,
-    startup: Arc<Settings>,
+    tracked: Tracked,
+    /// Something changed the session in a way that its text did not tell: the backend must be asked.
+    uncertain: bool,
+    /// Settings of extensions that texts have named which did not tell what they do.
+    suspects: Vec<Arc<str>>,
     told: Arc<Parameters>,
     pins: Pins,
     /// How the client's string literals read (`standard_conforming_strings`).
@@ -236,17 +237,6 @@ pub struct Session {
 }
 
 impl Session {
-    /// Changes the pins, and keeps their gauges.
-    fn pin(&mut self, change: impl FnOnce(&mut Pins)) {
-        let before = self.pins;
-        change(&mut self.pins);
-        if before != self.pins {
-            let gauges = &self.deps.metrics.route.pins;
-            before.labels().for_each(|label| gauges.handle(label).dec());
-            self.pins.labels().for_each(|label| gauges.handle(label).inc());
-        }
-    }
-
     /// Forgets what was sent of the present unit: it runs elsewhere, or not at all.
     fn forget_unit(&mut self) {
         self.sent.clear();
@@ -266,7 +256,7 @@ impl Session {
             Stage::Attached(attachment) => self.part(attachment, end),
             Stage::Detached | Stage::WaitingForRoute(_) => {}
         }
-        self.pin(|pins| *pins = Pins::default());
+        self.pin(b"", |pins| *pins = Pins::default());
         self.deps.registry.unregister(&self.handle);
     }
 }

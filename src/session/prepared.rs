@@ -38,6 +38,8 @@ pub struct Unnamed {
 #[derive(Debug, Default)]
 pub struct Prepared {
     names: HashMap<Box<[u8]>, Arc<Statement>, foldhash::fast::RandomState>,
+    /// Texts of PREPARE by name: SQL-level statements.
+    sql: HashMap<Box<str>, Arc<[u8]>, foldhash::fast::RandomState>,
     changes: VecDeque<Change>,
     /// The unnamed one.
     pub unnamed: Unnamed,
@@ -60,7 +62,7 @@ impl Prepared {
     /// Is there room for one more name?
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.names.len() + self.changes.len() < NAMES_MAX
+        self.names.len() + self.sql.len() + self.changes.len() < NAMES_MAX
     }
 
     /// A Parse of this name is on its way.
@@ -113,11 +115,32 @@ impl Prepared {
     /// Forgets all names (DEALLOCATE ALL, DISCARD ALL); the unnamed statement has none and stays.
     pub fn clear(&mut self) {
         self.names.clear();
+        self.sql.clear();
     }
 
-    /// Forgets a confirmed name (DEALLOCATE).
-    pub fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
-        self.names.remove(name)
+    /// The PREPARE that made this SQL-level name.
+    #[must_use]
+    pub fn sql(&self, name: &str) -> Option<&Arc<[u8]>> {
+        self.sql.get(name)
+    }
+
+    /// Notes that PREPARE made a name.
+    pub fn define_sql(&mut self, name: &str, text: Arc<[u8]>) {
+        if self.has_room() {
+            self.sql.insert(name.into(), text);
+        }
+    }
+
+    /// Is there a statement of this name, of either level?
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.sql.contains_key(name) || self.find(name.as_bytes()).is_some()
+    }
+
+    /// Forgets a confirmed name of either level (DEALLOCATE).
+    pub fn remove(&mut self, name: &str) -> Option<Arc<Statement>> {
+        self.sql.remove(name);
+        self.names.remove(name.as_bytes())
     }
 
     /// The client's name for a statement of this name on backends.

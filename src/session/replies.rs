@@ -5,18 +5,22 @@
 //! only when it succeeded, and those of a transaction only when it committed. Absent on purpose: what
 //! a lost backend means (`loss`).
 
-use super::effects::{Control, Effect};
+use super::effects::Kind;
+use super::hidden::Hidden;
 use super::loss::Loss;
 use super::unit::Unit;
 use super::{Attachment, Gate, Session, Streamed};
-use crate::backend::{Backend, Owed, Parameters, Reply, Settings};
+use crate::backend::{Backend, Owed, Parameters, Reply};
 use crate::metrics::Class;
 use crate::net::Buffer;
 use crate::relay::Scanned;
-use crate::sql::{Access, Pins, StringSyntax};
+use crate::sql::{Access, StringSyntax};
 use crate::topology::{Fact, Role};
 use crate::wire::{HEADER_LEN, LENGTH_MAX, TxStatus, backend as tags, encode, frontend};
 use std::sync::Arc;
+
+/// Settings of extensions that are kept in mind until the backend has been asked.
+const SUSPECTS_MAX: usize = 200;
 
 /// What the node's bytes led to.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +31,7 @@ pub(super) enum Progress {
     Release,
     /// The unit must run on another node.
     Reroute,
-    /// The replay of settings failed with this ErrorResponse body.
+    /// The session's settings were refused with this ErrorResponse body.
     ReplayFailed(Box<[u8]>),
 }
 
@@ -60,7 +64,10 @@ impl Session {
             let handled = scanned.and_then(|scanned| match scanned {
                 Scanned::More => Ok(None),
                 Scanned::Rest { take } => Ok(Some((take, attachment.to_client.fate()))),
-                Scanned::Begin { tag, take, .. } => {
+                Scanned::Begin { tag, take, whole } => {
+                    if !whole && let Some(Hidden::Ask(held)) = attachment.hidden.front_mut() {
+                        held.garble();
+                    }
                     self.on_message(attachment, tag, &input[at..at + take]).map(|fate| Some((take, fate)))
                 }
             });
@@ -146,6 +153,11 @@ impl Session {
         let verdict = attachment.checkout.owed.on_reply(tag).map_err(|_| Loss::Garbage)?;
         if verdict == Reply::Swallow {
             attachment.to_client = Streamed::Swallow;
+            if tag == tags::DATA_ROW
+                && let Some(Hidden::Ask(held)) = attachment.hidden.front_mut()
+            {
+                held.row(body);
+            }
             return Ok(Fate::Swallow);
         }
         attachment.to_client = Streamed::Forward;
@@ -156,9 +168,8 @@ impl Session {
             | tags::ROW_DESCRIPTION
             | tags::PARAMETER_DESCRIPTION
             | tags::NO_DATA => {}
-            tags::COMMAND_COMPLETE => {
-                self.rolled_back = body == b"ROLLBACK\0";
-                self.note_taken_names(attachment, body);
+            tags::COMMAND_COMPLETE | tags::EMPTY_QUERY | tags::PORTAL_SUSPENDED => {
+                self.answered(attachment, if tag == tags::COMMAND_COMPLETE { body } else { b"" });
                 self.decided();
             }
             _ => self.decided(),
@@ -208,7 +219,7 @@ impl Session {
             });
         }
         if matches!(front, Some(Owed::Query { swallow: true })) {
-            attachment.replay.get_or_insert_default().error = Some(body.into());
+            Self::hidden_refused(attachment, body);
             attachment.checkout.owed.on_reply(tags::ERROR).map_err(|_| Loss::Garbage)?;
             return Ok(Fate::Swallow);
         }
@@ -300,10 +311,13 @@ impl Session {
 
     fn on_ready(&mut self, attachment: &mut Attachment, body: &[u8]) -> Result<Fate, Loss> {
         let status = tags::ready(body).map_err(|_| Loss::Garbage)?;
+        let front = attachment.checkout.owed.front();
         let verdict = attachment.checkout.owed.on_reply(tags::READY).map_err(|_| Loss::Garbage)?;
         attachment.checkout.tx = status;
         if verdict == Reply::Swallow {
-            self.on_replayed(attachment);
+            if front == Some(Owed::Query { swallow: true }) {
+                self.hidden_done(attachment);
+            }
             return Ok(Fate::Stop(false));
         }
         attachment.used = true;
@@ -315,15 +329,6 @@ impl Session {
         self.account(attachment, &unit, status);
         self.finish_unit(attachment, unit, status);
         Ok(Fate::Stop(true))
-    }
-
-    fn on_replayed(&mut self, attachment: &mut Attachment) {
-        if attachment.replay.as_ref().is_some_and(|replay| replay.error.is_none()) {
-            attachment.replay = None;
-            if attachment.checkout.parameters.digest() != self.told.digest() && !self.outbox.is_holding() {
-                self.tell_parameters(attachment);
-            }
-        }
     }
 
     fn account(&self, attachment: &Attachment, unit: &Unit, status: TxStatus) {
@@ -345,26 +350,21 @@ impl Session {
             self.lazy_commits = Some(self.commit_delay);
         }
         let wrote = unit.writes || matches!(self.transaction, super::Transaction::Open { wrote: true, .. });
-        if !unit.failed {
-            if unit.effects.contains(&Effect::DiscardAll) {
-                self.pin(super::effects::Pins::clear_state);
-            }
-            self.pending.extend_from_slice(&unit.effects);
-        }
-        // An error behind a COMMIT in one batch does not undo what that committed.
-        let half = unit.failed && unit.tx != Control::None && !unit.effects.is_empty();
-        let ended = status == TxStatus::Idle && unit.failed && unit.statements > 1;
-        if half || (unit.tx == Control::Murky || ended) && !self.pending.is_empty() {
-            self.pin(super::effects::Pins::for_unknown_settings);
-        }
+        // A session lock outlives the error of its statement.
+        self.uncertain |= unit.uncertain || unit.failed && !unit.pins.is_empty();
         self.transaction.on_ready(status, !on_primary, unit.writes);
         if status != TxStatus::Idle {
             return;
         }
-        let rolled_back = std::mem::take(&mut self.rolled_back) || unit.failed;
-        let pending = std::mem::take(&mut self.pending);
-        if !rolled_back && !pending.is_empty() {
-            self.apply_settings(attachment, &pending);
+        if unit.failed {
+            self.uncertain |= !self.tracked.is_quiet() && self.pins.has_state();
+            self.tracked.roll_back();
+        } else if !self.tracked.is_quiet() {
+            self.tracked.commit();
+        }
+        self.uncertain |= self.tracked.take_overflowed();
+        if !Arc::ptr_eq(&attachment.checkout.settings, self.tracked.current()) {
+            attachment.checkout.settings = Arc::clone(self.tracked.current());
         }
         if wrote && on_primary {
             let now = self.deps.clock.now();
@@ -374,40 +374,60 @@ impl Session {
         self.attempts = 0;
         self.avoid = None;
         self.force_primary = false;
+        self.ask(attachment);
     }
 
-    /// Names that a statement has taken away are gone at once, whatever its transaction does.
-    fn note_taken_names(&mut self, attachment: &mut Attachment, tag: &[u8]) {
-        let checkout: &mut Backend = &mut attachment.checkout;
-        match tag {
-            b"DEALLOCATE ALL\0" | b"DISCARD ALL\0" => {
-                self.prepared.clear();
-                let owed = &checkout.owed;
-                checkout.statements.forget_all_but(|id| owed.defines(id));
+    /// A statement of the oldest unit was answered with this tag (without one: an empty query, or a portal
+    /// that has more rows).
+    fn answered(&mut self, attachment: &mut Attachment, tag: &[u8]) {
+        if matches!(tag, b"DEALLOCATE ALL\0" | b"DISCARD ALL\0") {
+            self.prepared.clear();
+            let checkout: &mut Backend = &mut attachment.checkout;
+            let owed = &checkout.owed;
+            checkout.statements.forget_all_but(|id| owed.defines(id));
+        }
+        let unit = self.sent.front_mut().unwrap_or(&mut self.unit);
+        let at = unit.answers;
+        unit.answers = at.saturating_add(1);
+        while let Some(effect) =
+            self.sent.front_mut().unwrap_or(&mut self.unit).effects.pop_front_if(|next| next.at <= at)
+        {
+            if effect.at == at {
+                self.apply(attachment, effect.kind, tag);
             }
-            b"DEALLOCATE\0" => {
-                let effects = &mut self.sent.front_mut().unwrap_or(&mut self.unit).effects;
-                let at = effects.iter().position(|effect| matches!(effect, Effect::Deallocate(_)));
-                if let Some(Effect::Deallocate(name)) = at.map(|at| effects.remove(at))
-                    && let Some(statement) = self.prepared.remove(name.as_bytes())
-                {
-                    checkout.statements.forget(statement.id);
-                }
-            }
-            _ => {}
         }
     }
 
-    fn apply_settings(&mut self, attachment: &mut Attachment, effects: &[Effect]) {
-        let fold = |settings: &Settings, apply: &dyn Fn(&Effect, &Settings) -> Settings| {
-            effects.iter().fold(settings.clone(), |settings, effect| apply(effect, &settings))
-        };
-        let session = fold(&self.settings, &|effect, settings| effect.apply(settings, &self.startup));
-        let backend = fold(&attachment.checkout.settings, &|effect, settings| effect.apply_to_backend(settings));
-        self.settings = Arc::new(session);
-        // Sharing one value makes the comparison at the next checkout a comparison of pointers.
-        attachment.checkout.settings =
-            if backend.same(&self.settings) { Arc::clone(&self.settings) } else { Arc::new(backend) };
+    /// What a statement does to the session is done.
+    fn apply(&mut self, attachment: &mut Attachment, kind: Kind, tag: &[u8]) {
+        self.tracked.answered(&kind, tag);
+        match kind {
+            Kind::Pin(reasons, statement) => self.pin(statement.as_bytes(), |pins| pins.add(reasons)),
+            Kind::Uncertain(names) => {
+                self.uncertain = true;
+                self.suspects.extend(names.iter().cloned().take(SUSPECTS_MAX.saturating_sub(self.suspects.len())));
+            }
+            // A pin made in a transaction that is undone has lost its cause.
+            Kind::End if tag != b"ROLLBACK\0" => {}
+            Kind::Unpins | Kind::End | Kind::RollbackTo(_) => self.uncertain |= self.pins.has_state(),
+            Kind::DiscardAll => self.pin(b"", super::effects::Pins::clear_state),
+            Kind::Prepare(name, text) => {
+                attachment.checkout.statements.note_sql(&name, Some(&text));
+                self.prepared.define_sql(&name, text);
+            }
+            Kind::Deallocate(name) => {
+                attachment.checkout.statements.note_sql(&name, None);
+                if let Some(statement) = self.prepared.remove(&name) {
+                    attachment.checkout.statements.forget(statement.id);
+                }
+            }
+            Kind::Set(_)
+            | Kind::Reset(_)
+            | Kind::ResetAll
+            | Kind::DeallocateAll
+            | Kind::Savepoint(_)
+            | Kind::Release(_) => {}
+        }
     }
 
     /// After a ReadyForQuery: can the backend go? `drained`: nothing of the node's is left over.
@@ -416,7 +436,7 @@ impl Session {
         if attachment.rerouting && owed_none {
             return Progress::Reroute;
         }
-        if let Some(error) = attachment.replay.as_mut().and_then(|replay| replay.error.take()) {
+        if let Some(error) = attachment.refused.take() {
             return Progress::ReplayFailed(error);
         }
         if drained && self.can_release(attachment) {
@@ -434,16 +454,13 @@ impl Session {
         let idle =
             attachment.checkout.tx == TxStatus::Idle && attachment.checkout.owed.is_empty() && self.sent.is_empty();
         let passing = attachment.to_node > 0 || !attachment.outbox.is_empty() || attachment.scan.is_inside();
-        let wanted = attachment.gate == Gate::OneRead || attachment.replay.is_some() || self.transaction.is_open();
+        let wanted = attachment.gate == Gate::OneRead || self.uncertain || self.transaction.is_open();
         idle && !passing && !wanted && attachment.used && self.pins.is_empty() && self.unit_is_untouched()
     }
 
     /// Has nothing of a further unit been passed on?
     fn unit_is_untouched(&self) -> bool {
-        !self.unit.begun
-            && self.unit.access == Access::Read
-            && self.unit.effects.is_empty()
-            && self.unit.pins == Pins::NONE
+        !self.unit.begun && self.unit.access == Access::Read && self.unit.effects.is_empty()
     }
 }
 

@@ -7,9 +7,10 @@
 use super::Session;
 use super::effects::{Control, Effect};
 use crate::relay::Message;
-use crate::sql::{Access, Change, Classification, Hint, PinReason, Pins};
+use crate::sql::{Access, Change, Classification, Hint, Pins};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{FrameError, HEADER_LEN};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Bytes of a unit that are waited for before it is sent without knowing the rest.
@@ -26,12 +27,18 @@ pub struct Unit {
     pub tx: Control,
     /// May it have changed data (transaction control and settings do not)?
     pub writes: bool,
-    /// What it leaves behind, once it succeeds.
-    pub effects: Vec<Effect>,
-    /// Why the session must stay, once it was sent.
+    /// What its statements do to the session, in the order of their answers.
+    pub effects: VecDeque<Effect>,
+    /// Pins that its statements may make.
     pub pins: Pins,
-    /// Statements in it that were run, or bound to be run.
-    pub statements: usize,
+    /// Answers that its statements were asked for so far, and answers that have come.
+    pub asked: u32,
+    /// See `asked`.
+    pub answers: u32,
+    /// Something in it could not be looked at.
+    pub uncertain: bool,
+    /// It holds RESET or DISCARD ALL: the startup settings must be made again.
+    pub resets: bool,
     /// Some of its messages were passed on, and what ends it was not: the node may be in the middle of
     /// an implicit transaction, whatever its last ReadyForQuery said.
     pub begun: bool,
@@ -49,9 +56,12 @@ impl Default for Unit {
             access: Access::Read,
             tx: Control::None,
             writes: false,
-            effects: Vec::new(),
+            effects: VecDeque::new(),
             pins: Pins::NONE,
-            statements: 0,
+            asked: 0,
+            answers: 0,
+            uncertain: false,
+            resets: false,
             begun: false,
             lazy_commit: false,
             failed: false,
@@ -64,10 +74,10 @@ impl Unit {
     /// Adds a statement that is going to run.
     pub fn add(&mut self, class: &Classification) {
         let control = Control::of(&class.tx);
-        self.statements += usize::from(class.statements);
         if access(class) == Access::Write {
             self.access = Access::Write;
-            let harmless = class.tx != crate::sql::TxControl::None || class.effects.change != Change::None;
+            let harmless = class.tx != crate::sql::TxControl::None
+                || !matches!(class.effects.change, Change::None | Change::Execute { .. });
             self.writes |= !harmless
                 || class.statements > 1
                 || control == Control::Commits && !matches!(class.tx, crate::sql::TxControl::Commit { .. });
@@ -87,7 +97,15 @@ impl Unit {
     pub fn add_unknown(&mut self) {
         self.access = Access::Write;
         self.writes = true;
-        self.pins.insert(PinReason::NotExamined);
+        self.uncertain = true;
+    }
+}
+
+impl Unit {
+    /// Adds what the statements of a text do to the session, once they are answered.
+    pub fn add_effects(&mut self, class: &Classification, text: &[u8], strings: crate::sql::StringSyntax, quiet: bool) {
+        Effect::collect(&mut self.effects, self.asked, class, text, strings, quiet);
+        self.asked = self.asked.saturating_add(u32::from(class.statements));
     }
 }
 

@@ -30,6 +30,20 @@ pub struct Classification {
     pub hint: Option<Hint>,
     /// Why it is what it is, for people.
     pub why: Why,
+    /// What the single statements of the text do to the session, in order. Those that do nothing have no
+    /// step, so most texts have none and nothing is allocated.
+    pub steps: Box<[Step]>,
+}
+
+/// What one statement of a text does to the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Which statement of the text it is, from 0.
+    pub at: u16,
+    /// Its transaction control.
+    pub tx: TxControl,
+    /// What it leaves behind.
+    pub effects: Effects,
 }
 
 /// What a statement does to the transaction it runs in.
@@ -96,17 +110,21 @@ pub enum Isolation {
 pub struct Effects {
     /// The one change that can be told by name; only in texts of one statement.
     pub change: Change,
-    /// State that cannot be told, so that the session must keep its backend. Certain only once the text succeeded.
+    /// State that cannot move, so that the session must keep its backend. Certain only once the text succeeded.
     pub pins: Pins,
     /// The text touches `default_transaction_*` or `transaction_*`, so what BEGIN without options means may change.
     pub changes_tx_defaults: bool,
+    /// It may change the session in a way that the text does not tell: the backend must be asked.
+    pub uncertain: bool,
+    /// It may end the cause of a pin: the backend of a pinned session is to be asked.
+    pub releases: bool,
 }
 
 impl Effects {
-    /// Nothing stays behind.
+    /// Does nothing stay behind, and nothing end?
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.change == Change::None && self.pins.is_empty() && !self.changes_tx_defaults
+        self.change == Change::None && self.pins.is_empty() && !self.uncertain && !self.releases
     }
 }
 
@@ -121,6 +139,15 @@ pub enum Change {
         /// The setting.
         name: Arc<str>,
     },
+    /// `SELECT set_config('name', 'value', false)` and nothing else: as SET of that value.
+    SetConfig {
+        /// The setting.
+        name: Arc<str>,
+        /// The value.
+        value: Arc<str>,
+    },
+    /// SET SESSION CHARACTERISTICS AS TRANSACTION: the `default_transaction_*` settings.
+    Characteristics(BeginOptions),
     /// RESET name, SET name TO DEFAULT; also ROLE and SESSION AUTHORIZATION (`role`, `session_authorization`).
     Reset {
         /// The setting.
@@ -148,6 +175,16 @@ pub enum Change {
     },
     /// DEALLOCATE ALL.
     DeallocateAll,
+    /// PREPARE name AS …
+    Prepare {
+        /// The prepared statement.
+        name: Arc<str>,
+    },
+    /// EXECUTE name, also inside EXPLAIN or CREATE TABLE AS.
+    Execute {
+        /// The prepared statement.
+        name: Arc<str>,
+    },
     /// UNLISTEN *.
     UnlistenAll,
 }
@@ -166,35 +203,20 @@ pub enum PinReason {
     Listen,
     /// LOAD: a library stays loaded.
     Load,
-    /// SET ROLE, SET SESSION AUTHORIZATION.
-    SetRole,
-    /// SET SESSION CHARACTERISTICS.
-    SetCharacteristics,
-    /// A setting changed in a way the text does not show (`set_config()`).
-    SetConfig,
-    /// PREPARE or EXECUTE by SQL.
-    SqlPrepare,
-    /// SET, RESET, DISCARD or DEALLOCATE among several statements.
-    SettingInMulti,
-    /// The text could not be examined (too long, not UTF-8, nested too deeply) and may hold anything.
-    NotExamined,
+    /// SET SEED, `setseed()`: the next random numbers are the backend's.
+    RandomSeed,
 }
 
 impl PinReason {
     /// Every reason, in declaration order.
-    pub const ALL: [Self; 11] = [
-        Self::TempTable,
-        Self::WithHoldCursor,
-        Self::AdvisoryLock,
-        Self::Listen,
-        Self::Load,
-        Self::SetRole,
-        Self::SetCharacteristics,
-        Self::SetConfig,
-        Self::SqlPrepare,
-        Self::SettingInMulti,
-        Self::NotExamined,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::TempTable, Self::WithHoldCursor, Self::AdvisoryLock, Self::Listen, Self::Load, Self::RandomSeed];
+
+    /// Can a backend say whether it is so?
+    #[must_use]
+    pub fn can_be_asked(self) -> bool {
+        !matches!(self, Self::Load | Self::RandomSeed)
+    }
 
     /// A label for metrics and SHOW, lower case with underscores.
     #[must_use]
@@ -205,19 +227,14 @@ impl PinReason {
             Self::AdvisoryLock => "advisory_lock",
             Self::Listen => "listen",
             Self::Load => "load",
-            Self::SetRole => "set_role",
-            Self::SetCharacteristics => "set_characteristics",
-            Self::SetConfig => "set_config",
-            Self::SqlPrepare => "sql_prepare",
-            Self::SettingInMulti => "setting_in_multi",
-            Self::NotExamined => "not_examined",
+            Self::RandomSeed => "random_seed",
         }
     }
 }
 
 /// A set of [`PinReason`]s.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pins(u16);
+pub struct Pins(u8);
 
 impl Pins {
     /// The empty set.
@@ -336,8 +353,8 @@ mod tests {
             assert_eq!(pins.iter().collect::<Vec<_>>(), vec![reason]);
         }
         let mut both = Pins::of(PinReason::Listen);
-        both.insert(PinReason::NotExamined);
-        assert_eq!(both.iter().collect::<Vec<_>>(), vec![PinReason::Listen, PinReason::NotExamined]);
+        both.insert(PinReason::Load);
+        assert_eq!(both.iter().collect::<Vec<_>>(), vec![PinReason::Listen, PinReason::Load]);
         assert!(Pins::NONE.is_empty() && !both.is_empty());
     }
 }

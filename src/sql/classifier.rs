@@ -1,6 +1,6 @@
 //! Text to class: shape, cache, grammar, rules, and the sum over the statements of a string.
 //!
-//! Invariants: a text that cannot be examined is a write, and pins the session unless it is plainly one statement
+//! Invariants: a text that cannot be examined is a write with uncertain effects, unless it is plainly one statement
 //! that leaves nothing behind; what does not parse is not kept, because the fault may lie in a literal that the shape
 //! left out. One thread owns a classifier. Absent on purpose: where anything goes.
 
@@ -10,7 +10,7 @@ use memchr::{memchr, memmem};
 use pg_query::protobuf::RawStmt;
 
 use super::cache::{CacheCounts, ClassCache};
-use super::class::{Access, Change, Classification, Effects, Hint, PinReason, Pins, TxControl, Why};
+use super::class::{Access, Change, Classification, Effects, Hint, PinReason, Step, TxControl, Why};
 use super::functions::FunctionLists;
 use super::grammar::{self, NoTree, StringSyntax};
 use super::lexer::{Kind, Lexer, Shape};
@@ -121,25 +121,27 @@ impl Classifier {
                 class.hint = hint;
                 class
             }
-            Err(NoTree::DoesNotParse) => Classification { hint, ..write(Why::DoesNotParse, Pins::NONE) },
-            Err(NoTree::TooDeep) => Classification { hint, ..write(Why::TooDeep, rough_pins(text.as_bytes())) },
+            // A newer server may know it all the same, and then nobody knows what it did.
+            Err(NoTree::DoesNotParse) => Classification { hint, ..write(Why::DoesNotParse, true) },
+            Err(NoTree::TooDeep) => {
+                Classification { hint, ..write(Why::TooDeep, !leaves_nothing_plainly(text.as_bytes())) }
+            }
         }
     }
 
     fn unexamined(&mut self, text: &[u8], why: Why) -> Arc<Classification> {
         self.misses += 1;
-        Arc::new(write(why, rough_pins(text)))
+        Arc::new(write(why, !leaves_nothing_plainly(text)))
     }
 
     /// The class of a string of statements.
     fn sum(&self, statements: &[RawStmt], words: &[u8]) -> Classification {
-        let mut verdicts = statements.iter().map(|statement| self.verdict(statement));
-        let mut sum = match (verdicts.next(), statements.len()) {
-            (None, _) => Verdict::new(Access::Read, Why::Empty),
-            (Some(first), 1) => first,
-            (Some(first), _) => verdicts.fold(among_several(first), |sum, next| add(sum, among_several(next))),
-        };
-        pin_by_words(&mut sum, words);
+        let mut verdicts: Vec<Verdict> = statements.iter().map(|statement| self.verdict(statement)).collect();
+        verdicts.iter_mut().for_each(|verdict| find_words(verdict, words));
+        let steps = (0..).zip(&verdicts).filter_map(|(at, verdict)| step(at, verdict)).collect();
+        let alone = verdicts.len() == 1;
+        let sum = verdicts.into_iter().map(|verdict| if alone { verdict } else { among_several(verdict) }).reduce(add);
+        let sum = sum.unwrap_or_else(|| Verdict::new(Access::Read, Why::Empty));
         Classification {
             access: sum.access,
             statements: u16::try_from(statements.len()).unwrap_or(u16::MAX),
@@ -147,6 +149,7 @@ impl Classifier {
             effects: sum.effects,
             hint: None,
             why: sum.why,
+            steps,
         }
     }
 
@@ -158,44 +161,41 @@ impl Classifier {
     }
 }
 
-/// What the rules did not look into may pin by the words in it. That is the shape where there is one: words in
-/// literals that the shape leaves out must not speak for every text of that shape.
-fn pin_by_words(sum: &mut Verdict, words: &[u8]) {
+/// What one statement does to the session, if anything.
+fn step(at: u16, verdict: &Verdict) -> Option<Step> {
+    let nothing = verdict.effects.is_none() && verdict.tx == TxControl::None;
+    (!nothing).then(|| Step { at, tx: verdict.tx.clone(), effects: verdict.effects.clone() })
+}
+
+/// What the rules did not look into may do something by the words in it. That is the shape where there is one: words
+/// in literals that the shape leaves out must not speak for every text of that shape.
+fn find_words(verdict: &mut Verdict, words: &[u8]) {
     let mentions = |word: &str| memmem::find(words, word.as_bytes()).is_some();
-    if sum.access == Access::Write && mentions("pg_temp") {
-        sum.effects.pins.insert(PinReason::TempTable);
+    if verdict.access == Access::Write && mentions("pg_temp") {
+        verdict.effects.pins.insert(PinReason::TempTable);
     }
-    if sum.examined {
+    if verdict.examined {
         return;
     }
     if mentions("set_config") {
-        sum.effects.pins.insert(PinReason::SetConfig);
-        sum.effects.changes_tx_defaults = true;
+        verdict.effects.uncertain = true;
+        verdict.effects.changes_tx_defaults = true;
     }
     if mentions("pg_advisory_lock") || mentions("pg_try_advisory_lock") {
-        sum.effects.pins.insert(PinReason::AdvisoryLock);
+        verdict.effects.pins.insert(PinReason::AdvisoryLock);
     }
 }
 
-fn write(why: Why, pins: Pins) -> Classification {
-    let effects = Effects { pins, ..Effects::default() };
-    Classification { access: Access::Write, statements: 1, tx: TxControl::None, effects, hint: None, why }
+fn write(why: Why, uncertain: bool) -> Classification {
+    let effects = Effects { uncertain, ..Effects::default() };
+    let step = Step { at: 0, tx: TxControl::None, effects: effects.clone() };
+    let steps = if uncertain { Box::from([step]) } else { Box::default() };
+    Classification { access: Access::Write, statements: 1, tx: TxControl::None, effects, hint: None, why, steps }
 }
 
-/// A statement that has company: its change cannot be told apart any more, its transaction control is mixed.
+/// A statement that has company: its change is told by its step only, its transaction control is mixed.
 fn among_several(mut verdict: Verdict) -> Verdict {
-    match std::mem::take(&mut verdict.effects.change) {
-        Change::None | Change::SetLocal { .. } | Change::UnlistenAll => {}
-        Change::Set { .. }
-        | Change::Reset { .. }
-        | Change::ResetAll
-        | Change::DiscardAll
-        | Change::DiscardPlans
-        | Change::DiscardSequences
-        | Change::DiscardTemp
-        | Change::Deallocate { .. }
-        | Change::DeallocateAll => verdict.effects.pins.insert(PinReason::SettingInMulti),
-    }
+    verdict.effects.change = Change::None;
     if verdict.tx != TxControl::None {
         verdict.tx = TxControl::Mixed;
     }
@@ -213,16 +213,13 @@ fn add(mut sum: Verdict, next: Verdict) -> Verdict {
     }
     sum.effects.pins = sum.effects.pins.union(next.effects.pins);
     sum.effects.changes_tx_defaults |= next.effects.changes_tx_defaults;
-    sum.examined &= next.examined;
+    sum.effects.uncertain |= next.effects.uncertain;
+    sum.effects.releases |= next.effects.releases;
     sum
 }
 
-/// Whether a text that was not examined must pin: not if it is plainly one statement of a kind that changes data or
-/// reads it, and names nothing that stays behind (a bulk INSERT, say).
-fn rough_pins(text: &[u8]) -> Pins {
-    if leaves_nothing_plainly(text) { Pins::NONE } else { Pins::of(PinReason::NotExamined) }
-}
-
+/// Is a text that was not examined plainly one statement of a kind that changes data or reads it, and names nothing
+/// that stays behind (a bulk INSERT, say)?
 fn leaves_nothing_plainly(text: &[u8]) -> bool {
     let is_single =
         memchr(b';', text).is_none_or(|at| text[at..].iter().all(|byte| *byte == b';' || byte.is_ascii_whitespace()));

@@ -20,6 +20,7 @@ mod functions;
 mod grammar;
 mod label;
 mod lexer;
+mod pieces;
 mod setting;
 mod statement;
 mod walk;
@@ -30,7 +31,8 @@ mod tests;
 
 pub use cache::CacheCounts;
 pub use class::{
-    Access, BeginOptions, Change, Classification, Effects, Hint, Isolation, PinReason, Pins, TxControl, Why,
+    Access, BeginOptions, Change, Classification, Effects, Hint, Isolation, PinReason, Pins, Step, TxControl, Why,
 };
 pub use classifier::{Classifier, Settings};
 pub use grammar::StringSyntax;
+pub use pieces::{pieces, prepared_name};

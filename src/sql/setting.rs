@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{DefElem, Node, VariableSetKind, VariableSetStmt, VariableShowStmt};
+use pg_query::protobuf::{DefElem, Node, SelectStmt, VariableSetKind, VariableSetStmt, VariableShowStmt};
 
 use super::class::{Access, BeginOptions, Change, Isolation, PinReason, TxControl, Why};
 use super::statement::Verdict;
-use super::walk::{integer_constant, string_constant};
+use super::walk::{integer_constant, is_false, qualified, string_constant};
 
 /// Settings that give BEGIN without options its meaning, or change the running transaction.
 const TX_DEFAULTS: [&str; 6] = [
@@ -60,34 +60,29 @@ pub(super) fn set(set: &VariableSetStmt) -> Verdict {
         VariableSetKind::VarResetAll => verdict.effects.change = Change::ResetAll,
         _ if set.is_local => verdict.effects.change = Change::SetLocal { name: Some(name) },
         VariableSetKind::VarSetDefault | VariableSetKind::VarReset => verdict.effects.change = Change::Reset { name },
-        VariableSetKind::VarSetValue if names_a_role(&name) => {
-            if &*name == "role" && set.args.first().and_then(string_constant) == Some("none") {
-                verdict.effects.change = Change::Reset { name };
-            } else {
-                verdict.effects.pins.insert(PinReason::SetRole);
-            }
+        VariableSetKind::VarSetValue
+            if &*name == "role" && set.args.first().and_then(string_constant) == Some("none") =>
+        {
+            verdict.effects.change = Change::Reset { name };
         }
         // These last for the running transaction, however they are set.
         VariableSetKind::VarSetValue if is_tx_default(&name) && name.starts_with("transaction_") => {
             verdict.effects.change = Change::SetLocal { name: Some(name) };
         }
+        VariableSetKind::VarSetValue if &*name == "seed" => verdict.effects.pins.insert(PinReason::RandomSeed),
         VariableSetKind::VarSetValue => verdict.effects.change = Change::Set { name },
         VariableSetKind::VarSetCurrent | VariableSetKind::Undefined => {
-            verdict.effects.pins.insert(PinReason::SetConfig);
+            verdict.effects.uncertain = true;
         }
     }
     verdict
-}
-
-fn names_a_role(name: &str) -> bool {
-    matches!(name, "role" | "session_authorization")
 }
 
 /// SET TRANSACTION, SET TRANSACTION SNAPSHOT, SET SESSION CHARACTERISTICS.
 fn set_transaction(set: &VariableSetStmt, mut verdict: Verdict) -> Verdict {
     verdict.effects.changes_tx_defaults = true;
     if set.name == "SESSION CHARACTERISTICS" {
-        verdict.effects.pins.insert(PinReason::SetCharacteristics);
+        verdict.effects.change = Change::Characteristics(begin_options(&set.args));
     } else {
         verdict.effects.change = Change::SetLocal { name: None };
         verdict.tx = TxControl::Set(begin_options(&set.args));
@@ -122,4 +117,24 @@ fn isolation(level: &str) -> Isolation {
         // The strictest of all, so that a level we do not know is not run where it might be refused.
         _ => Isolation::Serializable,
     }
+}
+
+/// `SELECT set_config('name', 'value', false)` with nothing that could keep it from running once: as plain as a SET.
+pub(super) fn plain_set_config(select: &SelectStmt) -> Option<Change> {
+    let [target] = select.target_list.as_slice() else { return None };
+    let Some(NodeEnum::ResTarget(target)) = &target.node else { return None };
+    let bare = SelectStmt { target_list: select.target_list.clone(), ..SelectStmt::default() };
+    let plain = SelectStmt { limit_option: select.limit_option, op: select.op, ..bare } == *select;
+    let Some(NodeEnum::FuncCall(call)) = target.val.as_ref().and_then(|value| value.node.as_ref()) else { return None };
+    let (schema, function) = qualified(&call.funcname);
+    let ours = function == "set_config" && schema.is_none_or(|schema| schema == "pg_catalog");
+    let [name, value, is_local] = call.args.as_slice() else { return None };
+    if !plain || !ours || !is_false(is_local) || call.agg_filter.is_some() || call.over.is_some() {
+        return None;
+    }
+    let name = canonical(string_constant(name)?);
+    let value = string_constant(value)?;
+    // These last for the running transaction, however they are set.
+    (!(is_tx_default(&name) && name.starts_with("transaction_")))
+        .then(|| Change::SetConfig { name, value: value.into() })
 }

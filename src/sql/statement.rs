@@ -62,6 +62,8 @@ impl Verdict {
         };
         verdict.effects.pins = walk.pins;
         verdict.effects.changes_tx_defaults = walk.changes_tx_defaults;
+        verdict.effects.uncertain = walk.uncertain;
+        verdict.effects.releases = walk.releases;
         if walk.sets_local {
             verdict.effects.change = Change::SetLocal { name: None };
         }
@@ -75,7 +77,12 @@ pub(super) fn rule(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
         NodeEnum::SelectStmt(select) => {
             let mut walk = Walk::new(lists);
             walk.select(select);
-            Verdict::of_walk(walk, "select")
+            let mut verdict = Verdict::of_walk(walk, "select");
+            if let Some(change) = setting::plain_set_config(select) {
+                verdict.effects.change = change;
+                verdict.effects.uncertain = false;
+            }
+            verdict
         }
         NodeEnum::InsertStmt(_) | NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_) | NodeEnum::MergeStmt(_) => {
             let mut walk = Walk::new(lists);
@@ -89,28 +96,55 @@ pub(super) fn rule(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
         NodeEnum::VariableSetStmt(set) => setting::set(set),
         NodeEnum::ConstraintsSetStmt(_) => Verdict::changes(statement, Change::SetLocal { name: None }),
         NodeEnum::TransactionStmt(control) => self::transaction(control),
-        NodeEnum::DiscardStmt(discard) => Verdict::changes(statement, self::discarded(discard)),
+        NodeEnum::DiscardStmt(discard) => {
+            let mut verdict = Verdict::changes(statement, self::discarded(discard));
+            verdict.effects.releases = true;
+            verdict
+        }
         NodeEnum::DeallocateStmt(DeallocateStmt { name, isall, location: _ }) => {
             let all = *isall || name.is_empty();
             let change = if all { Change::DeallocateAll } else { Change::Deallocate { name: name.as_str().into() } };
             Verdict::changes(statement, change)
         }
-        NodeEnum::PrepareStmt(_) | NodeEnum::ExecuteStmt(_) => Verdict::pinned(statement, PinReason::SqlPrepare),
+        NodeEnum::PrepareStmt(prepare) => {
+            Verdict::changes(statement, Change::Prepare { name: prepare.name.as_str().into() })
+        }
+        NodeEnum::ExecuteStmt(execute) => {
+            let mut walk = Walk::new(lists);
+            walk.nodes(&execute.params);
+            let mut verdict = Verdict::of_walk(walk, "execute");
+            // What it runs was looked at when it was prepared, by whoever did that.
+            verdict.access = Access::Write;
+            verdict.why = Why::Statement(label(statement));
+            verdict.effects.change = Change::Execute { name: execute.name.as_str().into() };
+            verdict
+        }
         NodeEnum::ListenStmt(_) => Verdict::pinned(statement, PinReason::Listen),
         NodeEnum::UnlistenStmt(UnlistenStmt { conditionname }) if conditionname.is_empty() => {
-            Verdict::changes(statement, Change::UnlistenAll)
+            let mut verdict = Verdict::changes(statement, Change::UnlistenAll);
+            verdict.effects.releases = true;
+            verdict
         }
         NodeEnum::LoadStmt(_) => Verdict::pinned(statement, PinReason::Load),
+        NodeEnum::DoStmt(_) | NodeEnum::CallStmt(_) => {
+            let mut verdict = Verdict { examined: false, ..Verdict::write(statement) };
+            verdict.effects.uncertain = true;
+            verdict.effects.releases = true;
+            verdict
+        }
+        NodeEnum::DropStmt(_) | NodeEnum::ClosePortalStmt(_) | NodeEnum::UnlistenStmt(_) => {
+            let mut verdict = Verdict::write(statement);
+            verdict.effects.releases = true;
+            verdict
+        }
         NodeEnum::CreateStmt(create) => self::create(create, statement, lists),
         NodeEnum::CreateTableAsStmt(create) => self::create_as(create, statement, lists),
         NodeEnum::ViewStmt(view) => self::created(statement, view.view.as_ref(), lists),
         NodeEnum::CreateSeqStmt(sequence) => self::created(statement, sequence.sequence.as_ref(), lists),
         // These hold no expressions at all.
         NodeEnum::FetchStmt(_)
-        | NodeEnum::ClosePortalStmt(_)
         | NodeEnum::LockStmt(_)
         | NodeEnum::NotifyStmt(_)
-        | NodeEnum::UnlistenStmt(_)
         | NodeEnum::TruncateStmt(_)
         | NodeEnum::VacuumStmt(_)
         | NodeEnum::CheckPointStmt(_) => Verdict::write(statement),
@@ -264,7 +298,12 @@ fn create_as(create: &CreateTableAsStmt, statement: &NodeEnum, lists: &FunctionL
         let of_query = rule(query, lists);
         verdict.effects.pins = verdict.effects.pins.union(of_query.effects.pins);
         verdict.effects.changes_tx_defaults |= of_query.effects.changes_tx_defaults;
+        verdict.effects.uncertain |= of_query.effects.uncertain;
+        verdict.effects.releases |= of_query.effects.releases;
         verdict.examined &= of_query.examined;
+        if let Change::Execute { .. } = of_query.effects.change {
+            verdict.effects.change = of_query.effects.change;
+        }
     }
     verdict
 }

@@ -31,13 +31,25 @@ pub(super) struct Walk<'l> {
     pub changes_tx_defaults: bool,
     /// `set_config(.., true)` was seen.
     pub sets_local: bool,
+    /// Something may change the session in a way that the text does not tell.
+    pub uncertain: bool,
+    /// Something may end the cause of a pin.
+    pub releases: bool,
 }
 
 type Boxed<T> = Option<Box<T>>;
 
 impl<'l> Walk<'l> {
     pub fn new(lists: &'l FunctionLists) -> Self {
-        Self { lists, objection: None, pins: Pins::NONE, changes_tx_defaults: false, sets_local: false }
+        Self {
+            lists,
+            objection: None,
+            pins: Pins::NONE,
+            changes_tx_defaults: false,
+            sets_local: false,
+            uncertain: false,
+            releases: false,
+        }
     }
 
     pub fn object(&mut self, why: Why) {
@@ -444,6 +456,8 @@ impl<'l> Walk<'l> {
             "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
                 self.pins.insert(PinReason::AdvisoryLock);
             }
+            "setseed" => self.pins.insert(PinReason::RandomSeed),
+            "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all" => self.releases = true,
             "set_config" => self.set_config(args),
             _ => {}
         }
@@ -453,7 +467,7 @@ impl<'l> Walk<'l> {
         if args.get(2).is_some_and(is_true) {
             self.sets_local = true;
         } else {
-            self.pins.insert(PinReason::SetConfig);
+            self.uncertain = true;
         }
         self.changes_tx_defaults |= args.first().and_then(string_constant).is_none_or(setting::is_tx_default);
     }
@@ -523,6 +537,15 @@ pub(super) fn integer_constant(node: &Node) -> Option<i32> {
     match constant(node)? {
         a_const::Val::Ival(integer) => Some(integer.ival),
         _ => None,
+    }
+}
+
+/// The literal FALSE, or a string that PostgreSQL reads as false without doubt.
+pub(super) fn is_false(node: &Node) -> bool {
+    match constant(node) {
+        Some(a_const::Val::Boolval(value)) => !value.boolval,
+        Some(a_const::Val::Sval(string)) => matches!(string.sval.as_str(), "f" | "false" | "off" | "no" | "0"),
+        _ => false,
     }
 }
 

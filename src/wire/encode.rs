@@ -86,9 +86,9 @@ pub fn command_complete(out: &mut Vec<u8>, tag: &str) {
 }
 
 /// Query.
-pub fn query(out: &mut Vec<u8>, text: &str) {
+pub fn query(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
     message(out, frontend::QUERY, |out| {
-        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(text.as_ref());
         out.push(0);
     });
 }

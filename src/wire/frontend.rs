@@ -116,6 +116,21 @@ pub fn portal(body: &[u8]) -> Result<&[u8], FrameError> {
     Reader::new(body).cstr()
 }
 
+/// Functions of large objects (`pg_proc.dat`), which leave nothing on the backend: `lo_create` and others
+/// that clients call by FunctionCall.
+const LARGE_OBJECT_FUNCTIONS: [u32; 14] = [715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170];
+/// `lo_tell64` and `lo_truncate64`, the newest of them.
+const LARGE_OBJECT_FUNCTIONS_64: [u32; 2] = [3171, 3172];
+
+/// Does a FunctionCall body begin with the number of a function of large objects?
+#[must_use]
+pub fn calls_large_object(body: &[u8]) -> bool {
+    body.first_chunk().is_some_and(|oid| {
+        let oid = u32::from_be_bytes(*oid);
+        LARGE_OBJECT_FUNCTIONS.contains(&oid) || LARGE_OBJECT_FUNCTIONS_64.contains(&oid)
+    })
+}
+
 /// Reads a Describe or Close body.
 ///
 /// # Errors
@@ -148,6 +163,8 @@ mod tests {
         assert_eq!(bind(b"\0s1\0\0\0").unwrap().names_len, 4);
         assert_eq!(named(b"Ss1\0"), Ok(Named::Statement(b"s1")));
         assert_eq!(named(b"Xs1\0"), Err(FrameError::Short));
+        assert!(calls_large_object(&952u32.to_be_bytes()) && calls_large_object(&3171u32.to_be_bytes()));
+        assert!(!calls_large_object(&2077u32.to_be_bytes()) && !calls_large_object(b"abc"));
     }
 
     proptest! {

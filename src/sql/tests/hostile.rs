@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::super::{Access, PinReason, Pins, StringSyntax, Why};
+use super::super::{Access, StringSyntax, Why};
 use super::rows::classifier;
 
 /// What a tokio worker has.
@@ -70,7 +70,7 @@ fn what_is_not_examined_is_a_write_and_pins_unless_it_plainly_leaves_nothing() {
         let class = classifier.classify(&text, StringSyntax::Standard);
         let start = String::from_utf8_lossy(&text[..text.len().min(30)]);
         assert_eq!((class.access, &class.why), (Access::Write, &why), "{start}");
-        assert_eq!(class.effects.pins, if pins { Pins::of(PinReason::NotExamined) } else { Pins::NONE }, "{start}");
+        assert_eq!(class.effects.uncertain, pins, "{start}");
     }
     assert_eq!(classifier.counts().entries, 0);
 }
@@ -82,7 +82,7 @@ fn a_statement_nested_too_deeply_still_pins_by_its_words() {
     let class = classifier.classify(format!("select {deep}1").as_bytes(), StringSyntax::Standard);
     assert_eq!((&class.why, class.effects.is_none()), (&Why::TooDeep, true));
     let class = classifier.classify(format!("select {deep}pg_advisory_lock(1)").as_bytes(), StringSyntax::Standard);
-    assert_eq!(class.effects.pins, Pins::of(PinReason::NotExamined));
+    assert!(class.effects.uncertain);
 }
 
 const FRAGMENTS: [&str; 40] = [

@@ -14,19 +14,38 @@ pub(super) fn describe(class: &Classification) -> String {
         TxControl::Set(options) => line += &format!(" set-tx{}", describe_options(*options)),
         other => line += &format!(" {other:?}").to_lowercase(),
     }
-    match &class.effects.change {
+    line += &describe_effects(&class.effects);
+    if class.statements > 1 {
+        for step in &class.steps {
+            line += &format!(" [{}:{}]", step.at, describe_effects(&step.effects).trim_start());
+        }
+    }
+    line
+}
+
+fn describe_effects(effects: &Effects) -> String {
+    let mut line = String::new();
+    match &effects.change {
         Change::None => {}
         Change::Set { name } => line += &format!(" set={name}"),
         Change::Reset { name } => line += &format!(" reset={name}"),
         Change::SetLocal { name } => line += &format!(" local={}", name.as_deref().unwrap_or("?")),
         Change::Deallocate { name } => line += &format!(" deallocate={name}"),
+        Change::Prepare { name } => line += &format!(" prepare={name}"),
+        Change::Execute { name } => line += &format!(" execute={name}"),
+        Change::SetConfig { name, value } => line += &format!(" set={name}:{value}"),
+        Change::Characteristics(options) => line += &format!(" characteristics{}", describe_options(*options)),
         other => line += &format!(" {other:?}").to_lowercase(),
     }
-    for reason in class.effects.pins.iter() {
+    for reason in effects.pins.iter() {
         line += &format!(" pin:{}", reason.label());
     }
-    if class.effects.changes_tx_defaults {
-        line += " tx-defaults";
+    for (is_so, word) in [
+        (effects.uncertain, " uncertain"),
+        (effects.releases, " releases"),
+        (effects.changes_tx_defaults, " tx-defaults"),
+    ] {
+        line += if is_so { word } else { "" };
     }
     line
 }
@@ -253,7 +272,6 @@ const WRITES: &[&str] = &[
     "values (default)",
     "select pg_advisory_xact_lock(1)",
     "select pg_try_advisory_xact_lock_shared(1)",
-    "select pg_advisory_unlock(1)",
     "select txid_current()",
     "select pg_current_xact_id()",
     "select pg_last_wal_replay_lsn()",
@@ -292,8 +310,6 @@ const WRITES: &[&str] = &[
     "declare c cursor for select * from t for update",
     "fetch next from c",
     "move 5 in c",
-    "close c",
-    "close all",
     "truncate t",
     "lock table t",
     "vacuum t",
@@ -302,9 +318,6 @@ const WRITES: &[&str] = &[
     "cluster t",
     "checkpoint",
     "notify a, 'b'",
-    "unlisten a",
-    "do $$ begin null; end $$",
-    "call p(1)",
     "create table t (a int default 1)",
     "create unlogged table t (a int)",
     "create temp table t (a int) on commit drop",
@@ -332,7 +345,6 @@ const WRITES: &[&str] = &[
     "alter system set work_mem = '1MB'",
     "alter role r set work_mem = '1MB'",
     "alter table t rename to u",
-    "drop table t",
     "drop owned by r",
     "grant select on t to r",
     "revoke all on t from r",
@@ -342,15 +354,7 @@ const WRITES: &[&str] = &[
     "reassign owned by a to b",
     "select 1; insert into t values (1)",
     "insert into t values (1); select 1",
-    "selec 1",
-    "select 'unterminated",
-    "select /* unterminated",
-    "select \"unterminated",
-    "select $$ unterminated",
-    "select 1from t",
-    "select 1; selec 2",
     "select E'a'\n'b'",
-    "select \u{1}",
 ];
 
 const OTHERS: &[(&str, &str)] = &[
@@ -373,15 +377,15 @@ const OTHERS: &[(&str, &str)] = &[
     ("prepare transaction 'g'", "write preparetransaction"),
     ("commit prepared 'g'", "write commitprepared"),
     ("rollback prepared 'g'", "write rollbackprepared"),
-    ("begin; select 1; commit", "write mixed"),
-    ("begin; commit", "write mixed"),
-    ("select 1; begin", "write mixed"),
+    ("begin; select 1; commit", "write mixed [0:] [2:]"),
+    ("begin; commit", "write mixed [0:] [1:]"),
+    ("select 1; begin", "write mixed [1:]"),
     ("set transaction read only", "write set-tx,ro local=? tx-defaults"),
     ("set transaction isolation level serializable", "write set-tx,serializable local=? tx-defaults"),
     ("set transaction snapshot '1-1'", "write set-tx local=? tx-defaults"),
     ("set local transaction read only", "write set-tx,ro local=? tx-defaults"),
-    ("set transaction read only; select 1", "write mixed tx-defaults"),
-    ("set session characteristics as transaction read only", "write pin:set_characteristics tx-defaults"),
+    ("set transaction read only; select 1", "write mixed tx-defaults [0:local=? tx-defaults]"),
+    ("set session characteristics as transaction read only", "write characteristics,ro tx-defaults"),
     ("set work_mem = '1MB'", "write set=work_mem"),
     ("SET Work_Mem TO 5", "write set=work_mem"),
     ("set session search_path to a, b", "write set=search_path"),
@@ -406,25 +410,28 @@ const OTHERS: &[(&str, &str)] = &[
     ("set transaction_read_only = off", "write local=transaction_read_only tx-defaults"),
     ("set transaction_isolation = 'serializable'", "write local=transaction_isolation tx-defaults"),
     ("set constraints all deferred", "write local=?"),
-    ("set role x", "write pin:set_role"),
+    ("set role x", "write set=role"),
     ("set role none", "write reset=role"),
     ("reset role", "write reset=role"),
-    ("set session authorization x", "write pin:set_role"),
+    ("set session authorization x", "write set=session_authorization"),
     ("set session authorization default", "write reset=session_authorization"),
     ("reset session authorization", "write reset=session_authorization"),
-    ("set a.b = 1; set a.c = 2", "write pin:setting_in_multi"),
-    ("select 1; reset all", "write pin:setting_in_multi"),
-    ("set local a.b = 1; select 1", "write"),
-    ("select set_config('a.b', '1', false)", "write pin:set_config"),
+    ("set a.b = 1; set a.c = 2", "write [0:set=a.b] [1:set=a.c]"),
+    ("select 1; reset all", "write [1:resetall]"),
+    ("set local a.b = 1; select 1", "write [0:local=a.b]"),
+    ("select set_config('a.b', '1', false)", "write set=a.b:1"),
     ("select set_config('a.b', $1, true)", "write local=?"),
     ("select set_config('a.b', '1', 'true')", "write local=?"),
-    ("select set_config('a.b', '1', $1)", "write pin:set_config"),
+    ("select set_config('a.b', '1', $1)", "write uncertain"),
     ("select set_config($1, '1', true)", "write local=? tx-defaults"),
-    ("select set_config('default_transaction_read_only', 'on', false)", "write pin:set_config tx-defaults"),
-    ("select pg_catalog.set_config('search_path', '', false)", "write pin:set_config"),
-    ("select \"set_config\"('a.b', '1', false)", "write pin:set_config"),
-    ("insert into t select set_config('a.b', '1', false)", "write pin:set_config"),
-    ("call p(set_config('a.b', '1', false))", "write pin:set_config tx-defaults"),
+    (
+        "select set_config('default_transaction_read_only', 'on', false)",
+        "write set=default_transaction_read_only:on tx-defaults",
+    ),
+    ("select pg_catalog.set_config('search_path', '', false)", "write set=search_path:"),
+    ("select \"set_config\"('a.b', '1', false)", "write set=a.b:1"),
+    ("insert into t select set_config('a.b', '1', false)", "write uncertain"),
+    ("call p(set_config('a.b', '1', false))", "write uncertain releases tx-defaults"),
     ("select pg_advisory_lock(1)", "write pin:advisory_lock"),
     ("select * from t where pg_try_advisory_lock_shared(id)", "write pin:advisory_lock"),
     ("update t set a = 1 where pg_try_advisory_lock(id)", "write pin:advisory_lock"),
@@ -436,7 +443,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("explain analyze select pg_advisory_lock(1)", "write pin:advisory_lock"),
     ("explain select pg_advisory_lock(1)", "read"),
     ("with x as (select pg_advisory_lock(1)) insert into t select * from x", "write pin:advisory_lock"),
-    ("do $$ begin perform pg_advisory_lock(1); end $$", "write pin:advisory_lock"),
+    ("do $$ begin perform pg_advisory_lock(1); end $$", "write pin:advisory_lock uncertain releases"),
     ("select 'pg_advisory_lock(1)'", "read"),
     ("insert into t values ('pg_temp')", "write"),
     ("create temp table t (a int)", "write pin:temp_table"),
@@ -483,21 +490,36 @@ const OTHERS: &[(&str, &str)] = &[
     ("declare c cursor with hold for select 1", "write pin:with_hold_cursor"),
     ("explain analyze declare c cursor with hold for select 1", "write pin:with_hold_cursor"),
     ("listen a", "write pin:listen"),
-    ("unlisten *", "write unlistenall"),
+    ("unlisten *", "write unlistenall releases"),
     ("load 'auto_explain'", "write pin:load"),
-    ("prepare p as select 1", "write pin:sql_prepare"),
-    ("execute p (1)", "write pin:sql_prepare"),
-    ("create table t as execute p", "write pin:sql_prepare"),
-    ("explain analyze execute p", "write pin:sql_prepare"),
+    ("prepare p as select 1", "write prepare=p"),
+    ("execute p (1)", "write execute=p"),
+    ("create table t as execute p", "write execute=p"),
+    ("explain analyze execute p", "write execute=p"),
     ("deallocate P", "write deallocate=p"),
     ("deallocate prepare \"P\"", "write deallocate=P"),
     ("deallocate all", "write deallocateall"),
-    ("deallocate all; select 1", "write pin:setting_in_multi"),
-    ("discard all", "write discardall"),
-    ("discard plans", "write discardplans"),
-    ("discard sequences", "write discardsequences"),
-    ("discard temp", "write discardtemp"),
-    ("listen a; create temp table t (a int)", "write pin:temp_table pin:listen"),
+    ("deallocate all; select 1", "write [0:deallocateall]"),
+    ("discard all", "write discardall releases"),
+    ("discard plans", "write discardplans releases"),
+    ("discard sequences", "write discardsequences releases"),
+    ("discard temp", "write discardtemp releases"),
+    ("listen a; create temp table t (a int)", "write pin:temp_table pin:listen [0:pin:listen] [1:pin:temp_table]"),
+    ("select pg_advisory_unlock(1)", "write releases"),
+    ("close c", "write releases"),
+    ("close all", "write releases"),
+    ("unlisten a", "write releases"),
+    ("do $$ begin null; end $$", "write uncertain releases"),
+    ("call p(1)", "write uncertain releases"),
+    ("drop table t", "write releases"),
+    ("selec 1", "write uncertain"),
+    ("select 'unterminated", "write uncertain"),
+    ("select /* unterminated", "write uncertain"),
+    ("select \"unterminated", "write uncertain"),
+    ("select $$ unterminated", "write uncertain"),
+    ("select 1from t", "write uncertain"),
+    ("select 1; selec 2", "write uncertain"),
+    ("select \u{1}", "write uncertain"),
 ];
 
 /// The texts of all rows.

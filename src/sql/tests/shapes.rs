@@ -154,7 +154,7 @@ fn plain_strings_with_backslashes_are_read_as_the_server_reads_them() {
     let backslash = classifier.classify(sql, StringSyntax::Backslash);
     assert_eq!((backslash.access, backslash.statements), (Access::Read, 1));
     let sql = br"select '\'; set a.b = 1";
-    assert_eq!(describe(&classifier.classify(sql, StringSyntax::Standard)), "write pin:setting_in_multi");
+    assert_eq!(describe(&classifier.classify(sql, StringSyntax::Standard)), "write [1:set=a.b]");
     assert_eq!(classifier.classify(sql, StringSyntax::Backslash).why, Why::DoesNotParse);
 }
 

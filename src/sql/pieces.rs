@@ -1,0 +1,83 @@
+//! Where in a text its statements stand, and where in them the name of a prepared statement.
+//!
+//! For the rare texts whose single statements matter; the grammar runs once more for them. Invariant: what comes
+//! back are places inside the text. Absent on purpose: what the statements do (`classifier`).
+
+use std::ops::Range;
+
+use super::grammar::{self, StringSyntax};
+use super::lexer::{Kind, Lexer};
+
+/// The statements of a text, in order, without the semicolons between them; empty when the text is no valid SQL.
+#[must_use]
+pub fn pieces(text: &[u8], strings: StringSyntax) -> Vec<&[u8]> {
+    let Ok(text) = std::str::from_utf8(text) else { return Vec::new() };
+    let Ok(statements) = grammar::parse(text, strings) else { return Vec::new() };
+    let bounds = statements.iter().map(|statement| {
+        let start = usize::try_from(statement.stmt_location).unwrap_or(0);
+        let len = usize::try_from(statement.stmt_len).unwrap_or(0);
+        if len == 0 { start..text.len() } else { start..start + len }
+    });
+    bounds.map(|bounds| text.as_bytes().get(bounds).unwrap_or_default()).collect()
+}
+
+/// Where a text names the prepared statement `name` behind EXECUTE, PREPARE or DEALLOCATE.
+#[must_use]
+pub fn prepared_name(text: &[u8], name: &str) -> Option<Range<usize>> {
+    let mut lexer = Lexer::new(text);
+    let mut behind_verb = false;
+    while let Ok(Some(token)) = lexer.next_token() {
+        let bytes = &text[token.start..token.end];
+        let found = match token.kind {
+            Kind::Word => bytes.eq_ignore_ascii_case(name.as_bytes()),
+            Kind::QuotedWord => unquote(bytes) == name.as_bytes(),
+            _ => false,
+        };
+        if behind_verb && found {
+            return Some(token.start..token.end);
+        }
+        // DEALLOCATE PREPARE name: the second verb counts as well.
+        behind_verb = token.kind == Kind::Word
+            && [&b"execute"[..], b"prepare", b"deallocate"].iter().any(|verb| bytes.eq_ignore_ascii_case(verb));
+    }
+    None
+}
+
+fn unquote(quoted: &[u8]) -> Vec<u8> {
+    let inner = &quoted[1..quoted.len() - 1];
+    let mut out = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter().peekable();
+    while let Some(byte) = bytes.next() {
+        out.push(*byte);
+        if *byte == b'"' {
+            bytes.next_if_eq(&&b'"');
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_cut_where_the_grammar_cuts_them() {
+        let text = b"set a = ';'; create function f() returns int begin atomic select 1; select 2; end; ;select 3 ";
+        let got: Vec<_> = pieces(text, StringSyntax::Standard)
+            .into_iter()
+            .map(|piece| String::from_utf8_lossy(piece).trim().to_owned())
+            .collect();
+        let want = ["set a = ';'", "create function f() returns int begin atomic select 1; select 2; end", "select 3"];
+        assert_eq!(got, want);
+        assert!(pieces(b"selec", StringSyntax::Standard).is_empty());
+    }
+
+    #[test]
+    fn names_are_found_however_they_are_written() {
+        let at = |text: &str, name: &str| prepared_name(text.as_bytes(), name).map(|range| text[range].to_owned());
+        assert_eq!(at("EXECUTE Q1 (1)", "q1"), Some("Q1".into()));
+        assert_eq!(at("explain analyze execute \"a\"\"b\"", "a\"b"), Some("\"a\"\"b\"".into()));
+        assert_eq!(at("deallocate prepare q", "q"), Some("q".into()));
+        assert_eq!(at("/* execute q */ prepare x as select 'execute q'", "q"), None);
+    }
+}
