@@ -100,7 +100,7 @@ fn main() {
     let mut group = criterion.benchmark_group("pool");
     group.bench_function("checkout_release", |bench| {
         bench.iter(|| {
-            let checkout = pool.try_checkout(black_box(clock.now())).unwrap();
+            let checkout = pool.try_checkout(black_box(clock.now()), None).unwrap();
             checkout.release(clock.now());
         });
     });

@@ -319,6 +319,7 @@ fn make_server(
         greetings: Greetings::default(),
         tunables: ArcSwap::from_pointee(Tunables::new(config, 0)),
         load: config.nodes.iter().map(|_| AtomicUsize::new(0)).collect(),
+        schema_epoch: std::sync::atomic::AtomicU64::new(1),
         classifier_seed: rand::random(),
     };
     Ok(Arc::new(Server {

@@ -274,6 +274,8 @@ impl Greeter {
             tx: TxStatus::Idle,
             settings: Arc::new(Settings::default()),
             parameters: self.parameters,
+            generation: 0,
+            sequences_of: None,
             statements: Statements::new(statements_max),
         }
     }

@@ -18,7 +18,7 @@ pub use settings::{AUTHORIZATION, ROLE, Setting, Settings};
 pub use statements::{NAME_PREFIX, Statement, StatementTable, Statements};
 
 use crate::clock::Time;
-use crate::ids::{BackendId, NodeId};
+use crate::ids::{BackendId, NodeId, SessionId};
 use crate::net::{Severer, Stream};
 use crate::wire::TxStatus;
 use std::sync::Arc;
@@ -45,6 +45,10 @@ pub struct Backend {
     pub settings: Arc<Settings>,
     /// Parameters it reported.
     pub parameters: Parameters,
+    /// The number of changes, when it was opened, to what backends begin with (the pool's matter).
+    pub generation: u64,
+    /// Whose `currval()` and `lastval()` it remembers: the session that wrote on it last.
+    pub sequences_of: Option<SessionId>,
     /// Prepared statements it knows.
     pub statements: Statements,
 }

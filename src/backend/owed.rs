@@ -248,8 +248,9 @@ impl Pipeline {
             }
             self.entries.pop_front();
         }
-        // Even our own Parse must tell the client why its statement did not run.
-        Reply::Forward
+        // Even our own Parse must tell the client why its statement did not run; unless nothing of the client's
+        // depends on it before our own Sync.
+        if self.front() == Some(Owed::Sync { swallow: true }) { Reply::Swallow } else { Reply::Forward }
     }
 
     /// Is a Parse of this statement among the requests without an answer?

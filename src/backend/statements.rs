@@ -126,6 +126,8 @@ pub struct Statements {
 #[derive(Debug)]
 struct Known {
     last_used: u64,
+    /// The number of schema changes when it was parsed there.
+    schema: u64,
     statement: Arc<Statement>,
 }
 
@@ -148,17 +150,27 @@ impl Statements {
         }
     }
 
-    /// Notes that a Parse for this statement is on its way; returns one that must be closed first,
-    /// when the limit is reached.
-    pub fn learn(&mut self, statement: &Arc<Statement>) -> Option<Arc<Statement>> {
-        let victim = if self.known.len() >= self.limit {
+    /// The number of schema changes when the statement was parsed there.
+    #[must_use]
+    pub fn parsed_under(&self, id: u64) -> Option<u64> {
+        self.known.get(&id).map(|known| known.schema)
+    }
+
+    /// Notes that a Parse for this statement is on its way; returns one that must be closed first:
+    /// itself, if it is parsed anew, or the least recently used when the limit is reached.
+    /// `schema`: the number of schema changes so far.
+    pub fn learn(&mut self, statement: &Arc<Statement>, schema: u64) -> Option<Arc<Statement>> {
+        let again = self.known.remove(&statement.id).map(|known| known.statement);
+        let victim = if again.is_some() {
+            again
+        } else if self.known.len() >= self.limit {
             let oldest = self.known.iter().min_by_key(|(_, known)| known.last_used).map(|(&id, _)| id);
             oldest.and_then(|id| self.known.remove(&id)).map(|known| known.statement)
         } else {
             None
         };
         self.tick += 1;
-        self.known.insert(statement.id, Known { last_used: self.tick, statement: Arc::clone(statement) });
+        self.known.insert(statement.id, Known { last_used: self.tick, schema, statement: Arc::clone(statement) });
         victim
     }
 

@@ -163,6 +163,7 @@ impl Pool {
             tokio::time::sleep(pause).await;
         }
         let fence = self.state.lock().fence;
+        let generation = shared.generation();
         let started = shared.clock.now();
         shared.connect_started(self.key.node);
         let outcome = self.connect().await;
@@ -173,7 +174,7 @@ impl Pool {
         node.connect_ended.notify_one();
         shared.connect_ended(self.key.node, outcome.as_ref().err(), now.since(started));
         match outcome {
-            Ok(backend) => self.admit(Box::new(backend), fence, now),
+            Ok(backend) => self.admit(Box::new(Backend { generation, ..backend }), fence, now),
             Err(err) => self.connect_failed(err),
         }
     }

@@ -109,6 +109,8 @@ pub enum DiscardReason {
     Lifetime,
     /// Idle longer than `idle_timeout`, or its place was wanted by another pool.
     Idle,
+    /// What backends begin with has changed since it was opened, or its database must be left alone.
+    Outdated,
     /// The proxy stops, or the pool shrank.
     Closing,
 }
@@ -124,6 +126,7 @@ impl DiscardReason {
         Self::Fenced,
         Self::Lifetime,
         Self::Idle,
+        Self::Outdated,
         Self::Closing,
     ];
 
@@ -139,6 +142,7 @@ impl DiscardReason {
             Self::Fenced => "fenced",
             Self::Lifetime => "lifetime",
             Self::Idle => "idle",
+            Self::Outdated => "outdated",
             Self::Closing => "closing",
         }
     }

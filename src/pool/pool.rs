@@ -14,6 +14,7 @@ use crate::ids::{BackendId, PoolKey};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub struct Pool {
     pub(super) key: PoolKey,
     pub(super) shared: Arc<Shared>,
     pub(super) state: Mutex<State>,
+    uses_sequences: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,18 @@ impl Pool {
             closing: false,
             backoff: Backoff::default(),
         };
-        Self { key, shared, state: Mutex::new(state) }
+        Self { key, shared, state: Mutex::new(state), uses_sequences: AtomicBool::new(false) }
+    }
+
+    /// Notes that a session has asked for `currval()` or `lastval()`.
+    pub fn note_sequences_used(&self) {
+        self.uses_sequences.store(true, Ordering::Relaxed);
+    }
+
+    /// Do its sessions ask for `currval()` or `lastval()`?
+    #[must_use]
+    pub fn uses_sequences(&self) -> bool {
+        self.uses_sequences.load(Ordering::Relaxed)
     }
 
     /// What it is keyed by.
@@ -91,13 +104,13 @@ impl Pool {
         &self.key
     }
 
-    /// Takes an idle backend at once, unless others wait.
-    pub fn try_checkout(self: &Arc<Self>, now: Time) -> Option<Checkout> {
+    /// Takes an idle backend at once, unless others wait; `home` if it is there, else the one used last.
+    pub fn try_checkout(self: &Arc<Self>, now: Time, home: Option<BackendId>) -> Option<Checkout> {
         let mut dead = Vec::new();
         let taken = {
             let mut state = self.state.lock();
             state.last_used = now;
-            if state.waiters.is_empty() { state.take_idle(now, &mut dead) } else { None }
+            if state.waiters.is_empty() { state.take_idle(now, home, &mut dead) } else { None }
         };
         for backend in dead {
             self.discard_lost(backend);
@@ -180,6 +193,9 @@ impl Pool {
         if expired {
             return self.remove(backend, DiscardReason::Lifetime);
         }
+        if backend.generation != self.shared.generation() {
+            return self.remove(backend, DiscardReason::Outdated);
+        }
         self.put_back(backend, now);
     }
 
@@ -261,6 +277,14 @@ impl Pool {
         }
     }
 
+    /// Closes every idle backend.
+    pub(super) fn close_idle(self: &Arc<Self>) {
+        let idle = std::mem::take(&mut self.state.lock().idle);
+        for entry in idle {
+            self.remove(entry.backend, DiscardReason::Outdated);
+        }
+    }
+
     /// Fences every backend of this pool and sends its waiters elsewhere.
     pub(super) fn fence(self: &Arc<Self>, generation: u64) {
         let (idle, wakers) = {
@@ -316,7 +340,13 @@ impl State {
 
     /// Pops the backend used last; those on which something arrived while idle go to `dead`.
     #[allow(clippy::vec_box, reason = "they stay in the boxes they live in")]
-    fn take_idle(&mut self, now: Time, dead: &mut Vec<Box<Backend>>) -> Option<Box<Backend>> {
+    fn take_idle(&mut self, now: Time, home: Option<BackendId>, dead: &mut Vec<Box<Backend>>) -> Option<Box<Backend>> {
+        if let Some(home) = home
+            && let Some(at) = self.idle.iter().rposition(|idle| idle.backend.id == home)
+            && let Some(last) = self.idle.len().checked_sub(1)
+        {
+            self.idle[at..=last].rotate_left(1);
+        }
         while let Some(Idle { mut backend, since }) = self.idle.pop() {
             // An idle backend has nothing to say; if it did, its state is not what we know.
             let rested = now.since(since) >= RESTED_AFTER;

@@ -18,6 +18,7 @@ impl Pool {
         if matches!(tokio::time::timeout(RESET_LIMIT, asking).await, Ok(Ok(()))) {
             backend.settings = Arc::new(Settings::default());
             backend.statements.forget_all();
+            backend.sequences_of = None;
             self.release(backend, self.shared.clock.now());
         } else {
             self.discard(backend, DiscardReason::Dirty);

@@ -71,6 +71,7 @@ pub(super) struct Shared {
     credentials: Mutex<HashMap<Arc<str>, NodeCredential>>,
     next_backend: AtomicU64,
     pub dedicated: Mutex<Reaches>,
+    generation: AtomicU64,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub facts: FactSender,
@@ -108,6 +109,7 @@ impl PoolSet {
             credentials: Mutex::new(HashMap::new()),
             next_backend: AtomicU64::new(1),
             dedicated: Mutex::default(),
+            generation: AtomicU64::new(0),
             clock: deps.clock,
             metrics: deps.metrics,
             facts: deps.facts,
@@ -154,6 +156,21 @@ impl PoolSet {
         }
     }
 
+    /// Closes the idle backends of a database on every node.
+    pub fn vacate(&self, database: &str) {
+        for pool in self.shared.snapshot().into_iter().filter(|pool| *pool.key.database == *database) {
+            pool.close_idle();
+        }
+    }
+
+    /// What a backend begins with has changed: those that exist are closed when they are next idle.
+    pub fn outdate(&self) {
+        self.shared.generation.fetch_add(1, Ordering::AcqRel);
+        for pool in self.shared.snapshot() {
+            pool.close_idle();
+        }
+    }
+
     /// Counts of every pool.
     #[must_use]
     pub fn stats(&self) -> Vec<(PoolKey, PoolStats)> {
@@ -192,6 +209,11 @@ impl Shared {
 
     pub fn credential(&self, user: &str) -> NodeCredential {
         self.credentials.lock().get(user).cloned().unwrap_or(NodeCredential::None)
+    }
+
+    /// The number of times that what backends begin with has changed.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     pub fn snapshot(&self) -> Vec<Arc<Pool>> {

@@ -187,7 +187,8 @@ impl Session {
     fn checkout(&mut self, target: Target) {
         let now = self.deps.clock.now();
         let pool = self.pool_of(target.node);
-        if let Some(checkout) = pool.try_checkout(now) {
+        let home = self.home.filter(|_| target.role == Role::Primary);
+        if let Some(checkout) = pool.try_checkout(now, home) {
             self.deps.metrics.node(target.node).queue_wait_seconds.observe(0.0);
             return self.attach(checkout, target);
         }
@@ -215,12 +216,20 @@ impl Session {
                 }
                 self.seek(self.wanted_unit);
             }
+            Err(CheckoutError::Rejected(_)) if target.role == Role::Standby => {
+                // A role or database that was made a moment ago may not be there yet.
+                self.force_primary = true;
+                self.seek(self.wanted_unit);
+            }
             Err(error) => self.deny(&Denied::Checkout(error)),
         }
     }
 
     fn attach(&mut self, checkout: Checkout, target: Target) {
         self.handle.attach(&checkout.control);
+        if target.role == Role::Primary {
+            self.home = Some(checkout.id);
+        }
         self.deps.load[target.node.index()].fetch_add(1, Ordering::Relaxed);
         self.queue_deadline = None;
         self.timer = None;

@@ -16,7 +16,7 @@ use crate::topology::{FactSender, TopologyReader};
 use arc_swap::ArcSwap;
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Handles and limits that all sessions use.
@@ -41,6 +41,8 @@ pub struct SessionDeps {
     pub tunables: ArcSwap<Tunables>,
     /// Units in flight per node.
     pub load: Box<[AtomicUsize]>,
+    /// Grows whenever a statement may have changed what names and types mean.
+    pub schema_epoch: AtomicU64,
     /// Seed of the classification cache's keys.
     pub classifier_seed: u64,
 }
@@ -110,6 +112,17 @@ thread_local! {
 }
 
 impl SessionDeps {
+    /// Notes that names and types may mean something else from now on.
+    pub fn schema_changed(&self) {
+        self.schema_epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The number of changes so far.
+    #[must_use]
+    pub fn schema(&self) -> u64 {
+        self.schema_epoch.load(Ordering::Acquire)
+    }
+
     /// Work in flight on a node.
     #[must_use]
     pub fn load_of(&self, node: NodeId) -> usize {

@@ -9,6 +9,8 @@ use crate::sql::{self, BeginOptions, Change, Classification, Isolation, PinReaso
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// SET of this keeps what it does not name, so that its text alone does not tell the value.
+const MERGING: &str = "datestyle";
 /// Settings of extensions taken from one text.
 const SUSPECTS_MAX: usize = 50;
 /// Bytes kept of a statement that pins.
@@ -54,6 +56,12 @@ pub enum Kind {
     Uncertain(Box<[Arc<str>]>),
     /// The cause of a pin may be gone.
     Unpins,
+    /// DISCARD SEQUENCES
+    ForgetSequences,
+    /// Names and types may mean something else now.
+    Schema,
+    /// Who may log in, or what sessions begin with, is something else now.
+    Logins,
 }
 
 impl Effect {
@@ -109,8 +117,8 @@ impl Kind {
         match &step.effects.change {
             Change::Set { name } => {
                 add(Self::Set([Setting::from_statement(name, text)].into()));
-                if strings == StringSyntax::Backslash {
-                    // The text would read differently where strings are standard: the value is asked for.
+                if strings == StringSyntax::Backslash || &**name == MERGING {
+                    // Replayed elsewhere, the text would mean something else: the value is asked for.
                     add(Self::Uncertain([Arc::clone(name)].into()));
                 }
             }
@@ -122,11 +130,11 @@ impl Kind {
             Change::Prepare { name } => add(Self::Prepare(Arc::clone(name), text.trim_ascii().into())),
             Change::Deallocate { name } => add(Self::Deallocate(Arc::clone(name))),
             Change::DeallocateAll => add(Self::DeallocateAll),
+            Change::DiscardSequences => add(Self::ForgetSequences),
             // Gone with the transaction, or without meaning for the next client.
             Change::None
             | Change::SetLocal { .. }
             | Change::DiscardPlans
-            | Change::DiscardSequences
             | Change::DiscardTemp
             | Change::UnlistenAll
             | Change::Execute { .. } => {}
@@ -139,6 +147,12 @@ impl Kind {
         }
         if step.effects.releases {
             add(Self::Unpins);
+        }
+        if step.effects.schema {
+            add(Self::Schema);
+        }
+        if step.effects.logins {
+            add(Self::Logins);
         }
     }
 }
@@ -211,6 +225,12 @@ impl Pins {
         let unseen = self.reasons.iter().filter(|reason| !reason.can_be_asked());
         self.reasons = unseen.map(sql::Pins::of).fold(held, sql::Pins::union);
         self.unknown = false;
+    }
+
+    /// DISCARD SEQUENCES: that reason is gone.
+    pub fn forget_sequences(&mut self) {
+        let others = self.reasons.iter().filter(|reason| *reason != PinReason::Sequence);
+        self.reasons = others.map(sql::Pins::of).fold(sql::Pins::NONE, sql::Pins::union);
     }
 
     /// Session pool mode: until the client leaves.

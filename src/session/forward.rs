@@ -10,7 +10,7 @@ use super::unit::{HOLD_MAX, Violation};
 use super::{Attachment, Gate, Session};
 use crate::backend::{NAME_PREFIX, Owed, Settings, Statement};
 use crate::relay::Message;
-use crate::sql::{Change, Classification, Why, prepared_name};
+use crate::sql::{Change, Classification, Sequences, Why, prepared_name};
 use crate::topology::Role;
 use crate::wire::frontend::{self, Named};
 use crate::wire::{HEADER_LEN, TxStatus, encode};
@@ -206,6 +206,8 @@ impl Session {
         let mut renamed = None;
         match class {
             Some(class) => {
+                self.remember_sequences(attachment, &class);
+                self.vacate(&class);
                 self.unit.add(&class);
                 let quiet = self.is_quiet();
                 let text = frontend::query(self.inbox.body(message))?;
@@ -253,6 +255,9 @@ impl Session {
         message: Message,
     ) -> Option<Vec<u8>> {
         let mut renamed = None;
+        if self.transaction.status() == TxStatus::Failed {
+            return None;
+        }
         for step in &class.steps {
             let (Change::Prepare { name } | Change::Execute { name } | Change::Deallocate { name }) =
                 &step.effects.change
@@ -266,7 +271,7 @@ impl Session {
             let text = renamed.take().or_else(|| frontend::query(self.inbox.body(message)).ok().map(<[u8]>::to_vec))?;
             let place = prepared_name(&text, name)?;
             if !self.unit.begun && !attachment.knows(&statement) {
-                attachment.teach(&statement, true);
+                attachment.teach(&statement, true, self.deps.schema());
                 encode::bare(attachment.outbox.tail(), frontend::SYNC);
                 attachment.checkout.owed.push(Owed::Sync { swallow: true });
             }
@@ -324,12 +329,37 @@ impl Session {
 
     /// The same as for a Query, for a text that is prepared or bound in the extended protocol.
     fn align_parsed(&mut self, attachment: &mut Attachment, class: &Classification) {
+        if self.transaction.status() == TxStatus::Failed {
+            return;
+        }
         if let Change::Prepare { name } | Change::Execute { name } | Change::Deallocate { name } = &class.effects.change
         {
             match self.prepared.find(name.as_bytes()).cloned() {
-                Some(statement) => attachment.know(&statement),
+                Some(statement) => attachment.know(&statement, self.deps.schema()),
                 None => self.align_sql(attachment, name),
             }
+        }
+    }
+
+    /// `currval()` and `lastval()` are about to be asked: another session's values on this backend must not
+    /// answer. From now on sessions of this user keep their backend once they have written, so that the
+    /// next time the answer is there.
+    fn remember_sequences(&self, attachment: &mut Attachment, class: &Classification) {
+        if class.effects.sequences != Sequences::Read {
+            return;
+        }
+        attachment.checkout.pool().note_sequences_used();
+        let failed = self.transaction.status() == TxStatus::Failed;
+        if attachment.checkout.sequences_of != Some(self.handle.id) && !self.unit.begun && !failed {
+            Self::send_hidden(attachment, b"DISCARD SEQUENCES", Hidden::Forget);
+        }
+        attachment.checkout.sequences_of = Some(self.handle.id);
+    }
+
+    /// Idle backends in a database are nobody's sessions: they must not keep it from being dropped or copied.
+    fn vacate(&self, class: &Classification) {
+        if let Some(database) = &class.effects.vacates {
+            self.deps.pools.vacate(database);
         }
     }
 
@@ -406,7 +436,7 @@ impl Session {
         if let Some(existing) = self.prepared.find(view.name) {
             // The node refuses the duplicate itself (42P05), with all that means for the transaction.
             let existing = Arc::clone(existing);
-            attachment.know(&existing);
+            attachment.know(&existing, self.deps.schema());
             let content = view.content.to_vec();
             attachment.push_parse(&existing.backend_name, &content);
             attachment.checkout.owed.push(Owed::Parse { swallow: false, id: NOT_TRACKED });
@@ -418,10 +448,13 @@ impl Session {
             let statement = self.deps.statements.intern(view.content, || class);
             let name = view.name.to_vec();
             self.prepared.defining(&name, Arc::clone(&statement));
-            if attachment.knows(&statement) {
+            let schema = self.deps.schema();
+            // What the client parses now must mean what it means now: an older plan may have other columns.
+            if attachment.knows(&statement) && attachment.checkout.statements.parsed_under(statement.id) == Some(schema)
+            {
                 attachment.checkout.owed.push(Owed::InventParse);
             } else {
-                attachment.teach(&statement, false);
+                attachment.teach(&statement, false, schema);
             }
         }
         self.inbox.advance(message.len);
@@ -461,7 +494,7 @@ impl Session {
             return Ok(Passed::Misplaced);
         }
         let portal = view.portal.to_vec();
-        attachment.know(&statement);
+        attachment.know(&statement, self.deps.schema());
         self.note_bound(attachment, &portal, Some(&statement));
         Ok(self.bind_as(attachment, message, (portal_len, names_len), &statement.backend_name))
     }
@@ -496,6 +529,8 @@ impl Session {
                 None => return,
             },
         };
+        self.remember_sequences(attachment, &class);
+        self.vacate(&class);
         self.unit.add(&class);
         if !self.bound.is_empty() {
             self.bound.retain(|(name, _)| **name != *portal);
@@ -555,7 +590,7 @@ impl Session {
             if name.is_empty() {
                 self.ensure_unnamed(attachment);
             } else if let Some(statement) = self.prepared.find(name).cloned() {
-                attachment.know(&statement);
+                attachment.know(&statement, self.deps.schema());
                 return Ok(self.describe_as(attachment, message, &statement.backend_name));
             } else if let Some(name) = stranger(name) {
                 return Ok(self.describe_as(attachment, message, &name));
@@ -603,14 +638,14 @@ impl Attachment {
     }
 
     /// Makes sure that the backend knows the statement, unseen by the client.
-    fn know(&mut self, statement: &Arc<Statement>) {
+    fn know(&mut self, statement: &Arc<Statement>, schema: u64) {
         if !self.knows(statement) {
-            self.teach(statement, true);
+            self.teach(statement, true, schema);
         }
     }
 
-    fn teach(&mut self, statement: &Arc<Statement>, swallow: bool) {
-        if let Some(victim) = self.checkout.statements.learn(statement) {
+    fn teach(&mut self, statement: &Arc<Statement>, swallow: bool, schema: u64) {
+        if let Some(victim) = self.checkout.statements.learn(statement, schema) {
             encode::close_statement(self.outbox.tail(), &victim.backend_name);
             self.checkout.owed.push(Owed::Close { swallow: true });
         }

@@ -17,6 +17,7 @@ use crate::pool::{Checkout, CheckoutError, Pool, Ticket};
 use crate::relay::{Inbox, Outbox};
 use crate::route::{Dice, NoRoute, Wishes, choose};
 use crate::sql::Access;
+use crate::topology::Role;
 use crate::wire::{backend as tags, encode};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -140,6 +141,11 @@ impl Greetings {
         known.get(key).filter(|greeting| now.since(greeting.learned) < GREETING_TTL).cloned()
     }
 
+    /// Forgets all answers.
+    pub fn clear(&self) {
+        self.known.lock().clear();
+    }
+
     fn keep(&self, key: GreetingKey, greeting: &Arc<Greeting>) {
         let mut known = self.known.lock();
         if known.len() >= GREETINGS_MAX {
@@ -173,6 +179,8 @@ impl Session {
                 return Err((error, stream));
             }
         };
+        // Whoever connects after a write was acknowledged to somebody must see it.
+        let floor = deps.facts.last_write();
         let mut session = Self {
             dice: Dice::new(handle.id.0),
             pools: vec![None; deps.load.len()].into(),
@@ -196,12 +204,15 @@ impl Session {
             tracked: Tracked::new(Arc::new(startup)),
             uncertain: false,
             suspects: Vec::new(),
+            changed_schema: false,
+            changed_logins: false,
+            home: None,
             told: Arc::clone(&greeting.parameters),
             pins: Pins::default(),
             strings: super::replies::strings_of(&greeting.parameters),
             lazy_commits: greeting.lazy_commits.then_some(greeting.commit_delay),
             commit_delay: greeting.commit_delay,
-            floor: Time::ZERO,
+            floor,
             attempts: 0,
             avoid: None,
             force_primary: false,
@@ -260,9 +271,10 @@ async fn any_backend(deps: &Arc<SessionDeps>, identity: &Identity) -> Result<Che
     let mut dice = Dice::new(deps.clock.now().as_nanos());
     let mut reader = deps.topology.clone();
     let mut avoid = None;
+    let mut access = Access::Read;
     loop {
         reader.mark_seen();
-        let wishes = Wishes { access: Access::Read, split: true, floor: Time::ZERO, avoid };
+        let wishes = Wishes { access, split: true, floor: deps.facts.last_write(), avoid };
         let choice = {
             let tunables = deps.tunables.load();
             choose(
@@ -289,6 +301,8 @@ async fn any_backend(deps: &Arc<SessionDeps>, identity: &Identity) -> Result<Che
         let pool = deps.pools.pool(&key);
         match queue(deps, &pool, deadline, target.fence).await {
             Err(error) if error.retry() == Retry::OtherNode && deps.clock.now() < deadline => avoid = Some(target.node),
+            // A role or database that was made a moment ago may not be there yet.
+            Err(CheckoutError::Rejected(_)) if target.role == Role::Standby => access = Access::Write,
             outcome => return Ok(outcome?),
         }
     }
@@ -310,7 +324,7 @@ impl Drop for Queued<'_> {
 }
 
 async fn queue(deps: &SessionDeps, pool: &Arc<Pool>, deadline: Time, fence: u64) -> Result<Checkout, CheckoutError> {
-    if let Some(checkout) = pool.try_checkout(deps.clock.now()) {
+    if let Some(checkout) = pool.try_checkout(deps.clock.now(), None) {
         return Ok(checkout);
     }
     let mut queued = Queued { deps, pool, ticket: Some(pool.join(deadline, fence)?) };

@@ -27,6 +27,8 @@ pub(super) enum Hidden {
     Begin,
     /// The session's SQL-level prepared statement of a name, or that there is none.
     Statement,
+    /// DISCARD SEQUENCES, so that another session's values do not answer.
+    Forget,
     /// The startup settings behind a RESET.
     Restore,
     /// What does the backend hold?
@@ -130,7 +132,7 @@ impl Session {
             }
             // In a transaction that has failed, RESET was undone too. The client's own statement tells what
             // is wrong with a prepared one.
-            Some(Hidden::Restore | Hidden::Statement) | None => attachment.tainted = true,
+            Some(Hidden::Restore | Hidden::Statement | Hidden::Forget) | None => attachment.tainted = true,
             Some(Hidden::Ask(held)) => held.garble(),
         }
     }
@@ -139,7 +141,7 @@ impl Session {
     pub(super) fn hidden_done(&mut self, attachment: &mut Attachment) {
         match attachment.hidden.pop_front() {
             Some(Hidden::Ask(held)) => self.learn(attachment, held),
-            Some(Hidden::Settings | Hidden::Begin | Hidden::Statement | Hidden::Restore) | None => {}
+            Some(Hidden::Settings | Hidden::Begin | Hidden::Statement | Hidden::Forget | Hidden::Restore) | None => {}
         }
         if attachment.refused.is_none()
             && attachment.hidden.is_empty()

@@ -205,6 +205,12 @@ pub struct Session {
     tracked: Tracked,
     /// Something changed the session in a way that its text did not tell: the backend must be asked.
     uncertain: bool,
+    /// The open transaction has changed what names and types mean.
+    changed_schema: bool,
+    /// The open transaction has changed who may log in, or what sessions begin with.
+    changed_logins: bool,
+    /// The backend of the primary it had last: preferred, because it knows this session best.
+    home: Option<crate::ids::BackendId>,
     /// Settings of extensions that texts have named which did not tell what they do.
     suspects: Vec<Arc<str>>,
     told: Arc<Parameters>,

@@ -231,7 +231,7 @@ impl Session {
         if view.sqlstate == b"25006" && attachment.target.role == Role::Primary && !self.transaction.is_open() {
             self.deps.facts.send(Fact::WriteRefused(attachment.target.node));
         }
-        attachment.checkout.owed.on_reply(tags::ERROR).map_err(|_| Loss::Garbage)?;
+        let verdict = attachment.checkout.owed.on_reply(tags::ERROR).map_err(|_| Loss::Garbage)?;
         while let Some(id) = attachment.checkout.owed.take_failed() {
             if id == 0 {
                 // Whose unnamed statement is there now is not known.
@@ -239,6 +239,9 @@ impl Session {
             } else {
                 attachment.checkout.statements.forget(id);
             }
+        }
+        if verdict == Reply::Swallow {
+            return Ok(Fate::Swallow);
         }
         let renamed = if attachment.rerouting { None } else { self.rename_error(body) };
         attachment.tainted |= attachment.checkout.owed.take_unclosed();
@@ -363,10 +366,23 @@ impl Session {
             self.tracked.commit();
         }
         self.uncertain |= self.tracked.take_overflowed();
+        if std::mem::take(&mut self.changed_schema) {
+            // Whoever looked between the statement and its commit has seen the old names.
+            self.deps.schema_changed();
+        }
+        if std::mem::take(&mut self.changed_logins) {
+            self.deps.greetings.clear();
+            self.deps.pools.outdate();
+        }
         if !Arc::ptr_eq(&attachment.checkout.settings, self.tracked.current()) {
             attachment.checkout.settings = Arc::clone(self.tracked.current());
         }
         if wrote && on_primary {
+            let pool_asks = attachment.checkout.pool().uses_sequences();
+            attachment.checkout.sequences_of = Some(self.handle.id);
+            if pool_asks && !unit.failed {
+                self.pin(b"", |pins| pins.add(crate::sql::Pins::of(crate::sql::PinReason::Sequence)));
+            }
             let now = self.deps.clock.now();
             self.floor = now + self.lazy_commits.unwrap_or_default();
             self.deps.facts.wrote(now);
@@ -411,6 +427,15 @@ impl Session {
             Kind::End if tag != b"ROLLBACK\0" => {}
             Kind::Unpins | Kind::End | Kind::RollbackTo(_) => self.uncertain |= self.pins.has_state(),
             Kind::DiscardAll => self.pin(b"", super::effects::Pins::clear_state),
+            Kind::ForgetSequences => {
+                attachment.checkout.sequences_of = None;
+                self.pin(b"", super::effects::Pins::forget_sequences);
+            }
+            Kind::Schema => {
+                self.deps.schema_changed();
+                self.changed_schema = true;
+            }
+            Kind::Logins => self.changed_logins = true,
             Kind::Prepare(name, text) => {
                 attachment.checkout.statements.note_sql(&name, Some(&text));
                 self.prepared.define_sql(&name, text);

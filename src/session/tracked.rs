@@ -82,6 +82,9 @@ impl Tracked {
             | Kind::DeallocateAll
             | Kind::Pin(..)
             | Kind::Uncertain(_)
+            | Kind::ForgetSequences
+            | Kind::Schema
+            | Kind::Logins
             | Kind::Unpins => {}
         }
     }

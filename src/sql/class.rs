@@ -118,13 +118,39 @@ pub struct Effects {
     pub uncertain: bool,
     /// It may end the cause of a pin: the backend of a pinned session is to be asked.
     pub releases: bool,
+    /// What it has to do with the session's memory of sequences.
+    pub sequences: Sequences,
+    /// It may change what names and types mean, so that statements prepared before may fail.
+    pub schema: bool,
+    /// The database that nobody may be connected to when it runs.
+    pub vacates: Option<Arc<str>>,
+    /// It changes who may log in, or what a session begins with.
+    pub logins: bool,
+}
+
+/// What a statement has to do with what a session remembers of sequences (`currval()`, `lastval()`). Ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sequences {
+    /// Nothing that its text tells.
+    #[default]
+    None,
+    /// It calls `nextval()` or `setval()`.
+    Moved,
+    /// It calls `currval()` or `lastval()`.
+    Read,
 }
 
 impl Effects {
     /// Does nothing stay behind, and nothing end?
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.change == Change::None && self.pins.is_empty() && !self.uncertain && !self.releases
+        self.change == Change::None
+            && self.pins.is_empty()
+            && !self.uncertain
+            && !self.releases
+            && self.sequences == Sequences::None
+            && !self.schema
+            && !self.logins
     }
 }
 
@@ -205,17 +231,26 @@ pub enum PinReason {
     Load,
     /// SET SEED, `setseed()`: the next random numbers are the backend's.
     RandomSeed,
+    /// The session asks for `currval()` or `lastval()`, which are the backend's.
+    Sequence,
 }
 
 impl PinReason {
     /// Every reason, in declaration order.
-    pub const ALL: [Self; 6] =
-        [Self::TempTable, Self::WithHoldCursor, Self::AdvisoryLock, Self::Listen, Self::Load, Self::RandomSeed];
+    pub const ALL: [Self; 7] = [
+        Self::TempTable,
+        Self::WithHoldCursor,
+        Self::AdvisoryLock,
+        Self::Listen,
+        Self::Load,
+        Self::RandomSeed,
+        Self::Sequence,
+    ];
 
     /// Can a backend say whether it is so?
     #[must_use]
     pub fn can_be_asked(self) -> bool {
-        !matches!(self, Self::Load | Self::RandomSeed)
+        !matches!(self, Self::Load | Self::RandomSeed | Self::Sequence)
     }
 
     /// A label for metrics and SHOW, lower case with underscores.
@@ -228,6 +263,7 @@ impl PinReason {
             Self::Listen => "listen",
             Self::Load => "load",
             Self::RandomSeed => "random_seed",
+            Self::Sequence => "sequence",
         }
     }
 }

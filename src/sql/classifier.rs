@@ -215,6 +215,10 @@ fn add(mut sum: Verdict, next: Verdict) -> Verdict {
     sum.effects.changes_tx_defaults |= next.effects.changes_tx_defaults;
     sum.effects.uncertain |= next.effects.uncertain;
     sum.effects.releases |= next.effects.releases;
+    sum.effects.sequences = sum.effects.sequences.max(next.effects.sequences);
+    sum.effects.schema |= next.effects.schema;
+    sum.effects.logins |= next.effects.logins;
+    sum.effects.vacates = sum.effects.vacates.take().or(next.effects.vacates);
     sum
 }
 

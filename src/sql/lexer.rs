@@ -23,6 +23,8 @@ const LITERAL_FREE: [&[u8]; 8] = [b"select", b"insert", b"update", b"delete", b"
 
 /// Its third argument decides what it leaves behind.
 const SET_CONFIG: &[u8] = b"set_config";
+/// Its argument decides whether every node would answer the same.
+const CURRENT_SETTING: &[u8] = b"current_setting";
 
 /// The text cannot be split into tokens that every supported version of PostgreSQL would agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -455,7 +457,10 @@ impl Shape {
                     after_word = false;
                 }
                 Kind::UnicodeWord if literals == Literals::Collapsed => return Ok(Copied::LiteralsMatter),
-                Kind::QuotedWord if literals == Literals::Collapsed && &bytes[1..bytes.len() - 1] == SET_CONFIG => {
+                Kind::QuotedWord
+                    if literals == Literals::Collapsed
+                        && [SET_CONFIG, CURRENT_SETTING].contains(&&bytes[1..bytes.len() - 1]) =>
+                {
                     return Ok(Copied::LiteralsMatter);
                 }
                 Kind::Literal | Kind::QuotedWord | Kind::UnicodeWord => {
@@ -502,6 +507,7 @@ impl Shape {
             4 if *folded == *b"null" || *folded == *b"true" => Word::Constant,
             5 if *folded == *b"false" => Word::Constant,
             10 if folded == SET_CONFIG => Word::MakesLiteralsMatter,
+            15 if folded == CURRENT_SETTING => Word::MakesLiteralsMatter,
             _ => Word::Plain,
         }
     }
@@ -547,7 +553,7 @@ enum Word {
     Plain,
     /// It is a literal: null, true, false.
     Constant,
-    /// It is `set_config`, or starts a statement whose literals decide.
+    /// It is `set_config` or `current_setting`, or starts a statement whose literals decide.
     MakesLiteralsMatter,
 }
 

@@ -31,7 +31,8 @@ mod tests;
 
 pub use cache::CacheCounts;
 pub use class::{
-    Access, BeginOptions, Change, Classification, Effects, Hint, Isolation, PinReason, Pins, Step, TxControl, Why,
+    Access, BeginOptions, Change, Classification, Effects, Hint, Isolation, PinReason, Pins, Sequences, Step,
+    TxControl, Why,
 };
 pub use classifier::{Classifier, Settings};
 pub use grammar::StringSyntax;

@@ -22,8 +22,40 @@ const TX_DEFAULTS: [&str; 6] = [
     "transaction_read_only",
 ];
 
-/// Drivers ask these to find out whether they reached the primary.
-const NODE_LOCAL: [&str; 2] = ["in_hot_standby", "transaction_read_only"];
+/// Drivers ask some of these to find out whether they reached the primary; the others are set in each node's own
+/// configuration file.
+const NODE_LOCAL: [&str; 22] = [
+    "archive_command",
+    "archive_mode",
+    "cluster_name",
+    "config_file",
+    "data_directory",
+    "external_pid_file",
+    "hba_file",
+    "hot_standby",
+    "ident_file",
+    "in_hot_standby",
+    "listen_addresses",
+    "log_directory",
+    "log_filename",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_min_apply_delay",
+    "restore_command",
+    "shared_memory_size",
+    "synchronous_standby_names",
+    "unix_socket_directories",
+    "wal_level",
+];
+
+/// Has a setting the same value on every node, as far as a session can tell? Settings that only a configuration file
+/// can set are the node's own; those that the session can set are not told apart here by asking.
+pub(super) fn is_shared(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let transaction = name.starts_with("transaction_") || name.starts_with("default_transaction_");
+    !transaction && !NODE_LOCAL.contains(&name.as_str())
+}
 
 /// Is it one of the settings that decide what transactions are?
 pub(super) fn is_tx_default(name: &str) -> bool {
@@ -42,7 +74,7 @@ fn canonical(name: &str) -> Arc<str> {
 
 /// SHOW: any node can answer, but for what differs between nodes on purpose.
 pub(super) fn show(show: &VariableShowStmt) -> Verdict {
-    if NODE_LOCAL.contains(&show.name.to_ascii_lowercase().as_str()) {
+    if !is_shared(&show.name) || show.name == "all" {
         return Verdict::new(Access::Write, Why::NodeLocalSetting);
     }
     Verdict::new(Access::Read, Why::Statement("show"))

@@ -7,7 +7,7 @@
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
     CopyStmt, CreateStmt, CreateTableAsStmt, DeallocateStmt, DeclareCursorStmt, DefElem, DiscardMode, DiscardStmt,
-    ExplainStmt, Node, OnCommitAction, TransactionStmt, TransactionStmtKind, UnlistenStmt,
+    ExplainStmt, Node, ObjectType, OnCommitAction, TransactionStmt, TransactionStmtKind, UnlistenStmt,
 };
 
 use super::class::{Access, Change, Effects, PinReason, TxControl, Why};
@@ -64,6 +64,7 @@ impl Verdict {
         verdict.effects.changes_tx_defaults = walk.changes_tx_defaults;
         verdict.effects.uncertain = walk.uncertain;
         verdict.effects.releases = walk.releases;
+        verdict.effects.sequences = walk.sequences;
         if walk.sets_local {
             verdict.effects.change = Change::SetLocal { name: None };
         }
@@ -73,6 +74,87 @@ impl Verdict {
 
 /// The class of a statement, however it is nested in EXPLAIN, COPY or PREPARE.
 pub(super) fn rule(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
+    let mut verdict = access_and_effects(statement, lists);
+    verdict.effects.schema = may_change_schema(statement);
+    verdict.effects.vacates = vacated(statement);
+    verdict.effects.logins = changes_logins(statement);
+    verdict
+}
+
+/// The database that must have no other sessions: PostgreSQL refuses these statements otherwise (55006).
+fn vacated(statement: &NodeEnum) -> Option<std::sync::Arc<str>> {
+    let database = ObjectType::ObjectDatabase as i32;
+    match statement {
+        NodeEnum::DropdbStmt(drop) => Some(drop.dbname.as_str().into()),
+        NodeEnum::AlterDatabaseStmt(alter) => Some(alter.dbname.as_str().into()),
+        NodeEnum::RenameStmt(rename) if rename.rename_type == database => Some(rename.subname.as_str().into()),
+        NodeEnum::CreatedbStmt(create) => {
+            let named = create.options.iter().find_map(|option| match &option.node {
+                Some(NodeEnum::DefElem(option)) if option.defname == "template" => match &option.arg.as_ref()?.node {
+                    Some(NodeEnum::String(name)) => Some(name.sval.as_str()),
+                    _ => None,
+                },
+                _ => None,
+            });
+            Some(named.unwrap_or("template1").into())
+        }
+        _ => None,
+    }
+}
+
+/// Does it change who may log in, or the settings that sessions begin with?
+fn changes_logins(statement: &NodeEnum) -> bool {
+    match statement {
+        NodeEnum::AlterRoleStmt(_)
+        | NodeEnum::AlterRoleSetStmt(_)
+        | NodeEnum::DropRoleStmt(_)
+        | NodeEnum::AlterDatabaseStmt(_)
+        | NodeEnum::AlterDatabaseSetStmt(_)
+        | NodeEnum::AlterSystemStmt(_)
+        | NodeEnum::DropdbStmt(_) => true,
+        NodeEnum::RenameStmt(rename) => {
+            [ObjectType::ObjectDatabase as i32, ObjectType::ObjectRole as i32].contains(&rename.rename_type)
+        }
+        _ => false,
+    }
+}
+
+/// May it change what names and types mean? Whatever is not plainly something else.
+fn may_change_schema(statement: &NodeEnum) -> bool {
+    match statement {
+        NodeEnum::SelectStmt(select) => select.into_clause.is_some(),
+        NodeEnum::InsertStmt(_)
+        | NodeEnum::UpdateStmt(_)
+        | NodeEnum::DeleteStmt(_)
+        | NodeEnum::MergeStmt(_)
+        | NodeEnum::CopyStmt(_)
+        | NodeEnum::ExplainStmt(_)
+        | NodeEnum::DeclareCursorStmt(_)
+        | NodeEnum::FetchStmt(_)
+        | NodeEnum::ClosePortalStmt(_)
+        | NodeEnum::VariableShowStmt(_)
+        | NodeEnum::VariableSetStmt(_)
+        | NodeEnum::ConstraintsSetStmt(_)
+        | NodeEnum::TransactionStmt(_)
+        | NodeEnum::DeallocateStmt(_)
+        | NodeEnum::PrepareStmt(_)
+        | NodeEnum::ExecuteStmt(_)
+        | NodeEnum::ListenStmt(_)
+        | NodeEnum::NotifyStmt(_)
+        | NodeEnum::UnlistenStmt(_)
+        | NodeEnum::LoadStmt(_)
+        | NodeEnum::LockStmt(_)
+        | NodeEnum::TruncateStmt(_)
+        | NodeEnum::VacuumStmt(_)
+        | NodeEnum::CheckPointStmt(_) => false,
+        NodeEnum::DiscardStmt(discard) => {
+            matches!(discarded(discard), Change::DiscardAll | Change::DiscardTemp | Change::DiscardPlans)
+        }
+        _ => true,
+    }
+}
+
+fn access_and_effects(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
     match statement {
         NodeEnum::SelectStmt(select) => {
             let mut walk = Walk::new(lists);
@@ -300,6 +382,7 @@ fn create_as(create: &CreateTableAsStmt, statement: &NodeEnum, lists: &FunctionL
         verdict.effects.changes_tx_defaults |= of_query.effects.changes_tx_defaults;
         verdict.effects.uncertain |= of_query.effects.uncertain;
         verdict.effects.releases |= of_query.effects.releases;
+        verdict.effects.sequences = verdict.effects.sequences.max(of_query.effects.sequences);
         verdict.examined &= of_query.examined;
         if let Change::Execute { .. } = of_query.effects.change {
             verdict.effects.change = of_query.effects.change;

@@ -15,7 +15,7 @@ use pg_query::protobuf::{
     RangeVar, ResTarget, SelectStmt, SortBy, SubLink, TypeCast, TypeName, WindowDef, WithClause, a_const,
 };
 
-use super::class::{PinReason, Pins, Why};
+use super::class::{PinReason, Pins, Sequences, Why};
 use super::functions::FunctionLists;
 use super::label::label;
 use super::setting;
@@ -35,6 +35,8 @@ pub(super) struct Walk<'l> {
     pub uncertain: bool,
     /// Something may end the cause of a pin.
     pub releases: bool,
+    /// What it has to do with the session's memory of sequences.
+    pub sequences: Sequences,
 }
 
 type Boxed<T> = Option<Box<T>>;
@@ -49,6 +51,7 @@ impl<'l> Walk<'l> {
             sets_local: false,
             uncertain: false,
             releases: false,
+            sequences: Sequences::None,
         }
     }
 
@@ -459,6 +462,11 @@ impl<'l> Walk<'l> {
             "setseed" => self.pins.insert(PinReason::RandomSeed),
             "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all" => self.releases = true,
             "set_config" => self.set_config(args),
+            "current_setting" if !args.first().and_then(string_constant).is_some_and(setting::is_shared) => {
+                self.object(Why::NodeLocalSetting);
+            }
+            "nextval" | "setval" => self.sequences = self.sequences.max(Sequences::Moved),
+            "currval" | "lastval" => self.sequences = Sequences::Read,
             _ => {}
         }
     }
@@ -512,6 +520,7 @@ fn is_node_local(relation: &str) -> bool {
                 | "pg_prepared_xacts"
                 | "pg_replication_origin_status"
                 | "pg_replication_slots"
+                | "pg_settings"
                 | "pg_shmem_allocations"
         )
 }
