@@ -405,9 +405,12 @@ impl Session {
         let unit = self.sent.front_mut().unwrap_or(&mut self.unit);
         let at = unit.answers;
         unit.answers = at.saturating_add(1);
-        while let Some(effect) =
-            self.sent.front_mut().unwrap_or(&mut self.unit).effects.pop_front_if(|next| next.at <= at)
-        {
+        loop {
+            let effects = &mut self.sent.front_mut().unwrap_or(&mut self.unit).effects;
+            let Some(effect) = effects.pop_front() else { return };
+            if effect.at > at {
+                return effects.push_front(effect);
+            }
             if effect.at == at {
                 self.apply(attachment, effect.kind, tag);
             }
@@ -421,7 +424,7 @@ impl Session {
             Kind::Pin(reasons, statement) => self.pin(statement.as_bytes(), |pins| pins.add(reasons)),
             Kind::Uncertain(names) => {
                 self.uncertain = true;
-                self.suspects.extend(names.iter().cloned().take(SUSPECTS_MAX.saturating_sub(self.suspects.len())));
+                self.suspects.extend(names.iter().take(SUSPECTS_MAX.saturating_sub(self.suspects.len())).cloned());
             }
             // A pin made in a transaction that is undone has lost its cause.
             Kind::End if tag != b"ROLLBACK\0" => {}
