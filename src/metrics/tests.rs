@@ -60,6 +60,7 @@ pgregent_replication_connections gauge
 pgregent_replication_ends_total counter
 pgregent_reruns_total counter
 pgregent_route_total counter
+pgregent_state_asks_total counter
 pgregent_statements_total counter
 pgregent_transaction_seconds histogram
 pgregent_waiters gauge

@@ -7,7 +7,7 @@
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
     CopyStmt, CreateStmt, CreateTableAsStmt, DeallocateStmt, DeclareCursorStmt, DefElem, DiscardMode, DiscardStmt,
-    ExplainStmt, Node, ObjectType, OnCommitAction, TransactionStmt, TransactionStmtKind, UnlistenStmt,
+    ExecuteStmt, ExplainStmt, Node, ObjectType, OnCommitAction, TransactionStmt, TransactionStmtKind, UnlistenStmt,
 };
 
 use super::class::{Access, Change, Effects, PinReason, TxControl, Why};
@@ -191,16 +191,7 @@ fn access_and_effects(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
         NodeEnum::PrepareStmt(prepare) => {
             Verdict::changes(statement, Change::Prepare { name: prepare.name.as_str().into() })
         }
-        NodeEnum::ExecuteStmt(execute) => {
-            let mut walk = Walk::new(lists);
-            walk.nodes(&execute.params);
-            let mut verdict = Verdict::of_walk(walk, "execute");
-            // What it runs was looked at when it was prepared, by whoever did that.
-            verdict.access = Access::Write;
-            verdict.why = Why::Statement(label(statement));
-            verdict.effects.change = Change::Execute { name: execute.name.as_str().into() };
-            verdict
-        }
+        NodeEnum::ExecuteStmt(execute) => self::execute(execute, statement, lists),
         NodeEnum::ListenStmt(_) => Verdict::pinned(statement, PinReason::Listen),
         NodeEnum::UnlistenStmt(UnlistenStmt { conditionname }) if conditionname.is_empty() => {
             let mut verdict = Verdict::changes(statement, Change::UnlistenAll);
@@ -236,6 +227,17 @@ fn access_and_effects(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
 
 fn inner(statement: &Option<Box<Node>>) -> Option<&NodeEnum> {
     statement.as_ref().and_then(|node| node.node.as_ref())
+}
+
+/// EXECUTE: what it runs was looked at when it was prepared, by whoever did that.
+fn execute(execute: &ExecuteStmt, statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
+    let mut walk = Walk::new(lists);
+    walk.nodes(&execute.params);
+    let mut verdict = Verdict::of_walk(walk, "execute");
+    verdict.access = Access::Write;
+    verdict.why = Why::Statement(label(statement));
+    verdict.effects.change = Change::Execute { name: execute.name.as_str().into() };
+    verdict
 }
 
 /// COPY: to the client it reads what it copies; to a file or a program it writes on the node it runs on.

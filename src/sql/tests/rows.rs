@@ -118,14 +118,12 @@ const READS: &[&str] = &[
     "select json_value(a, '$.b' returning int default 0 on empty), json_query(a, '$'), json_exists(a, '$') from t",
     "select a is json object, json('1'), json_scalar(1), json_serialize(a) from t",
     "select * from json_table('[]', '$[*]' columns (id for ordinality, a int path '$.a', nested '$.b' columns (c int)))",
-    "select random(), clock_timestamp(), gen_random_uuid(), pg_sleep(0.1), timeofday(), pg_catalog.now()",
     "select app.report(1)",
     "select pg_relation_size('t'), pg_size_pretty(1::bigint)",
     "select current_setting('x.y', true)",
     "select * from pg_class",
     "select * from information_schema.tables",
     "select * from pg_stats",
-    "select * from pg_catalog.pg_settings",
     "select make_interval(days => 3)",
     "select format('%s', variadic array['a'])",
     "select 'nextval(''s'')', \"nextval\" from t",
@@ -145,7 +143,6 @@ const READS: &[&str] = &[
     "explain (analyze, buffers) select * from t",
     "explain declare c cursor for select 1",
     "show work_mem",
-    "show all",
     "show time zone",
     "declare c cursor for select 1",
     "declare c no scroll cursor without hold for select 1",
@@ -520,6 +517,9 @@ const OTHERS: &[(&str, &str)] = &[
     ("select 1from t", "write uncertain"),
     ("select 1; selec 2", "write uncertain"),
     ("select \u{1}", "write uncertain"),
+    ("select random(), clock_timestamp(), gen_random_uuid(), pg_sleep(0.1), timeofday(), pg_catalog.now()", "write"),
+    ("select * from pg_catalog.pg_settings", "write"),
+    ("show all", "write"),
 ];
 
 /// The texts of all rows.

@@ -216,6 +216,7 @@ fn keeps_literals(text: &str) -> bool {
             .iter()
             .any(|word| text.to_ascii_lowercase().starts_with(word))
         || text.contains("set_config")
+        || text.contains("current_setting")
         || text.contains(';')
         || text.contains("U&")
 }

@@ -1,0 +1,302 @@
+//! Messages of the extended protocol that name statements and portals.
+//!
+//! A client's names are its own; on backends a statement has one name for all clients. Invariants: a
+//! statement is on the backend before anything names it; what the client parses now is parsed under the
+//! present meaning of names and types. Absent on purpose: reading replies, SQL-level names (`names`).
+
+use super::effects::Effect;
+use super::forward::Passed;
+use super::unit::{HOLD_MAX, Violation};
+use super::{Attachment, Session};
+use crate::backend::{NAME_PREFIX, Owed, Statement};
+use crate::relay::Message;
+use crate::sql::Classification;
+use crate::wire::frontend::{self, Named};
+use crate::wire::{HEADER_LEN, encode};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Portals that will change the session, each bound and not yet replaced.
+const BOUND_MAX: usize = 64;
+/// In place of a statement's number: the backend learns and forgets nothing by this Parse.
+const NOT_TRACKED: u64 = u64::MAX;
+
+/// Tells unnamed statements apart, process-wide.
+static UNNAMED_SERIAL: AtomicU64 = AtomicU64::new(1);
+
+impl Session {
+    pub(super) fn pass_parse(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
+        let view = frontend::parse(self.inbox.body(message))?;
+        let class = match self.memo.take() {
+            Some((at, class)) if at == message.at => class,
+            _ => self.deps.classify(view.text, self.strings),
+        };
+        self.align_parsed(attachment, &class);
+        let view = frontend::parse(self.inbox.body(message))?;
+        if view.name.is_empty() {
+            let renamed = self.renamed(&view, &class);
+            let serial = UNNAMED_SERIAL.fetch_add(1, Ordering::Relaxed);
+            let unnamed = &mut self.prepared.unnamed;
+            unnamed.content.clear();
+            unnamed.content.extend_from_slice(renamed.as_deref().unwrap_or(view.content));
+            unnamed.class = Some(class);
+            unnamed.serial = serial;
+            attachment.checkout.statements.note_unnamed(Some(serial));
+            attachment.checkout.owed.push(Owed::Parse { swallow: false, id: 0 });
+            self.prepared.defining_unnamed();
+            if let Some(content) = renamed {
+                attachment.push_parse(b"", &content);
+                self.inbox.advance(message.len);
+                return Ok(Passed::Yes);
+            }
+            return Ok(self.stream(attachment, message));
+        }
+        let name = String::from_utf8_lossy(view.name).into_owned();
+        if self.prepared.sql(&name).is_some() {
+            // As below, but the name is one of SQL.
+            self.align_sql(attachment, &name);
+            attachment.checkout.owed.push(Owed::Parse { swallow: false, id: NOT_TRACKED });
+            self.prepared.defining_again(name.as_bytes());
+            return Ok(self.stream(attachment, message));
+        }
+        if let Some(existing) = self.prepared.find(view.name) {
+            // The node refuses the duplicate itself (42P05), with all that means for the transaction.
+            let existing = Arc::clone(existing);
+            attachment.know(&existing, self.deps.schema());
+            let content = view.content.to_vec();
+            attachment.push_parse(&existing.backend_name, &content);
+            attachment.checkout.owed.push(Owed::Parse { swallow: false, id: NOT_TRACKED });
+            let name = view.name.to_vec();
+            self.prepared.defining_again(&name);
+        } else if !self.prepared.has_room() {
+            return Err(Violation::TooManyNames);
+        } else {
+            let statement = self.deps.statements.intern(view.content, || class);
+            let name = view.name.to_vec();
+            self.prepared.defining(&name, Arc::clone(&statement));
+            let schema = self.deps.schema();
+            // What the client parses now must mean what it means now: an older plan may have other columns.
+            if attachment.knows(&statement) && attachment.checkout.statements.parsed_under(statement.id) == Some(schema)
+            {
+                attachment.checkout.owed.push(Owed::InventParse);
+            } else {
+                attachment.teach(&statement, false, schema);
+            }
+        }
+        self.inbox.advance(message.len);
+        Ok(Passed::Yes)
+    }
+
+    pub(super) fn pass_bind(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
+        let there = self.inbox.bytes(message.at + HEADER_LEN, message.len - HEADER_LEN);
+        let view = match frontend::bind(there) {
+            Ok(view) => view,
+            Err(_) if !message.whole && message.len <= HOLD_MAX => return Ok(self.more(message)),
+            Err(error) => return Err(error.into()),
+        };
+        let names_len = view.names_len;
+        let portal_len = view.portal.len();
+        if view.statement.is_empty() {
+            if self.prepared.unnamed.class.as_deref().is_some_and(|class| self.is_misplaced(attachment, class)) {
+                return Ok(Passed::Misplaced);
+            }
+            let portal = view.portal.to_vec();
+            self.ensure_unnamed(attachment);
+            self.note_bound(attachment, &portal, None);
+            attachment.checkout.owed.push(Owed::Bind);
+            return Ok(self.stream(attachment, message));
+        }
+        let Some(statement) = self.prepared.find(view.statement).cloned() else {
+            // Not one of ours: made by SQL PREPARE, or unknown; the node knows.
+            let stranger = stranger(view.statement);
+            self.unit.add_unknown();
+            if let Some(name) = stranger {
+                return Ok(self.bind_as(attachment, message, (portal_len, names_len), &name));
+            }
+            attachment.checkout.owed.push(Owed::Bind);
+            return Ok(self.stream(attachment, message));
+        };
+        if self.is_misplaced(attachment, &statement.class) {
+            return Ok(Passed::Misplaced);
+        }
+        let portal = view.portal.to_vec();
+        attachment.know(&statement, self.deps.schema());
+        self.note_bound(attachment, &portal, Some(&statement));
+        Ok(self.bind_as(attachment, message, (portal_len, names_len), &statement.backend_name))
+    }
+
+    /// Passes a Bind on with another name for its statement. `lens`: bytes of the portal's name, and of
+    /// both names with their NULs.
+    pub(super) fn bind_as(
+        &mut self,
+        attachment: &mut Attachment,
+        message: Message,
+        lens: (usize, usize),
+        name: &[u8],
+    ) -> Passed {
+        let (portal_len, names_len) = lens;
+        let there = self.inbox.bytes(message.at, message.len);
+        let body_len = message.len - HEADER_LEN - names_len + portal_len + 1 + name.len() + 1;
+        let out = attachment.outbox.tail();
+        out.push(frontend::BIND);
+        out.extend_from_slice(&u32::try_from(body_len + 4).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(&there[HEADER_LEN..=HEADER_LEN + portal_len]);
+        out.extend_from_slice(name);
+        out.push(0);
+        out.extend_from_slice(&there[HEADER_LEN + names_len..]);
+        attachment.to_node = message.len - there.len();
+        let len = there.len();
+        attachment.checkout.owed.push(Owed::Bind);
+        self.inbox.advance(len);
+        Passed::Yes
+    }
+
+    /// A statement is bound and may run: what it may do counts for the unit, what it leaves behind
+    /// counts once its portal is executed.
+    pub(super) fn note_bound(&mut self, attachment: &mut Attachment, portal: &[u8], statement: Option<&Statement>) {
+        let (class, content): (Arc<Classification>, &[u8]) = match statement {
+            Some(statement) => (Arc::clone(&statement.class), &statement.content),
+            None => match &self.prepared.unnamed.class {
+                Some(class) => (Arc::clone(class), &self.prepared.unnamed.content),
+                None => return,
+            },
+        };
+        self.remember_sequences(attachment, &class);
+        self.vacate(&class);
+        self.unit.add(&class);
+        if !self.bound.is_empty() {
+            self.bound.retain(|(name, _)| **name != *portal);
+        }
+        if class.steps.is_empty() {
+            return;
+        }
+        let text = content.split(|byte| *byte == 0).next().unwrap_or_default();
+        let mut effects = VecDeque::new();
+        Effect::collect(&mut effects, 0, &class, text, self.strings, self.is_quiet());
+        self.align_parsed(attachment, &class);
+        if effects.is_empty() {
+            return;
+        }
+        if self.bound.len() < BOUND_MAX {
+            self.bound.push((portal.into(), effects));
+        } else {
+            self.unit.uncertain = true;
+        }
+    }
+
+    /// A portal is executed: what it leaves behind counts for this unit.
+    pub(super) fn note_executed(&mut self, message: Message) -> Result<(), Violation> {
+        if !self.bound.is_empty() {
+            let portal = frontend::portal(self.inbox.body(message))?;
+            let at = self.unit.asked;
+            let effects = self.bound.iter().filter(|(name, _)| **name == *portal).flat_map(|(_, effects)| effects);
+            self.unit.effects.extend(effects.map(|effect| Effect { at, kind: effect.kind.clone() }));
+        }
+        self.unit.asked = self.unit.asked.saturating_add(1);
+        Ok(())
+    }
+
+    /// The backend's unnamed statement must be this client's, or none at all.
+    pub(super) fn ensure_unnamed(&mut self, attachment: &mut Attachment) {
+        let unnamed = &self.prepared.unnamed;
+        let there = attachment.checkout.statements.unnamed();
+        match &unnamed.class {
+            Some(_) if there == Some(unnamed.serial) => {}
+            Some(_) => {
+                attachment.push_parse(b"", &unnamed.content);
+                attachment.checkout.owed.push(Owed::Parse { swallow: true, id: 0 });
+                attachment.checkout.statements.note_unnamed(Some(unnamed.serial));
+            }
+            None if there.is_some() => {
+                encode::close_statement(attachment.outbox.tail(), b"");
+                attachment.checkout.owed.push(Owed::Close { swallow: true });
+                attachment.checkout.statements.note_unnamed(None);
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn pass_describe(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
+        let named = frontend::named(self.inbox.body(message))?;
+        if let Named::Statement(name) = named {
+            if name.is_empty() {
+                self.ensure_unnamed(attachment);
+            } else if let Some(statement) = self.prepared.find(name).cloned() {
+                attachment.know(&statement, self.deps.schema());
+                return Ok(self.describe_as(attachment, message, &statement.backend_name));
+            } else if let Some(name) = stranger(name) {
+                return Ok(self.describe_as(attachment, message, &name));
+            }
+        }
+        attachment.checkout.owed.push(Owed::Describe);
+        Ok(self.stream(attachment, message))
+    }
+
+    pub(super) fn describe_as(&mut self, attachment: &mut Attachment, message: Message, name: &[u8]) -> Passed {
+        encode::message(attachment.outbox.tail(), frontend::DESCRIBE, |out| {
+            out.push(b'S');
+            out.extend_from_slice(name);
+            out.push(0);
+        });
+        attachment.checkout.owed.push(Owed::Describe);
+        self.inbox.advance(message.len);
+        Passed::Yes
+    }
+
+    pub(super) fn pass_close(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
+        let named = frontend::named(self.inbox.body(message))?;
+        if let Named::Statement(name) = named
+            && !name.is_empty()
+        {
+            // The backend keeps it for others; only the client's name goes.
+            let name = name.to_vec();
+            self.prepared.closing(&name);
+            attachment.checkout.owed.push(Owed::InventClose);
+            self.inbox.advance(message.len);
+            return Ok(Passed::Yes);
+        }
+        if named == Named::Statement(b"") {
+            self.prepared.unnamed.class = None;
+            attachment.checkout.statements.note_unnamed(None);
+        }
+        attachment.checkout.owed.push(Owed::Close { swallow: false });
+        Ok(self.stream(attachment, message))
+    }
+}
+
+impl Attachment {
+    pub(super) fn knows(&mut self, statement: &Arc<Statement>) -> bool {
+        self.checkout.statements.knows(statement.id)
+    }
+
+    /// Makes sure that the backend knows the statement, unseen by the client.
+    pub(super) fn know(&mut self, statement: &Arc<Statement>, schema: u64) {
+        if !self.knows(statement) {
+            self.teach(statement, true, schema);
+        }
+    }
+
+    pub(super) fn teach(&mut self, statement: &Arc<Statement>, swallow: bool, schema: u64) {
+        if let Some(victim) = self.checkout.statements.learn(statement, schema) {
+            encode::close_statement(self.outbox.tail(), &victim.backend_name);
+            self.checkout.owed.push(Owed::Close { swallow: true });
+        }
+        self.push_parse(&statement.backend_name, &statement.content);
+        self.checkout.owed.push(Owed::Parse { swallow, id: statement.id });
+    }
+
+    pub(super) fn push_parse(&mut self, name: &[u8], content: &[u8]) {
+        encode::message(self.outbox.tail(), frontend::PARSE, |out| {
+            out.extend_from_slice(name);
+            out.push(0);
+            out.extend_from_slice(content);
+        });
+    }
+}
+
+/// A name that a client never defined, but that a backend may know from another client: what the node is
+/// asked for instead, which it does not have.
+fn stranger(name: &[u8]) -> Option<Vec<u8>> {
+    name.starts_with(NAME_PREFIX.as_bytes()).then(|| [b"?", name].concat())
+}
