@@ -24,6 +24,8 @@ mod nasty;
 mod sharing;
 #[path = "wire_conformance/simple.rs"]
 mod simple;
+#[path = "wire_conformance/state.rs"]
+mod state;
 
 use std::sync::LazyLock;
 use support::cluster;
@@ -89,6 +91,8 @@ mod conversation {
         nasty: errors_at_every_step names_that_clash deallocate deallocate_extended portals_across_syncs flush_batches
             leaving_in_mid_batch many_syncs long_names settings_in_transactions messages_in_the_wrong_state;
         copy: copy_in copy_in_transactions copy_out copy_extended copy_large copy_messages_without_copy query_during_copy;
+        state: set_and_reset several_in_one_text in_transactions set_config_in_all_forms roles characteristics
+            startup_settings prepared_by_sql prepared_by_both what_cannot_move sequences schema_changes;
     }
 }
 

@@ -22,7 +22,10 @@ use crate::wire::encode;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+/// How long after a write a session prefers the backend it wrote on.
+const HOME_AFTER_WRITE: Duration = Duration::from_secs(1);
 /// Nodes tried for one read before it goes to the primary.
 const ATTEMPTS_MAX: u32 = 4;
 
@@ -184,10 +187,17 @@ impl Session {
         Arc::clone(pool)
     }
 
+    /// Is the backend it had last better than any other? It has the session's settings, and what the session
+    /// just wrote may have left something there that no text tells (`currval()`, statistics, an extension's
+    /// memory). Otherwise the backend used last is better, so that those not needed can be closed.
+    fn prefers_home(&self, now: Time) -> bool {
+        !Arc::ptr_eq(self.tracked.current(), self.tracked.startup()) || now.since(self.wrote) < HOME_AFTER_WRITE
+    }
+
     fn checkout(&mut self, target: Target) {
         let now = self.deps.clock.now();
         let pool = self.pool_of(target.node);
-        let home = self.home.filter(|_| target.role == Role::Primary);
+        let home = self.home.filter(|_| target.role == Role::Primary && self.prefers_home(now));
         if let Some(checkout) = pool.try_checkout(now, home) {
             self.deps.metrics.node(target.node).queue_wait_seconds.observe(0.0);
             return self.attach(checkout, target);

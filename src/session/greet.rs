@@ -213,6 +213,7 @@ impl Session {
             lazy_commits: greeting.lazy_commits.then_some(greeting.commit_delay),
             commit_delay: greeting.commit_delay,
             floor,
+            wrote: Time::ZERO,
             attempts: 0,
             avoid: None,
             force_primary: false,

@@ -131,6 +131,7 @@ impl Session {
                         if name.is_empty() {
                             self.prepared.unnamed.class = None;
                         } else {
+                            self.prepared.remove_sql(&String::from_utf8_lossy(&name));
                             self.prepared.closing(&name);
                             self.prepared.confirm();
                         }

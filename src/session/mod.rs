@@ -225,6 +225,8 @@ pub struct Session {
     commit_delay: std::time::Duration,
     /// When its last write was acknowledged: what it must be able to read.
     floor: Time,
+    /// When it last wrote.
+    wrote: Time,
     dice: Dice,
     pools: Box<[Option<Arc<Pool>>]>,
     /// Reroutes of the present unit, and the node it left last.

@@ -131,6 +131,11 @@ impl Prepared {
         }
     }
 
+    /// Forgets a SQL-level name.
+    pub fn remove_sql(&mut self, name: &str) {
+        self.sql.remove(name);
+    }
+
     /// Is there a statement of this name, of either level?
     #[must_use]
     pub fn knows(&self, name: &str) -> bool {

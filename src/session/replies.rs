@@ -384,6 +384,7 @@ impl Session {
                 self.pin(b"", |pins| pins.add(crate::sql::Pins::of(crate::sql::PinReason::Sequence)));
             }
             let now = self.deps.clock.now();
+            self.wrote = now;
             self.floor = now + self.lazy_commits.unwrap_or_default();
             self.deps.facts.wrote(now);
         }

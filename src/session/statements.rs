@@ -109,8 +109,17 @@ impl Session {
         }
         let Some(statement) = self.prepared.find(view.statement).cloned() else {
             // Not one of ours: made by SQL PREPARE, or unknown; the node knows.
+            let name = String::from_utf8_lossy(view.statement).into_owned();
+            let is_sql = self.prepared.sql(&name).is_some();
+            self.align_sql(attachment, &name);
+            let view = frontend::bind(self.inbox.bytes(message.at + HEADER_LEN, message.len - HEADER_LEN))?;
             let stranger = stranger(view.statement);
-            self.unit.add_unknown();
+            if is_sql {
+                self.unit.access = crate::sql::Access::Write;
+                self.unit.writes = true;
+            } else {
+                self.unit.add_unknown();
+            }
             if let Some(name) = stranger {
                 return Ok(self.bind_as(attachment, message, (portal_len, names_len), &name));
             }
@@ -227,6 +236,9 @@ impl Session {
                 return Ok(self.describe_as(attachment, message, &statement.backend_name));
             } else if let Some(name) = stranger(name) {
                 return Ok(self.describe_as(attachment, message, &name));
+            } else {
+                let name = String::from_utf8_lossy(name).into_owned();
+                self.align_sql(attachment, &name);
             }
         }
         attachment.checkout.owed.push(Owed::Describe);
@@ -251,6 +263,7 @@ impl Session {
         {
             // The backend keeps it for others; only the client's name goes.
             let name = name.to_vec();
+            self.prepared.remove_sql(&String::from_utf8_lossy(&name));
             self.prepared.closing(&name);
             attachment.checkout.owed.push(Owed::InventClose);
             self.inbox.advance(message.len);

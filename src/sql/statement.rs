@@ -295,6 +295,8 @@ fn explain(explain: &ExplainStmt, statement: &NodeEnum, lists: &FunctionLists) -
                 |why| Verdict::new(Access::Write, why),
             )
         }
+        // What it explains is looked up by name, as if it ran.
+        NodeEnum::ExecuteStmt(_) => within(rule(query, lists), query),
         _ => within(Verdict::write(query), query),
     }
 }

@@ -37,6 +37,8 @@ const ROLES: &str = "
     GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO pgregent;
     GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO pgregent;
     CREATE ROLE app LOGIN PASSWORD 'app-secret';
+    CREATE ROLE app_group;
+    GRANT app_group TO app;
     CREATE ROLE other LOGIN PASSWORD 'other-secret';
     CREATE ROLE app_md5 LOGIN PASSWORD 'app-secret'";
 
