@@ -300,7 +300,6 @@ const WRITES: &[&str] = &[
     "explain analyze select f(1)",
     "explain analyze select * from t for update",
     "explain create table x as select 1",
-    "explain execute p",
     "show transaction_read_only",
     "SHOW TRANSACTION_READ_ONLY",
     "show in_hot_standby",
@@ -520,6 +519,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("select random(), clock_timestamp(), gen_random_uuid(), pg_sleep(0.1), timeofday(), pg_catalog.now()", "write"),
     ("select * from pg_catalog.pg_settings", "write"),
     ("show all", "write"),
+    ("explain execute p", "write execute=p"),
 ];
 
 /// The texts of all rows.
