@@ -5,9 +5,10 @@
 //! purpose: rules of any kind.
 
 use crate::admin::{AdminDeps, NodeAddress, Phase, Readiness};
-use crate::auth::{AuthQuery, Candidates, SecretSource, Secrets};
+use crate::auth::hba::Hba;
+use crate::auth::{AuthQuery, Candidates, LoginLimiter, LoginLimits, Memberships, NodeLink, SecretSource, Secrets};
 use crate::backend::{StatementTable, Target};
-use crate::client::{Admission, AuthDeps, CancelRegistry, Signal};
+use crate::client::{Access, Admission, AuthDeps, CancelRegistry, Hashing, Inquirer, Signal};
 use crate::clock::Clock;
 use crate::config::{Config, Report};
 use crate::failover::controller::{ControlDeps, ControlHandle, ControlMetrics, ControlThread, spawn};
@@ -183,8 +184,9 @@ impl App {
             tracing::info!("reload: no setting has changed");
         }
         let next = Arc::new(self.keep_what_needs_a_restart(&next));
-        let seed = self.server.auth.load().mock_seed;
-        let auth = match auth_deps(&next, &self.server.deps.clock, &self.server.deps.topology, seed) {
+        let running = self.server.auth.load_full();
+        let kept = LoginMemory { mock_seed: running.mock_seed, limiter: Arc::clone(&running.limiter) };
+        let auth = match auth_deps(&next, &self.server.deps.clock, &self.server.deps.topology, kept) {
             Ok(auth) => auth,
             Err(error) => return tracing::error!("the config was not reloaded: {error:#}"),
         };
@@ -199,6 +201,7 @@ impl App {
             tracing::info!("reload: new certificates are in use");
         }
         self.generation += 1;
+        auth.limiter.set_limits(login_limits(&next));
         self.server.auth.store(Arc::new(auth));
         self.server.tls.store(tls);
         self.server.config.store(Arc::new(next.server.clone()));
@@ -322,9 +325,11 @@ fn make_server(
         schema_epoch: std::sync::atomic::AtomicU64::new(1),
         classifier_seed: rand::random(),
     };
+    let limiter = Arc::new(LoginLimiter::new(login_limits(config)));
+    let memory = LoginMemory { mock_seed: rand::random(), limiter };
     Ok(Arc::new(Server {
         deps: Arc::new(deps),
-        auth: ArcSwap::from_pointee(auth_deps(config, clock, topology, rand::random())?),
+        auth: ArcSwap::from_pointee(auth_deps(config, clock, topology, memory)?),
         tls: ArcSwapOption::new(TlsAcceptor::new(&config.tls).context("[tls]")?.map(Arc::new)),
         config: ArcSwap::from_pointee(config.server.clone()),
         admission: Admission::new(&config.server),
@@ -333,16 +338,42 @@ fn make_server(
     }))
 }
 
-fn auth_deps(config: &Arc<Config>, clock: &Clock, topology: &TopologyReader, mock_seed: [u8; 32]) -> Result<AuthDeps> {
-    let secrets =
-        Secrets::from_config(&config.auth).map_err(|problems| anyhow::anyhow!("[auth]: {}", problems.join("; ")))?;
-    let query = AuthQuery::new(&config.auth, candidates(config, topology));
+/// What logins remember beyond a reload.
+struct LoginMemory {
+    mock_seed: [u8; 32],
+    limiter: Arc<LoginLimiter>,
+}
+
+fn login_limits(config: &Config) -> LoginLimits {
+    let limit = |count: u32| (count > 0).then_some(count);
+    LoginLimits {
+        per_address: limit(config.auth.failed_logins_per_address),
+        per_user: limit(config.auth.failed_logins_per_user),
+    }
+}
+
+fn auth_deps(config: &Arc<Config>, clock: &Clock, topology: &TopologyReader, memory: LoginMemory) -> Result<AuthDeps> {
+    let (secrets, rules) = login_files(config).map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
+    let link = NodeLink::new(&config.auth, candidates(config, topology));
+    let query = AuthQuery::new(&config.auth, &link);
     Ok(AuthDeps {
-        method: config.auth.method,
+        access: rules.map_or(Access::Method(config.auth.method), Access::Rules),
         secrets: SecretSource::new(secrets, query),
-        mock_seed,
+        inquirer: Inquirer::new(Memberships::new(&link)),
+        limiter: memory.limiter,
+        hashing: Hashing::new(),
+        mock_seed: memory.mock_seed,
         clock: clock.clone(),
     })
+}
+
+/// What the files that `[auth]` names hold, or all that is wrong with them.
+pub(crate) fn login_files(config: &Config) -> Result<(Secrets, Option<Hba>), Vec<String>> {
+    let (secrets, rules) = (Secrets::from_config(&config.auth), Hba::from_config(&config.auth));
+    match (secrets, rules) {
+        (Ok(secrets), Ok(rules)) => Ok((secrets, rules)),
+        (secrets, rules) => Err([secrets.err(), rules.err()].into_iter().flatten().flatten().collect()),
+    }
 }
 
 /// Where `auth_query` may run: the primary first, then any node that takes reads, then any.

@@ -7,8 +7,8 @@
 
 use crate::backend::Settings;
 use crate::client::{
-    Admission, AuthDeps, BadOptions, EnterError, Entrance, Hello, Joined, Permit, SessionHandle, Signal, login,
-    receive, refuse, send_last, startup_settings,
+    Admission, AuthDeps, BadOptions, EnterError, Entrance, Facts, Hello, Joined, Permit, SessionHandle, Signal, Trail,
+    login, receive, refuse, send_last, startup_settings,
 };
 use crate::config::ServerConfig;
 use crate::error::{Classify, ClientError, Severity, SqlState};
@@ -174,11 +174,15 @@ impl Server {
         let permit = self.place(stream, &mut input, &config).await?;
         drop(place);
         let auth = self.auth.load_full();
-        let peer = stream.peer();
-        let credential =
-            self.within(config.login_timeout, login(stream, &mut input, &hello, &auth)).await.inspect_err(|error| {
-                client_span(&peer, &hello.user, &hello.database).in_scope(|| tracing::info!("login failed: {error}"));
-            })?;
+        let facts = Facts { peer: stream.peer(), tls: stream.tls_info().cloned() };
+        let mut trail = Trail::default();
+        let proving = login(stream, &mut input, &hello, &facts, &auth, &mut trail);
+        let proved = self.within(config.login_timeout, proving).await;
+        client_span(&facts.peer, &hello.user, &hello.database).in_scope(|| match &proved {
+            Ok(_) => tracing::debug!(method = %trail, "logged in"),
+            Err(error) => tracing::info!(method = %trail, "login failed: {error}"),
+        });
+        let credential = proved?;
         self.deps.pools.set_credential(&hello.user, credential);
         let startup = match hello.replication {
             // They go to the node as they are.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgregent::auth::{
-    AuthError, AuthQuery, ClientExchange, ClientStep, DEFAULT_AUTH_QUERY, Md5Hash, NodeCredential, NodeRefusal, Proof,
-    ServerExchange, ServerStep, StoredSecret, Unavailability,
+    AuthError, AuthQuery, ClientExchange, ClientStep, DEFAULT_AUTH_QUERY, Md5Hash, NodeCredential, NodeLink,
+    NodeRefusal, Proof, ServerExchange, ServerStep, StoredSecret, Unavailability,
 };
 use pgregent::clock::Time;
 use pgregent::config::{AuthConfig, AuthMethod, Secret};
@@ -145,12 +145,16 @@ impl Postgres {
             auth_query_password: Secret::new("look"),
             auth_query_database: "postgres".to_owned(),
             auth_query_ttl: Duration::from_secs(10),
+            failed_logins_per_address: 0,
+            failed_logins_per_user: 0,
+            hba_file: None,
+            ident_file: None,
         }
     }
 
     fn auth_query(&self, config: &AuthConfig) -> AuthQuery {
         let node = here(self.port);
-        AuthQuery::new(config, Arc::new(move || vec![node.clone()])).expect("a query")
+        AuthQuery::new(config, &NodeLink::new(config, Arc::new(move || vec![node.clone()]))).expect("a query")
     }
 }
 
@@ -212,7 +216,7 @@ fn at(millis: u64) -> Time {
 /// A client's login to us, in memory.
 fn proof_of(user: &str, password_text: &str, stored: &StoredSecret) -> Result<Proof, AuthError> {
     let mut client = ClientExchange::new(user, &password(password_text));
-    let (mut server, mut step) = ServerExchange::begin(AuthMethod::ScramSha256, user, Some(stored), &[1; 32]);
+    let (mut server, mut step) = ServerExchange::begin(AuthMethod::ScramSha256, user, Some(stored), &[1; 32], None);
     loop {
         match step {
             ServerStep::Done(proof) | ServerStep::SendAndDone(_, proof) => return Ok(proof),
@@ -260,7 +264,7 @@ fn serve_one(listener: &TcpListener, method: AuthMethod, user: &str, stored: Opt
     let mut length = [0; 4];
     socket.read_exact(&mut length).expect("startup");
     socket.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize - 4]).expect("startup");
-    let (mut exchange, mut step) = ServerExchange::begin(method, user, stored, &[1; 32]);
+    let (mut exchange, mut step) = ServerExchange::begin(method, user, stored, &[1; 32], None);
     loop {
         let (body, done) = match step {
             ServerStep::Send(body) => (Some(body), false),
@@ -453,7 +457,8 @@ async fn auth_query_goes_where_a_node_answers() {
     ]));
     let query = {
         let offered = Arc::clone(&offered);
-        AuthQuery::new(&config, Arc::new(move || offered.lock().unwrap().clone())).unwrap()
+        let link = NodeLink::new(&config, Arc::new(move || offered.lock().unwrap().clone()));
+        AuthQuery::new(&config, &link).unwrap()
     };
     let found = async |now| query.lookup("joe", now).await.map(|secret| secret.is_some());
     assert_eq!(found(at(0)).await, Ok(true), "past a refused and a silent node");

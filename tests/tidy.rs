@@ -35,7 +35,7 @@ const LAYERS: &[Allowed] = &[
     ("metrics", &[L0], &[]),
     ("topology", &[L0], &[]),
     ("net", &[L0, L2], &[]),
-    ("auth", &[L0, L1, L2], &[]),
+    ("auth", &[L0, L1, L2], &["net"]),
     ("failover", &[], &["ids", "clock", "topology", "config"]),
     ("backend", &[L0, L1, L2], &["net", "auth"]),
     ("route", &[L0, L2], &["sql"]),

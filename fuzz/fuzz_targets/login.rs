@@ -6,9 +6,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgregent::auth::{ClientExchange, ClientStep, NodeCredential, ServerExchange, ServerStep, StoredSecret};
+use pgregent::auth::{
+    ClientExchange, ClientStep, NodeChannel, NodeCredential, ServerExchange, ServerStep, StoredSecret,
+};
 use pgregent::config::{AuthMethod, Secret};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 const PASSWORD: &str = "correct horse battery staple 5174920";
 const SASL: u32 = 10;
@@ -23,8 +25,9 @@ fn stored() -> &'static [Option<StoredSecret>; 3] {
     })
 }
 
-fn client_side(method: AuthMethod, secret: Option<&StoredSecret>, bodies: &[Vec<u8>]) {
-    let (mut exchange, _) = ServerExchange::begin(method, "joe", secret, &[7; 32]);
+fn client_side(method: AuthMethod, secret: Option<&StoredSecret>, bind: bool, bodies: &[Vec<u8>]) {
+    let end_point = bind.then(|| Arc::from([9; 32]));
+    let (mut exchange, _) = ServerExchange::begin(method, "joe", secret, &[7; 32], end_point);
     for body in bodies {
         match exchange.step(body) {
             Ok(ServerStep::Send(_)) | Err(_) => {}
@@ -33,13 +36,15 @@ fn client_side(method: AuthMethod, secret: Option<&StoredSecret>, bodies: &[Vec<
     }
 }
 
-fn node_side(bodies: &[Vec<u8>]) {
-    let mut exchange = ClientExchange::new("joe", &NodeCredential::Password(Secret::new(PASSWORD)));
+fn node_side(channel: NodeChannel, bodies: &[Vec<u8>]) {
+    let demanding = matches!(channel, NodeChannel::Required(_));
+    let mut exchange = ClientExchange::new("joe", &NodeCredential::Password(Secret::new(PASSWORD))).over(channel);
     let mut asked = false;
     for body in bodies {
         let code = body.first_chunk().map(|code| u32::from_be_bytes(*code));
         let step = exchange.on_auth(body);
         assert!(!asked || !matches!(step, Ok(ClientStep::Ok)), "a node was believed without proof");
+        assert!(!demanding || asked || !matches!(step, Ok(ClientStep::Ok)), "let in without the exchange demanded");
         asked |= code == Some(SASL) && step.is_ok();
         if step.is_err() {
             return;
@@ -47,9 +52,15 @@ fn node_side(bodies: &[Vec<u8>]) {
     }
 }
 
-fuzz_target!(|input: (u8, Vec<Vec<u8>>)| {
-    let (choice, bodies) = input;
+fuzz_target!(|input: (u8, u8, Vec<Vec<u8>>)| {
+    let (choice, channel, bodies) = input;
     let method = [AuthMethod::Password, AuthMethod::Md5, AuthMethod::ScramSha256][usize::from(choice) % 3];
-    client_side(method, stored()[usize::from(choice / 3) % 3].as_ref(), &bodies);
-    node_side(&bodies);
+    client_side(method, stored()[usize::from(choice / 3) % 3].as_ref(), channel & 1 == 1, &bodies);
+    let channel = match channel / 2 % 4 {
+        0 => NodeChannel::None,
+        1 => NodeChannel::Preferred(Arc::from([9; 32])),
+        2 => NodeChannel::Required(Some(Arc::from([9; 32]))),
+        _ => NodeChannel::Required(None),
+    };
+    node_side(channel, &bodies);
 });

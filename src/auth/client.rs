@@ -6,11 +6,12 @@
 
 use std::fmt;
 use std::mem;
+use std::sync::Arc;
 
 use super::code;
 use super::error::{AuthError, Flaw, NodeMethod, NodeRefusal};
 use super::md5::{self, CHALLENGE_BYTES};
-use super::scram::{self, AwaitServerFinal, AwaitServerFirst, ClientSecret, MECHANISM, MECHANISM_PLUS};
+use super::scram::{self, AwaitServerFinal, AwaitServerFirst, ClientBinding, ClientSecret, MECHANISM, MECHANISM_PLUS};
 use super::secret::{Md5Hash, ScramKeys, StoredSecret};
 use super::server::Proof;
 use crate::config::Secret;
@@ -27,6 +28,8 @@ pub enum NodeCredential {
     Md5(Md5Hash),
     /// Keys from a client's login: good for SCRAM with the same verifier only.
     ScramKeys(ScramKeys),
+    /// What was known proves an old password: nothing, until a client logs in again.
+    Outdated,
 }
 
 impl NodeCredential {
@@ -69,7 +72,20 @@ impl fmt::Debug for ClientStep {
 pub struct ClientExchange {
     user: Box<str>,
     credential: NodeCredential,
+    channel: NodeChannel,
     state: State,
+}
+
+/// How a login to a node may be tied to the TLS channel that it runs over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodeChannel {
+    /// There is none, or it is not to be used.
+    #[default]
+    None,
+    /// To the hash of the node's certificate, if the node offers that.
+    Preferred(Arc<[u8]>),
+    /// To the hash of the node's certificate, or no login (`None`: there is no hash, so no login).
+    Required(Option<Arc<[u8]>>),
 }
 
 enum State {
@@ -86,7 +102,14 @@ impl ClientExchange {
     /// Starts a login as `user`, before the node's first message.
     #[must_use]
     pub fn new(user: &str, credential: &NodeCredential) -> Self {
-        Self { user: user.into(), credential: credential.clone(), state: State::Start }
+        let channel = NodeChannel::None;
+        Self { user: user.into(), credential: credential.clone(), channel, state: State::Start }
+    }
+
+    /// Ties the login to a TLS channel.
+    #[must_use]
+    pub fn over(self, channel: NodeChannel) -> Self {
+        Self { channel, ..self }
     }
 
     /// Takes the body of an Authentication ('R') message.
@@ -101,6 +124,10 @@ impl ClientExchange {
         let (code, data) = body.split_first_chunk::<4>().ok_or(NodeRefusal::Malformed(Flaw::TooShort))?;
         let state = mem::replace(&mut self.state, State::Over);
         match (u32::from_be_bytes(*code), state) {
+            // Nothing but the exchange with channel binding proves that nobody is in between.
+            (code, State::Start) if code != code::SASL && matches!(self.channel, NodeChannel::Required(_)) => {
+                Err(NodeRefusal::NoChannelBinding)
+            }
             (code::OK, State::Start | State::AwaitOk) => Ok(ClientStep::Ok),
             (code::OK, State::ScramFirst(_) | State::ScramFinal(_)) => Err(NodeRefusal::ProofSkipped),
             (code::CLEARTEXT_PASSWORD, State::Start) => self.send_password(),
@@ -148,25 +175,33 @@ impl ClientExchange {
 
     fn begin_scram(&mut self, offered: &[u8]) -> Result<ClientStep, NodeRefusal> {
         let offers = |name: &str| offered.split(|byte| *byte == 0).any(|offer| offer == name.as_bytes());
-        if !offers(MECHANISM) {
-            let plus = offers(MECHANISM_PLUS);
-            return Err(NodeRefusal::Method(if plus { NodeMethod::ScramSha256Plus } else { NodeMethod::SaslOther }));
-        }
+        let plain = (MECHANISM, offers(MECHANISM));
+        let (mechanism, binding) = match (&self.channel, offers(MECHANISM_PLUS), plain) {
+            (NodeChannel::Preferred(hash) | NodeChannel::Required(Some(hash)), true, _) => {
+                (MECHANISM_PLUS, ClientBinding::To(Arc::clone(hash)))
+            }
+            (NodeChannel::Required(_), ..) => return Err(NodeRefusal::NoChannelBinding),
+            (NodeChannel::Preferred(_), false, (name, true)) => (name, ClientBinding::NotOffered),
+            (NodeChannel::None, _, (name, true)) => (name, ClientBinding::Unable),
+            (NodeChannel::None, true, _) => return Err(NodeRefusal::Method(NodeMethod::ScramSha256Plus)),
+            (_, false, _) => return Err(NodeRefusal::Method(NodeMethod::SaslOther)),
+        };
         let secret = match &self.credential {
             NodeCredential::Password(password) => ClientSecret::Password(password.clone()),
             NodeCredential::ScramKeys(keys) => ClientSecret::Keys(keys.clone()),
             credential => return Err(unfit(credential, NodeMethod::ScramSha256)),
         };
-        let (next, message) = AwaitServerFirst::begin(secret, scram::nonce_of(rand::random()));
+        let (next, message) = AwaitServerFirst::begin(secret, binding, scram::nonce_of(rand::random()));
         self.state = State::ScramFirst(next);
         let length = u32::try_from(message.len()).map_err(|_| NodeRefusal::Malformed(Flaw::TooLong))?;
-        Ok(ClientStep::Send([MECHANISM.as_bytes(), b"\0", &length.to_be_bytes(), &message].concat()))
+        Ok(ClientStep::Send([mechanism.as_bytes(), b"\0", &length.to_be_bytes(), &message].concat()))
     }
 }
 
 fn unfit(credential: &NodeCredential, method: NodeMethod) -> NodeRefusal {
     match credential {
         NodeCredential::None => NodeRefusal::NoCredential(method),
+        NodeCredential::Outdated => NodeRefusal::KeysDoNotFit,
         _ => NodeRefusal::CredentialUnfit(method),
     }
 }

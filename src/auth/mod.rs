@@ -4,22 +4,31 @@
 //! |---|---|
 //! | `server` | [`ServerExchange`]: a client logs in to us |
 //! | `client` | [`ClientExchange`]: we log in to a node |
-//! | `scram/` | SCRAM-SHA-256, both sides, as values |
+//! | `scram/` | SCRAM-SHA-256 and -PLUS, both sides, as values |
 //! | `secret` | what is stored of a user, and what a login proved |
 //! | `userlist`, `secrets` | users of the config file and of a PgBouncer userlist; [`SecretSource`] asks all sources in order |
 //! | `query`, `cache` | users looked up on a node by `auth_query` |
+//! | `roles` | what a user is a member of, asked of a node |
+//! | `link`, `flights` | the connection for both, and lookups under way |
+//! | `limit` | failed logins, counted |
+//! | `hba/` | who may log in and how: `pg_hba.conf`, `pg_ident.conf` |
 //!
 //! Invariants: exchanges take and give message bodies (the bytes behind tag and length), nothing
 //! else; a user that does not exist is asked for a proof like any other and then refused; proofs
 //! are compared in constant time; secrets are wiped when dropped and never printed.
-//! Absent on purpose: sockets inside exchanges (only `query` talks to a node), framing, GSSAPI,
-//! SSPI, and channel binding (SCRAM-SHA-256-PLUS is never offered).
+//! Absent on purpose: sockets inside exchanges (only `link` talks to a node), framing, GSSAPI,
+//! SSPI, OAUTHBEARER, and TLS itself (its facts are arguments).
 
 mod cache;
 mod client;
 mod error;
+mod flights;
+pub mod hba;
+mod limit;
+mod link;
 mod md5;
 mod query;
+mod roles;
 mod scram;
 mod secret;
 mod secrets;
@@ -28,9 +37,12 @@ mod server;
 mod tests;
 mod userlist;
 
-pub use client::{ClientExchange, ClientStep, NodeCredential};
-pub use error::{AuthError, Flaw, NodeMethod, NodeRefusal, Rejection, Unavailability};
-pub use query::{AuthQuery, Candidates, DEFAULT_AUTH_QUERY};
+pub use client::{ClientExchange, ClientStep, NodeChannel, NodeCredential};
+pub use error::{AuthError, Flaw, NameMethod, NodeMethod, NodeRefusal, NotAdmitted, Rejection, Unavailability};
+pub use limit::{LoginLimiter, LoginLimits};
+pub use link::{Candidates, NodeLink};
+pub use query::{AuthQuery, DEFAULT_AUTH_QUERY};
+pub use roles::{Memberships, ROLES_TTL};
 pub use secret::{BadSecret, Md5Hash, Plain, ScramKeys, ScramVerifier, StoredSecret};
 pub use secrets::{SecretSource, Secrets};
 pub use server::{Proof, ServerExchange, ServerStep};

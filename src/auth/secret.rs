@@ -81,6 +81,10 @@ impl Plain {
         &self.password
     }
 
+    pub(super) fn has_verifier(&self) -> bool {
+        self.verifier.get().is_some()
+    }
+
     /// The verifier for this salt; the one of the first salt asked for is kept.
     pub(super) fn verifier(&self, salt: &[u8]) -> ScramVerifier {
         let make = || ScramVerifier::derive(self.password.expose().as_bytes(), salt, scram::ITERATIONS);

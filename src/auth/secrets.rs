@@ -147,6 +147,8 @@ mod tests {
         let user = |(name, secret): &(&str, &str)| UserConfig { name: (*name).into(), secret: Secret::new(*secret) };
         AuthConfig {
             method: AuthMethod::ScramSha256,
+            hba_file: None,
+            ident_file: None,
             users: users.iter().map(user).collect(),
             userlist,
             auth_query: None,
@@ -154,6 +156,8 @@ mod tests {
             auth_query_password: Secret::default(),
             auth_query_database: String::new(),
             auth_query_ttl: Duration::ZERO,
+            failed_logins_per_address: 0,
+            failed_logins_per_user: 0,
         }
     }
 

@@ -5,13 +5,14 @@
 //! Absent on purpose: framing, looking users up, telling the client about errors.
 
 use std::mem;
+use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::error::{AuthError, Flaw, Rejection};
 use super::md5::CHALLENGE_BYTES;
-use super::scram::{self, AwaitClientFinal, FirstError, MECHANISM, ServerFirst};
+use super::scram::{self, AwaitClientFinal, Binding, FirstError, MECHANISM, MECHANISM_PLUS, ServerFirst};
 use super::secret::{ScramKeys, ScramVerifier, StoredSecret};
 use super::{RESPONSE_BYTES_MAX, code, md5};
 use crate::config::{AuthMethod, Secret};
@@ -53,9 +54,10 @@ enum State {
         secret: StoredSecret,
         challenge: [u8; CHALLENGE_BYTES],
     },
-    AwaitMechanism(ScramCheck),
+    /// With the hash of our certificate, where we offered to bind to it.
+    AwaitMechanism(ScramCheck, Option<Arc<[u8]>>),
     /// The client chose the mechanism without saying anything yet.
-    AwaitClientFirst(ScramCheck),
+    AwaitClientFirst(ScramCheck, Binding),
     AwaitClientFinal(AwaitClientFinal, Outcome),
     /// A wrong answer that can be held against a newer secret.
     Refused(Answer),
@@ -93,6 +95,9 @@ impl ServerExchange {
     /// Starts a login of `user` by `method`, with what is stored of the user (`None`: no such user).
     /// `mock_seed` is a random secret of this process, the same for all logins.
     ///
+    /// `end_point` is the hash of our certificate if the connection is under TLS and has one: then
+    /// channel binding (SCRAM-SHA-256-PLUS) is offered.
+    ///
     /// As in PostgreSQL, `md5` becomes SCRAM for a user with a SCRAM verifier or without any secret.
     #[must_use]
     pub fn begin(
@@ -100,6 +105,7 @@ impl ServerExchange {
         user: &str,
         secret: Option<&StoredSecret>,
         mock_seed: &[u8; 32],
+        end_point: Option<Arc<[u8]>>,
     ) -> (Self, ServerStep) {
         let (state, step) = match (method, secret) {
             (AuthMethod::Trust, _) => (State::Over, ServerStep::Done(Proof::None)),
@@ -116,12 +122,27 @@ impl ServerExchange {
                 (state, ServerStep::Send(body(code::MD5_PASSWORD, &challenge)))
             }
             (AuthMethod::Md5 | AuthMethod::ScramSha256, _) => {
-                let offer = [MECHANISM.as_bytes(), b"\0\0"].concat();
+                let plus: &[&[u8]] = &[MECHANISM_PLUS.as_bytes(), b"\0"];
+                let plus = if end_point.is_some() { plus.concat() } else { Vec::new() };
+                let offer = [&plus, MECHANISM.as_bytes(), b"\0\0"].concat();
                 let check = ScramCheck::new(user, secret, mock_seed);
-                (State::AwaitMechanism(check), ServerStep::Send(body(code::SASL, &offer)))
+                (State::AwaitMechanism(check, end_point), ServerStep::Send(body(code::SASL, &offer)))
             }
         };
         (Self { user: user.into(), state }, step)
+    }
+
+    /// Would [`Self::begin`] hash thousands of rounds with this secret? Only once per [`super::Plain`].
+    #[must_use]
+    pub fn begins_costly(method: AuthMethod, secret: Option<&StoredSecret>) -> bool {
+        matches!((method, secret), (AuthMethod::ScramSha256, Some(StoredSecret::Plain(plain))) if !plain.has_verifier())
+    }
+
+    /// Will the next [`Self::step`] hash thousands of rounds?
+    #[must_use]
+    pub fn steps_costly(&self) -> bool {
+        use PasswordCheck::{Against, Doomed};
+        matches!(&self.state, State::AwaitPassword(Doomed(_) | Against(StoredSecret::Scram(_))))
     }
 
     /// Takes the body of a client's 'p' message.
@@ -136,8 +157,8 @@ impl ServerExchange {
         match mem::replace(&mut self.state, State::Over) {
             State::AwaitPassword(check) => self.on_password(&check, body),
             State::AwaitMd5 { secret, challenge } => self.on_md5(&secret, challenge, body),
-            State::AwaitMechanism(check) => self.on_sasl_initial(check, body),
-            State::AwaitClientFirst(check) => self.on_client_first(check, body),
+            State::AwaitMechanism(check, end_point) => self.on_sasl_initial(check, end_point, body),
+            State::AwaitClientFirst(check, binding) => self.on_client_first(check, &binding, body),
             State::AwaitClientFinal(scram, outcome) => self.on_client_final(scram, outcome, body),
             State::Refused(_) | State::Over => Err(AuthError::Malformed(Flaw::OutOfTurn)),
         }
@@ -217,23 +238,38 @@ impl ServerExchange {
         Err(self.rejected(Rejection::WrongPassword))
     }
 
-    fn on_sasl_initial(&mut self, check: ScramCheck, body: &[u8]) -> Result<ServerStep, AuthError> {
+    fn on_sasl_initial(
+        &mut self,
+        check: ScramCheck,
+        end_point: Option<Arc<[u8]>>,
+        body: &[u8],
+    ) -> Result<ServerStep, AuthError> {
         let initial = SaslInitial::parse(body).map_err(AuthError::Malformed)?;
-        if initial.mechanism != MECHANISM.as_bytes() {
-            return Err(AuthError::MechanismNotOffered);
-        }
+        let binding = match (initial.mechanism, end_point) {
+            (mechanism, Some(hash)) if mechanism == MECHANISM_PLUS.as_bytes() => Binding::To(hash),
+            (mechanism, Some(_)) if mechanism == MECHANISM.as_bytes() => Binding::NotChosen,
+            (mechanism, None) if mechanism == MECHANISM.as_bytes() => Binding::NotOffered,
+            _ => return Err(AuthError::MechanismNotOffered),
+        };
         match initial.data {
-            Some(data) => self.on_client_first(check, data),
+            Some(data) => self.on_client_first(check, &binding, data),
             None => {
-                self.state = State::AwaitClientFirst(check);
+                self.state = State::AwaitClientFirst(check, binding);
                 Ok(ServerStep::Send(self::body(code::SASL_CONTINUE, b"")))
             }
         }
     }
 
-    fn on_client_first(&mut self, check: ScramCheck, message: &[u8]) -> Result<ServerStep, AuthError> {
+    fn on_client_first(
+        &mut self,
+        check: ScramCheck,
+        binding: &Binding,
+        message: &[u8],
+    ) -> Result<ServerStep, AuthError> {
         let nonce = scram::nonce_of(rand::random());
-        let first = ServerFirst::answer(check.verifier, message, &nonce).map_err(|error| match error {
+        let first = ServerFirst::answer(check.verifier, message, &nonce, binding).map_err(|error| match error {
+            FirstError::Downgrade => AuthError::ChannelBindingDowngrade,
+            FirstError::BindingType(kind) => AuthError::ChannelBindingType(kind),
             FirstError::Flawed(flaw) => AuthError::Malformed(flaw),
             FirstError::AuthorizationIdentity => AuthError::AuthorizationIdentity,
             FirstError::Extension => AuthError::ScramExtension,
@@ -248,7 +284,10 @@ impl ServerExchange {
         outcome: Outcome,
         message: &[u8],
     ) -> Result<ServerStep, AuthError> {
-        let checked = scram.check(message).map_err(AuthError::Malformed)?;
+        let checked = scram.check(message).map_err(|flaw| match flaw {
+            Flaw::ChannelBindingForged => AuthError::ChannelBindingFailed,
+            flaw => AuthError::Malformed(flaw),
+        })?;
         match (checked, outcome) {
             (_, Outcome::Doomed(why)) => Err(self.rejected(why)),
             (None, _) => Err(self.rejected(Rejection::WrongPassword)),

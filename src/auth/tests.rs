@@ -31,7 +31,7 @@ fn login(
     stored: Option<&StoredSecret>,
     credential: &NodeCredential,
 ) -> Result<(Proof, Vec<Vec<u8>>), AuthError> {
-    let (mut server, mut step) = ServerExchange::begin(method, "joe", stored, &SEED);
+    let (mut server, mut step) = ServerExchange::begin(method, "joe", stored, &SEED, None);
     let mut client = ClientExchange::new("joe", credential);
     let mut sent = Vec::new();
     loop {
@@ -175,7 +175,7 @@ fn a_node_may_not_skip_its_own_proof() {
 
 /// Drives a fresh SCRAM login up to the client-final message, the last body the server has to check.
 fn up_to_final(stored: Option<&StoredSecret>) -> (ServerExchange, Vec<u8>) {
-    let (mut server, step) = ServerExchange::begin(AuthMethod::ScramSha256, "joe", stored, &SEED);
+    let (mut server, step) = ServerExchange::begin(AuthMethod::ScramSha256, "joe", stored, &SEED, None);
     let mut client = ClientExchange::new("joe", &password("pencil"));
     let ServerStep::Send(offer) = step else { panic!("{step:?}") };
     let Ok(ClientStep::Send(initial)) = client.on_auth(&offer) else { panic!("no initial response") };
@@ -196,7 +196,7 @@ fn an_exchange_that_is_over_takes_nothing_more() {
 
 /// What the server says up to the verdict, without the random parts.
 fn visible(user: &str, stored: Option<&StoredSecret>) -> String {
-    let (mut server, step) = ServerExchange::begin(AuthMethod::ScramSha256, user, stored, &SEED);
+    let (mut server, step) = ServerExchange::begin(AuthMethod::ScramSha256, user, stored, &SEED, None);
     let initial = [b"SCRAM-SHA-256\0", &13u32.to_be_bytes()[..], b"n,,n=,r=abcde"].concat();
     let ServerStep::Send(first) = server.step(&initial).unwrap() else { panic!("no server-first") };
     let first = String::from_utf8(first).unwrap();
@@ -223,7 +223,8 @@ fn an_unknown_user_looks_like_a_known_one() {
 #[test]
 fn sasl_initial_responses_that_are_wrong() {
     let try_body = |body: &[u8]| {
-        let (mut server, _) = ServerExchange::begin(AuthMethod::ScramSha256, "joe", Some(&plain("pencil")), &SEED);
+        let (mut server, _) =
+            ServerExchange::begin(AuthMethod::ScramSha256, "joe", Some(&plain("pencil")), &SEED, None);
         server.step(body)
     };
     assert!(matches!(try_body(b"SCRAM-SHA-256\0\0\0\0\x0dn,,n=,r=abcde"), Ok(ServerStep::Send(_))));
@@ -246,7 +247,7 @@ fn sasl_initial_responses_that_are_wrong() {
 
 #[test]
 fn a_client_may_choose_the_mechanism_first_and_speak_later() {
-    let (mut server, _) = ServerExchange::begin(AuthMethod::ScramSha256, "joe", Some(&plain("pencil")), &SEED);
+    let (mut server, _) = ServerExchange::begin(AuthMethod::ScramSha256, "joe", Some(&plain("pencil")), &SEED, None);
     let Ok(ServerStep::Send(body)) = server.step(b"SCRAM-SHA-256\0\xff\xff\xff\xff") else { panic!("refused") };
     assert_eq!(body, [0, 0, 0, 11], "an empty challenge");
     let Ok(ServerStep::Send(body)) = server.step(b"n,,n=,r=abcde") else { panic!("refused") };
@@ -257,7 +258,7 @@ fn a_client_may_choose_the_mechanism_first_and_speak_later() {
 fn password_messages_that_are_wrong() {
     for method in [AuthMethod::Password, AuthMethod::Md5] {
         let try_body = |body: &[u8]| {
-            let (mut server, _) = ServerExchange::begin(method, "joe", Some(&plain("pencil")), &SEED);
+            let (mut server, _) = ServerExchange::begin(method, "joe", Some(&plain("pencil")), &SEED, None);
             server.step(body).err()
         };
         assert_eq!(try_body(b"\0"), Some(AuthError::EmptyPassword));
@@ -271,7 +272,7 @@ fn password_messages_that_are_wrong() {
 #[test]
 fn an_answer_can_be_held_against_a_newer_secret() {
     let attempt = |method, stored: Option<&StoredSecret>, newer: &StoredSecret| {
-        let (mut server, step) = ServerExchange::begin(method, "joe", stored, &SEED);
+        let (mut server, step) = ServerExchange::begin(method, "joe", stored, &SEED, None);
         let ServerStep::Send(body) = step else { panic!("{step:?}") };
         let Ok(ClientStep::Send(answer)) = ClientExchange::new("joe", &password("new")).on_auth(&body) else {
             panic!("nothing to say")
@@ -293,7 +294,7 @@ fn an_answer_can_be_held_against_a_newer_secret() {
     let (mut server, last) = up_to_final(Some(&verifier("old")));
     assert!(server.step(&last).is_err());
     assert!(server.recheck(&verifier("pencil")).is_err(), "a SCRAM proof is for one salt");
-    let (mut server, _) = ServerExchange::begin(AuthMethod::Password, "joe", Some(&plain("pencil")), &SEED);
+    let (mut server, _) = ServerExchange::begin(AuthMethod::Password, "joe", Some(&plain("pencil")), &SEED, None);
     assert!(server.recheck(&plain("pencil")).is_err(), "nothing was answered yet");
 }
 
@@ -314,7 +315,7 @@ proptest! {
     #[test]
     fn noise_from_a_client(method in 1usize..4, bodies in prop::collection::vec(noise(), 1..4)) {
         for stored in [None, Some(plain("a long password")), Some(md5("a long password")), Some(verifier("a long password"))] {
-            let (mut server, _) = ServerExchange::begin(METHODS[method], "joe", stored.as_ref(), &SEED);
+            let (mut server, _) = ServerExchange::begin(METHODS[method], "joe", stored.as_ref(), &SEED, None);
             for body in &bodies {
                 let step = server.step(body);
                 prop_assert!(matches!(step, Ok(ServerStep::Send(_)) | Err(_)), "{step:?}");

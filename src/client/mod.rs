@@ -6,15 +6,19 @@
 //! backends, and what happens after login.
 
 mod admission;
+mod ask;
 mod cancel;
 mod first_packet;
+mod hashing;
 mod login;
 mod options;
 
 pub use admission::{Admission, Joined, Permit};
+pub use ask::Inquirer;
 pub use cancel::{CancelKey, CancelRegistry, PinRecord, SessionHandle, Signal, send_cancel};
 pub use first_packet::{Entrance, Hello, Replication, receive};
-pub use login::{AuthDeps, login};
+pub use hashing::Hashing;
+pub use login::{Access, AuthDeps, Facts, Trail, login};
 pub use options::{BadOptions, startup_settings, take_node};
 
 use crate::auth::AuthError;

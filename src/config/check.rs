@@ -167,12 +167,21 @@ fn auth(
             Err(flaw) => f.problem("userlist", flaw, notes),
         }
     }
+    let [hba_file, ident_file] = ["hba_file", "ident_file"].map(|key| {
+        let path = f.path(key, notes).map(|path| folder.join(path));
+        if let Some(Err(flaw)) = path.as_deref().map(files::readable) {
+            f.problem(key, flaw, notes);
+        }
+        path
+    });
     let query_user = f.text("auth_query_user", notes).unwrap_or_else(|| cluster.monitor_user.clone());
     let own = secret(f, "auth_query_password", "auth_query_password_file", folder, notes);
     let inherited =
         if query_user == cluster.monitor_user { cluster.monitor_password.clone() } else { Secret::default() };
     AuthConfig {
         method: f.choice("method", notes),
+        hba_file,
+        ident_file,
         users,
         userlist,
         auth_query: f.text("auth_query", notes),
@@ -180,6 +189,8 @@ fn auth(
         auth_query_password: own.unwrap_or(inherited),
         auth_query_database: f.text("auth_query_database", notes).unwrap_or_else(|| cluster.monitor_database.clone()),
         auth_query_ttl: f.duration("auth_query_ttl", notes),
+        failed_logins_per_address: f.count32("failed_logins_per_address", notes),
+        failed_logins_per_user: f.count32("failed_logins_per_user", notes),
     }
 }
 

@@ -279,8 +279,12 @@ pub enum AuthMethod {
 /// `[auth]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthConfig {
-    /// Default scram-sha-256.
+    /// Default scram-sha-256. Not used where `hba_file` is set.
     pub method: AuthMethod,
+    /// Rules in the format of `pg_hba.conf`; `None`: `method` for everybody.
+    pub hba_file: Option<PathBuf>,
+    /// Maps in the format of `pg_ident.conf`.
+    pub ident_file: Option<PathBuf>,
     /// `[[auth.user]]`
     pub users: Vec<UserConfig>,
     /// A PgBouncer-style userlist file.
@@ -293,8 +297,12 @@ pub struct AuthConfig {
     pub auth_query_password: Secret,
     /// Database it runs in; default: the monitor's.
     pub auth_query_database: String,
-    /// How long an answer of `auth_query` is kept. Default 10 s.
+    /// How long an answer of `auth_query` is kept; zero: asked at each login. Default 0.
     pub auth_query_ttl: Duration,
+    /// Failed logins per minute from one address before answers come late; 0: no limit. Default 600.
+    pub failed_logins_per_address: u32,
+    /// Failed logins per minute as one user before answers come late; 0: no limit. Default 120.
+    pub failed_logins_per_user: u32,
 }
 
 /// `[[auth.user]]`

@@ -32,6 +32,7 @@ const RULES: &[Rule] = &[
     somebody_may_log_in,
     users_differ,
     secrets_fit_method,
+    rules_are_used,
     auth_query_is_whole,
     admin_is_apart,
     functions_are_on_one_list,
@@ -160,14 +161,16 @@ fn pools_fit_nodes(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
 fn somebody_may_log_in(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
     let auth = &config.auth;
     // A source that is written but wrong is a problem of its own.
-    let sources = !t.users.is_empty() || t.auth.has("user") || t.auth.has("userlist") || t.auth.has("auth_query");
+    // With rules a certificate may be enough.
+    let named = ["hba_file", "user", "userlist", "auth_query"].iter().any(|key| t.auth.has(key));
+    let sources = named || !t.users.is_empty();
     if auth.method != AuthMethod::Trust && !sources {
         let flaw = Flaw::new("nobody can log in: there is no [[auth.user]], no userlist and no auth_query");
         let suggestion = "add [[auth.user]] with name and password, or userlist, or auth_query";
         notes.problem(t.auth.at("method"), "[auth]", flaw.suggest(suggestion));
     }
     let open = config.server.listen.iter().any(|listen| !listen.ip().is_loopback());
-    if auth.method == AuthMethod::Trust && open {
+    if auth.method == AuthMethod::Trust && auth.hba_file.is_none() && open {
         let flaw = Flaw::new("\"trust\" lets everybody in who reaches a [server] listen address");
         t.auth.warn("method", flaw.suggest("use \"scram-sha-256\", or listen on 127.0.0.1 only"), notes);
     }
@@ -226,6 +229,8 @@ fn secrets_fit_method(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
                 let flaw = Flaw::new("begins as a stored SCRAM secret, but is not a whole one");
                 fields.problem(written, flaw.suggest("copy rolpassword from pg_authid in full"), notes);
             }
+            // Rules may ask each client for another method.
+            _ if config.auth.hba_file.is_some() => {}
             (AuthMethod::Md5, Stored::Scram) => {
                 let flaw = Flaw::new(format!("{name} has a SCRAM secret, which [auth] method \"md5\" cannot use"));
                 fields.warn(written, flaw.suggest("write method = \"scram-sha-256\""), notes);
@@ -244,6 +249,17 @@ fn secrets_fit_method(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
     }
 }
 
+fn rules_are_used(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    if config.auth.hba_file.is_some() && t.auth.has("method") {
+        let flaw = Flaw::new("has no effect with hba_file, whose rules name methods");
+        t.auth.warn("method", flaw.suggest("leave it out"), notes);
+    }
+    if config.auth.ident_file.is_some() && !t.auth.has("hba_file") {
+        let flaw = Flaw::new("has no effect without hba_file, whose rules name maps");
+        t.auth.warn("ident_file", flaw.suggest("add hba_file, or leave this out"), notes);
+    }
+}
+
 fn auth_query_is_whole(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
     match &config.auth.auth_query {
         Some(query) if !query.contains("$1") => {
@@ -251,6 +267,8 @@ fn auth_query_is_whole(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
             t.auth.problem("auth_query", flaw.suggest("add WHERE rolname = $1"), notes);
         }
         Some(_) => {}
+        // Memberships that rules ask for are looked up as the role of auth_query, too.
+        None if t.auth.has("hba_file") => {}
         None => {
             let idle =
                 ["user", "password", "password_file", "database", "ttl"].map(|part| format!("auth_query_{part}"));

@@ -44,6 +44,13 @@ pub fn run(args: &CheckArgs, out: &mut dyn Write) -> io::Result<Verdict> {
         writeln!(out, "{}", told(&report.file, report.problems.len(), report.warnings.len()))?;
         return Ok(Verdict::Bad);
     };
+    if let Err(problems) = crate::app::login_files(config) {
+        for problem in &problems {
+            writeln!(out, "{problem}")?;
+        }
+        writeln!(out, "{}", told(&report.file, problems.len(), report.warnings.len()))?;
+        return Ok(Verdict::Bad);
+    }
     writeln!(out, "{}: valid; {}", report.file, summary(config))?;
     if !args.connect {
         return Ok(Verdict::Good);

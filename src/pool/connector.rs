@@ -2,13 +2,15 @@
 //!
 //! Invariants: at most `connects_max` connects per node are under way; each holds a place of the
 //! node's budget from before it starts; a login the node refuses for good fails the waiters at once,
-//! everything else is tried again until their deadlines; a login refused for lack of room (a role's
+//! everything else is tried again until their deadlines; a proof that the primary refuses is not shown again; a login refused for lack of room (a role's
 //! CONNECTION LIMIT, say) slows its own pool only. Absent on purpose: choosing a node.
 
 use super::set::NodeState;
 use super::{CheckoutError, Pool};
+use crate::auth::{AuthError, NodeCredential, NodeRefusal};
 use crate::backend::{Backend, ConnectError, Login, connect};
 use crate::clock::Time;
+use crate::error::SqlState;
 use crate::ids::NodeId;
 use crate::topology::Fact;
 use parking_lot::Mutex;
@@ -166,7 +168,8 @@ impl Pool {
         let generation = shared.generation();
         let started = shared.clock.now();
         shared.connect_started(self.key.node);
-        let outcome = self.connect().await;
+        let credential = shared.credential(&self.key.user);
+        let outcome = self.connect(credential.clone()).await;
         let now = shared.clock.now();
         // A node that answers is fine, whatever it thinks of this login.
         let fine = outcome.as_ref().err().is_none_or(|err| err.is_final() || is_full(err));
@@ -175,17 +178,17 @@ impl Pool {
         shared.connect_ended(self.key.node, outcome.as_ref().err(), now.since(started));
         match outcome {
             Ok(backend) => self.admit(Box::new(Backend { generation, ..backend }), fence, now),
-            Err(err) => self.connect_failed(err),
+            Err(err) => self.connect_failed(err, &credential),
         }
     }
 
-    async fn connect(&self) -> Result<Backend, ConnectError> {
+    async fn connect(&self, credential: NodeCredential) -> Result<Backend, ConnectError> {
         let shared = &self.shared;
         let settings = shared.settings();
         let login = Login {
             user: Arc::clone(&self.key.user),
             database: Arc::clone(&self.key.database),
-            credential: shared.credential(&self.key.user),
+            credential,
             parameters: Vec::new(),
         };
         let target = &shared.node(self.key.node).target;
@@ -202,25 +205,60 @@ impl Pool {
         .await
     }
 
-    fn connect_failed(self: &Arc<Self>, err: ConnectError) {
+    /// What the waiters are told at once; `None`: the next attempt may do better.
+    fn failure_of(&self, err: &ConnectError, credential: &NodeCredential) -> Option<CheckoutError> {
+        if !err.is_final() {
+            return None;
+        }
+        if !is_outdated(err) {
+            return Some(CheckoutError::Rejected(err.clone()));
+        }
+        if *credential != NodeCredential::Outdated && !self.shared.is_primary(self.key.node) {
+            // A standby may not have heard of the new password yet: the primary knows.
+            return Some(CheckoutError::NodeGone);
+        }
+        if !self.shared.forget_credential(&self.key.user, credential) {
+            return None;
+        }
+        tracing::info!(user = %self.key.user, "the primary refuses the user's latest proof: its password was changed");
+        let why = NodeRefusal::KeysDoNotFit;
+        let told = match credential {
+            // The proof was a client's: that one has to come again.
+            NodeCredential::ScramKeys(_) => {
+                ConnectError::Auth(Arc::new(AuthError::Node { user: (*self.key.user).into(), why }))
+            }
+            _ => err.clone(),
+        };
+        Some(CheckoutError::Rejected(told))
+    }
+
+    fn connect_failed(self: &Arc<Self>, err: ConnectError, credential: &NodeCredential) {
         if let Some(fact) = fact_of(self.key.node, &err) {
             self.shared.facts.send(fact);
         }
         tracing::debug!(node = %self.shared.node(self.key.node).name, user = %self.key.user, database = %self.key.database, "connect failed: {err}");
+        let failure = self.failure_of(&err, credential);
         let wakers = {
             let mut state = self.state.lock();
             state.connecting -= 1;
-            if is_full(&err) {
+            if is_full(&err) || matches!(failure, Some(CheckoutError::NodeGone)) {
                 state.backoff.failed(self.shared.clock.now());
             }
-            let wakers =
-                if err.is_final() { state.waiters.fail_all(&CheckoutError::Rejected(err.clone())) } else { Vec::new() };
             state.last_error = Some(err);
-            wakers
+            failure.map(|failure| state.waiters.fail_all(&failure)).unwrap_or_default()
         };
         wakers.into_iter().for_each(Waker::wake);
         // Tries again, after the node's backoff, while anyone waits.
         self.place_freed();
+    }
+}
+
+/// Does the node hold another password than the credential proves (it was changed)?
+fn is_outdated(err: &ConnectError) -> bool {
+    match err {
+        ConnectError::Rejected(rejection) => &*rejection.sqlstate == SqlState::INVALID_PASSWORD.0,
+        ConnectError::Auth(why) => matches!(**why, AuthError::Node { why: NodeRefusal::KeysDoNotFit, .. }),
+        _ => false,
     }
 }
 

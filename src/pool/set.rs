@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::PoolConfig;
 use crate::ids::{BackendId, NodeId, PoolKey};
 use crate::metrics::Metrics;
-use crate::topology::{FactSender, TopologyReader};
+use crate::topology::{FactSender, Role, TopologyReader};
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -136,9 +136,14 @@ impl PoolSet {
         pool
     }
 
-    /// Notes by what this user can log in to nodes; replaces what was known.
+    /// Notes by what this user can log in to nodes, as its latest login told; replaces what was known, unless that
+    /// login told nothing (trust, peer, cert).
     pub fn set_credential(&self, user: &Arc<str>, credential: NodeCredential) {
-        self.shared.credentials.lock().insert(Arc::clone(user), credential);
+        let mut credentials = self.shared.credentials.lock();
+        if credential == NodeCredential::None && credentials.contains_key(user) {
+            return;
+        }
+        credentials.insert(Arc::clone(user), credential);
     }
 
     /// Uses other limits from now on (reload).
@@ -214,6 +219,25 @@ impl Shared {
     /// The number of times that what backends begin with has changed.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// The primary has refused this credential. True if it was the latest: it is forgotten; false if
+    /// a login has brought another one meanwhile.
+    pub fn forget_credential(&self, user: &str, refused: &NodeCredential) -> bool {
+        let mut credentials = self.credentials.lock();
+        match credentials.get_mut(user) {
+            Some(known) if known == refused => {
+                *known = NodeCredential::Outdated;
+                true
+            }
+            Some(NodeCredential::Outdated) | None => true,
+            Some(_) => false,
+        }
+    }
+
+    /// Does this node take writes, as far as is known?
+    pub fn is_primary(&self, node: NodeId) -> bool {
+        self.topology.load().node(node).is_some_and(|view| view.role == Role::Primary)
     }
 
     pub fn snapshot(&self) -> Vec<Arc<Pool>> {

@@ -227,6 +227,10 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             auth_query_password: Secret::default(),
             auth_query_database: String::new(),
             auth_query_ttl: ms(1),
+            failed_logins_per_address: 0,
+            failed_logins_per_user: 0,
+            hba_file: None,
+            ident_file: None,
         },
         log: LogConfig { json: false, filter: "info".into() },
     }

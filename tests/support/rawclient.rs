@@ -8,7 +8,7 @@ use super::scram::Scram;
 use super::tlsclient::TlsWire;
 use md5::{Digest, Md5};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -120,7 +120,12 @@ pub struct RawClient {
 impl RawClient {
     /// A connection on which nothing has been said.
     pub fn tcp(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the port accepts connections");
+        Self::tcp_from(Ipv4Addr::LOCALHOST, port)
+    }
+
+    /// The same, coming from this loopback address.
+    pub fn tcp_from(source: Ipv4Addr, port: u16) -> Self {
+        let stream = connect_from(source, port).expect("the port accepts connections");
         stream.set_nodelay(true).expect("a connected socket");
         stream.set_read_timeout(Some(READ_TIMEOUT)).expect("a connected socket");
         stream.set_write_timeout(Some(READ_TIMEOUT)).expect("a connected socket");
@@ -309,6 +314,13 @@ pub struct Answer {
     pub rows: Vec<Vec<Option<String>>>,
     /// Command tags.
     pub tags: Vec<String>,
+}
+
+fn connect_from(source: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+    Ok(socket.into())
 }
 
 fn gone(error: &std::io::Error) -> Gone {

@@ -6,18 +6,46 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 use super::{
-    Attributes, Flaw, Key, SALT_BYTES_MAX, check_message, check_nonce, client_key, decode_key, hash, hmac_sha256,
-    parse_iterations, salted_password, server_key, xor,
+    Attributes, CHANNEL_BINDING, Flaw, Key, SALT_BYTES_MAX, check_message, check_nonce, client_key, decode_key, hash,
+    hmac_sha256, parse_iterations, salted_password, server_key, xor,
 };
 use crate::auth::error::NodeRefusal;
 use crate::auth::secret::ScramKeys;
 use crate::config::Secret;
 
-/// No channel binding, no other identity.
-const GS2_HEADER: &str = "n,,";
+/// What we tell the node of the channel, in the GS2 header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::auth) enum ClientBinding {
+    /// We do not bind.
+    Unable,
+    /// We would, but the node did not offer it. If it did, somebody has taken the offer away, and it refuses.
+    NotOffered,
+    /// To this hash of the node's certificate.
+    To(Arc<[u8]>),
+}
+
+impl ClientBinding {
+    fn header(&self) -> String {
+        match self {
+            Self::Unable => "n,,".to_owned(),
+            Self::NotOffered => "y,,".to_owned(),
+            Self::To(_) => format!("p={CHANNEL_BINDING},,"),
+        }
+    }
+
+    /// What `c=` says: the header and the channel's data.
+    fn channel(&self) -> String {
+        let header = self.header().into_bytes();
+        STANDARD.encode(match self {
+            Self::To(data) => [&header, &data[..]].concat(),
+            Self::Unable | Self::NotOffered => header,
+        })
+    }
+}
 
 /// What we prove ourselves with.
 #[derive(Clone)]
@@ -29,6 +57,7 @@ pub(in crate::auth) enum ClientSecret {
 /// Waits for salt and iteration count.
 pub(in crate::auth) struct AwaitServerFirst {
     secret: ClientSecret,
+    binding: ClientBinding,
     nonce: String,
 }
 
@@ -39,9 +68,9 @@ pub(in crate::auth) struct AwaitServerFinal {
 
 impl AwaitServerFirst {
     /// The client-first message and the state that awaits its answer. `nonce` is fresh and printable.
-    pub(in crate::auth) fn begin(secret: ClientSecret, nonce: String) -> (Self, Vec<u8>) {
-        let message = format!("{GS2_HEADER}n=,r={nonce}").into_bytes();
-        (Self { secret, nonce }, message)
+    pub(in crate::auth) fn begin(secret: ClientSecret, binding: ClientBinding, nonce: String) -> (Self, Vec<u8>) {
+        let message = format!("{}n=,r={nonce}", binding.header()).into_bytes();
+        (Self { secret, binding, nonce }, message)
     }
 
     /// Answers a server-first message with the client-final message.
@@ -62,7 +91,7 @@ impl AwaitServerFirst {
         let iterations = parse_iterations(iterations).ok_or(flawed(Flaw::Iterations))?;
         let (client_key, server_key) = self.keys(&salt, iterations)?;
 
-        let mut reply = format!("c={},r=", STANDARD.encode(GS2_HEADER)).into_bytes();
+        let mut reply = format!("c={},r=", self.binding.channel()).into_bytes();
         reply.extend_from_slice(nonce);
         let client_first_bare = format!("n=,r={}", self.nonce);
         let auth_message: [&[u8]; 5] = [client_first_bare.as_bytes(), b",", message, b",", &reply];
@@ -101,14 +130,18 @@ impl AwaitServerFinal {
 
 #[cfg(test)]
 mod tests {
-    use super::super::server::ServerFirst;
+    use super::super::server::{Binding, ServerFirst};
     use super::*;
     use crate::auth::secret::ScramVerifier;
 
     const NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
 
+    fn pencil() -> ClientSecret {
+        ClientSecret::Password(Secret::new("pencil"))
+    }
+
     fn begin() -> AwaitServerFirst {
-        AwaitServerFirst::begin(ClientSecret::Password(Secret::new("pencil")), NONCE.to_owned()).0
+        AwaitServerFirst::begin(pencil(), ClientBinding::Unable, NONCE.to_owned()).0
     }
 
     fn refusal(message: &[u8]) -> NodeRefusal {
@@ -138,10 +171,9 @@ mod tests {
     #[test]
     fn the_node_must_prove_itself() {
         let run = |server_password: &[u8], tamper: fn(&mut Vec<u8>)| {
-            let (client, message) =
-                AwaitServerFirst::begin(ClientSecret::Password(Secret::new("pencil")), NONCE.to_owned());
+            let (client, message) = AwaitServerFirst::begin(pencil(), ClientBinding::Unable, NONCE.to_owned());
             let verifier = ScramVerifier::derive(server_password, b"salt", 2);
-            let first = ServerFirst::answer(verifier, &message, "server").unwrap();
+            let first = ServerFirst::answer(verifier, &message, "server", &Binding::NotOffered).unwrap();
             let (client, message) = client.answer(&first.message).unwrap();
             let (mut message, _) = first.next.check(&message).unwrap()?;
             tamper(&mut message);
@@ -155,5 +187,24 @@ mod tests {
         assert_eq!(error, Some(Err(NodeRefusal::ScramRefused)));
         let short = run(b"pencil", |message| message.truncate(20));
         assert_eq!(short, Some(Err(NodeRefusal::Malformed(Flaw::Signature))));
+    }
+
+    #[test]
+    fn both_sides_agree_on_the_channel_or_part() {
+        let run = |ours: ClientBinding, theirs: &Binding| {
+            let (client, message) = AwaitServerFirst::begin(pencil(), ours, NONCE.to_owned());
+            let verifier = ScramVerifier::derive(b"pencil", b"salt", 2);
+            let first = ServerFirst::answer(verifier, &message, "server", theirs).ok()?;
+            let (client, message) = client.answer(&first.message).ok()?;
+            let (message, _) = first.next.check(&message).ok()??;
+            Some(client.check(&message))
+        };
+        let (hash, other): (Arc<[u8]>, Arc<[u8]>) = (Arc::from([1; 32]), Arc::from([2; 32]));
+        let to = |hash: &Arc<[u8]>| ClientBinding::To(Arc::clone(hash));
+        assert_eq!(run(to(&hash), &Binding::To(Arc::clone(&hash))), Some(Ok(())));
+        assert_eq!(run(to(&hash), &Binding::To(other)), None, "another certificate");
+        assert_eq!(run(ClientBinding::NotOffered, &Binding::NotOffered), Some(Ok(())));
+        assert_eq!(run(ClientBinding::NotOffered, &Binding::NotChosen), None, "the offer was taken away");
+        assert_eq!(run(ClientBinding::Unable, &Binding::NotChosen), Some(Ok(())));
     }
 }

@@ -1,8 +1,8 @@
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677) as PostgreSQL speaks it: the parts both sides share.
 //!
 //! Invariants: messages are bytes and stay as they were sent, because both sides sign them;
-//! everything that the other side chooses has a bound. Absent on purpose: channel binding, user
-//! names inside SCRAM (PostgreSQL takes the one of the startup packet), random numbers (nonces are arguments).
+//! everything that the other side chooses has a bound. Absent on purpose: channel bindings other than
+//! `tls-server-end-point`, user names inside SCRAM (PostgreSQL takes the one of the startup packet), random numbers (nonces are arguments).
 //! `docs/decisions/0001-own-scram-server.md` says why this is not `pgwire`'s.
 
 mod client;
@@ -18,13 +18,15 @@ use zeroize::Zeroizing;
 
 use super::error::Flaw;
 
-pub(super) use client::{AwaitServerFinal, AwaitServerFirst, ClientSecret};
-pub(super) use server::{AwaitClientFinal, FirstError, ServerFirst};
+pub(super) use client::{AwaitServerFinal, AwaitServerFirst, ClientBinding, ClientSecret};
+pub(super) use server::{AwaitClientFinal, Binding, FirstError, ServerFirst};
 
 /// The mechanism's name.
 pub(super) const MECHANISM: &str = "SCRAM-SHA-256";
-/// The one with channel binding, which we do not do.
+/// The one with channel binding.
 pub(super) const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+/// The channel binding that PostgreSQL does: a hash of the server's certificate (RFC 5929, section 4).
+pub(super) const CHANNEL_BINDING: &str = "tls-server-end-point";
 /// Bytes of every key, hash and signature.
 pub(super) const KEY_BYTES: usize = 32;
 /// Iterations where we choose: PostgreSQL's default.

@@ -1,4 +1,4 @@
-//! The server's side of SCRAM-SHA-256: two messages in, two out.
+//! The server's side of SCRAM-SHA-256 and SCRAM-SHA-256-PLUS: two messages in, two out.
 //!
 //! Each step consumes the state before it, so that messages cannot be replayed or reordered.
 //! Invariants: the client's key is recovered only from a right proof; a doomed exchange takes the
@@ -6,9 +6,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
-use super::{Attributes, Flaw, check_message, check_nonce, decode_key, hash, hmac_sha256, xor};
+use super::{Attributes, CHANNEL_BINDING, Flaw, check_message, check_nonce, decode_key, hash, hmac_sha256, xor};
 use crate::auth::secret::{ScramKeys, ScramVerifier};
 
 /// Why a client-first message is refused.
@@ -17,6 +18,21 @@ pub(in crate::auth) enum FirstError {
     Flawed(Flaw),
     AuthorizationIdentity,
     Extension,
+    /// The client could bind and was made to believe that we cannot.
+    Downgrade,
+    /// It binds to something else than our certificate.
+    BindingType(Box<str>),
+}
+
+/// How an exchange is tied to the TLS channel that it runs over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::auth) enum Binding {
+    /// We cannot bind.
+    NotOffered,
+    /// We offered to bind, and the client chose the mechanism without.
+    NotChosen,
+    /// To this hash of our certificate.
+    To(Arc<[u8]>),
 }
 
 impl From<Flaw> for FirstError {
@@ -34,8 +50,9 @@ pub(in crate::auth) struct ServerFirst {
 /// Waits for the proof.
 pub(in crate::auth) struct AwaitClientFinal {
     verifier: ScramVerifier,
-    /// `c=` must repeat this, in base64.
-    gs2_header: &'static [u8; 3],
+    /// `c=` must say this, in base64: the GS2 header and the channel's data.
+    channel: Vec<u8>,
+    bound: bool,
     client_first_bare: Vec<u8>,
     server_first: Vec<u8>,
     nonce: Vec<u8>,
@@ -43,9 +60,14 @@ pub(in crate::auth) struct AwaitClientFinal {
 
 impl ServerFirst {
     /// Answers a client-first message. `nonce` is fresh and printable.
-    pub(in crate::auth) fn answer(verifier: ScramVerifier, message: &[u8], nonce: &str) -> Result<Self, FirstError> {
+    pub(in crate::auth) fn answer(
+        verifier: ScramVerifier,
+        message: &[u8],
+        nonce: &str,
+        binding: &Binding,
+    ) -> Result<Self, FirstError> {
         check_message(message)?;
-        let (gs2_header, bare) = split_gs2(message)?;
+        let (header, bare) = split_gs2(message, binding)?;
         if bare.starts_with(b"m=") {
             return Err(FirstError::Extension);
         }
@@ -59,7 +81,11 @@ impl ServerFirst {
         reply.extend_from_slice(format!(",s={},i={}", STANDARD.encode(&verifier.salt), verifier.iterations).as_bytes());
         let next = AwaitClientFinal {
             verifier,
-            gs2_header,
+            channel: match binding {
+                Binding::To(data) => [header, data].concat(),
+                Binding::NotOffered | Binding::NotChosen => header.to_vec(),
+            },
+            bound: matches!(binding, Binding::To(_)),
             client_first_bare: bare.to_vec(),
             server_first: reply.clone(),
             nonce,
@@ -68,18 +94,30 @@ impl ServerFirst {
     }
 }
 
-fn split_gs2(message: &[u8]) -> Result<(&'static [u8; 3], &[u8]), FirstError> {
-    // 'y': the client could bind to the channel and thinks that we cannot. Right, we did not offer it.
-    let header: &[u8; 3] = match message.first() {
-        Some(b'n') => b"n,,",
-        Some(b'y') => b"y,,",
-        Some(b'p') => return Err(Flaw::ChannelBindingData.into()),
+/// The GS2 header and what follows it, as `read_client_first_message` of PostgreSQL's
+/// `auth-scram.c` checks it.
+fn split_gs2<'m>(message: &'m [u8], binding: &Binding) -> Result<(&'m [u8], &'m [u8]), FirstError> {
+    let bound = matches!(binding, Binding::To(_));
+    let flag_len = match message.first() {
+        Some(b'n' | b'y') if bound => return Err(Flaw::ChannelBindingMissing.into()),
+        // The client could bind and thinks that we cannot: somebody has taken our offer away.
+        Some(b'y') if *binding == Binding::NotChosen => return Err(FirstError::Downgrade),
+        Some(b'n' | b'y') => 1,
+        Some(b'p') if !bound => return Err(Flaw::ChannelBindingData.into()),
+        Some(b'p') => {
+            let end = message.iter().position(|byte| *byte == b',').ok_or(Flaw::ChannelBindingFlag)?;
+            let kind = message[..end].strip_prefix(b"p=").ok_or(Flaw::ChannelBindingFlag)?;
+            if kind != CHANNEL_BINDING.as_bytes() {
+                return Err(FirstError::BindingType(String::from_utf8_lossy(kind).escape_debug().to_string().into()));
+            }
+            end
+        }
         _ => return Err(Flaw::ChannelBindingFlag.into()),
     };
-    match message.strip_prefix(header) {
-        Some(bare) => Ok((header, bare)),
-        None if message[1..].starts_with(b",a=") => Err(FirstError::AuthorizationIdentity),
-        None => Err(Flaw::ChannelBindingFlag.into()),
+    match &message[flag_len..] {
+        [b',', b',', ..] => Ok(message.split_at(flag_len + 2)),
+        [b',', b'a', ..] => Err(FirstError::AuthorizationIdentity),
+        _ => Err(Flaw::ChannelBindingFlag.into()),
     }
 }
 
@@ -89,8 +127,9 @@ impl AwaitClientFinal {
     pub(in crate::auth) fn check(self, message: &[u8]) -> Result<Option<(Vec<u8>, ScramKeys)>, Flaw> {
         check_message(message)?;
         let mut attributes = Attributes::new(message);
-        if attributes.take(b'c')? != STANDARD.encode(self.gs2_header).as_bytes() {
-            return Err(Flaw::ChannelBindingMismatch);
+        let channel = STANDARD.encode(&self.channel);
+        if !bool::from(attributes.take(b'c')?.ct_eq(channel.as_bytes())) {
+            return Err(if self.bound { Flaw::ChannelBindingForged } else { Flaw::ChannelBindingMismatch });
         }
         if attributes.take(b'r')? != self.nonce {
             return Err(Flaw::NonceMismatch);
@@ -124,7 +163,7 @@ mod tests {
     fn rfc7677() -> ServerFirst {
         let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
         let verifier = ScramVerifier::derive(b"pencil", &salt, 4096);
-        ServerFirst::answer(verifier, CLIENT_FIRST, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0").unwrap()
+        ServerFirst::answer(verifier, CLIENT_FIRST, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0", &Binding::NotOffered).unwrap()
     }
 
     #[test]
@@ -176,7 +215,7 @@ mod tests {
     fn first_messages_that_ask_for_too_much() {
         let answer = |message: &[u8]| {
             let verifier = ScramVerifier::derive(b"pencil", b"salt", 1);
-            ServerFirst::answer(verifier, message, "nonce").map(|first| first.message)
+            ServerFirst::answer(verifier, message, "nonce", &Binding::NotOffered).map(|first| first.message)
         };
         assert!(answer(b"n,,n=,r=abc").is_ok());
         assert!(answer(b"y,,n=,r=abc").is_ok(), "we did not offer channel binding");
@@ -194,5 +233,56 @@ mod tests {
         assert_eq!(answer(b""), Err(Flaw::TooShort.into()));
         let long = [b"n,,n=,r=".as_slice(), &[b'a'; 2000]].concat();
         assert_eq!(answer(&long), Err(Flaw::TooLong.into()));
+    }
+
+    #[test]
+    fn channel_binding_is_checked_as_rfc_5802_and_postgresql_do() {
+        let certificate: Arc<[u8]> = Arc::from(&b"hash of a certificate"[..]);
+        let answer = |message: &[u8], binding: &Binding| {
+            let verifier = ScramVerifier::derive(b"pencil", b"salt", 1);
+            ServerFirst::answer(verifier, message, "nonce", binding).map(|first| (first.next.channel, first.next.bound))
+        };
+        let (none, plain, bound) = (Binding::NotOffered, Binding::NotChosen, Binding::To(Arc::clone(&certificate)));
+        assert_eq!(answer(b"y,,n=,r=abc", &none), Ok((b"y,,".to_vec(), false)), "right: we cannot");
+        assert_eq!(answer(b"n,,n=,r=abc", &plain), Ok((b"n,,".to_vec(), false)));
+        assert_eq!(answer(b"y,,n=,r=abc", &plain), Err(FirstError::Downgrade));
+        let wanted = [&b"p=tls-server-end-point,,"[..], &certificate].concat();
+        assert_eq!(answer(b"p=tls-server-end-point,,n=,r=abc", &bound), Ok((wanted, true)));
+        for flag in ["n", "y"] {
+            let message = format!("{flag},,n=,r=abc");
+            assert_eq!(answer(message.as_bytes(), &bound), Err(Flaw::ChannelBindingMissing.into()));
+        }
+        for binding in [&none, &plain] {
+            let refused = answer(b"p=tls-server-end-point,,n=,r=abc", binding);
+            assert_eq!(refused, Err(Flaw::ChannelBindingData.into()));
+        }
+        assert_eq!(answer(b"p=tls-unique,,n=,r=abc", &bound), Err(FirstError::BindingType("tls-unique".into())));
+        assert_eq!(answer(b"p=tls-server-end-point,a=x,n=,r=abc", &bound), Err(FirstError::AuthorizationIdentity));
+        assert_eq!(answer(b"p,,n=,r=abc", &bound), Err(Flaw::ChannelBindingFlag.into()));
+        assert_eq!(answer(b"p=tls-server-end-point", &bound), Err(Flaw::ChannelBindingFlag.into()));
+    }
+
+    /// Somebody in between shows another certificate than ours, and passes everything on.
+    #[test]
+    fn a_proof_for_another_channel_does_not_get_in() {
+        let salted = super::super::salted_password(b"pencil", b"salt", 1);
+        let client_key = super::super::client_key(&salted);
+        let header = "p=tls-server-end-point,,";
+        let run = |seen_by_client: &[u8], ours: &[u8]| {
+            let verifier = ScramVerifier::derive(b"pencil", b"salt", 1);
+            let first = format!("{header}n=,r=abc");
+            let binding = Binding::To(Arc::from(ours));
+            let server = ServerFirst::answer(verifier, first.as_bytes(), "nonce", &binding).unwrap();
+            let channel = STANDARD.encode([header.as_bytes(), seen_by_client].concat());
+            let without_proof = format!("c={channel},r=abcnonce");
+            let bare = &first.as_bytes()[header.len()..];
+            let auth_message: [&[u8]; 5] = [bare, b",", &server.message, b",", without_proof.as_bytes()];
+            let proof = xor(&client_key, &hmac_sha256(&*hash(&client_key), &auth_message));
+            let message = format!("{without_proof},p={}", STANDARD.encode(*proof));
+            server.next.check(message.as_bytes()).map(|checked| checked.is_some())
+        };
+        assert_eq!(run(b"certificate", b"certificate"), Ok(true));
+        assert_eq!(run(b"forged", b"certificate"), Err(Flaw::ChannelBindingForged));
+        assert_eq!(run(b"", b"certificate"), Err(Flaw::ChannelBindingForged));
     }
 }

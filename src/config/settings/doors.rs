@@ -9,6 +9,11 @@ use super::{DAY, GIB, HOUR, KIB, Kind, Section, Shape, Shown};
 use super::{count, duration, duration_or_off, live, row, size};
 use crate::config::AuthMethod;
 use crate::config::choice::Choice;
+use std::path::PathBuf;
+
+fn shown_path(path: Option<&PathBuf>) -> String {
+    path.map(|path| path.display().to_string()).unwrap_or_default()
+}
 
 pub(super) static SERVER: Section = Section {
     path: "server",
@@ -111,13 +116,27 @@ pub(super) static AUTH: Section = Section {
             Kind::Word(AuthMethod::WORDS),
             Toml(r#""scram-sha-256""#),
             Whole(|c| Shown::of(c.auth.method.word())),
-            "What clients are asked for. trust asks for nothing.",
+            "What clients are asked for, without hba_file. trust asks for nothing.",
+        ),
+        live(
+            "hba_file",
+            Kind::Path,
+            Told("none: method counts for everybody", r#""pg_hba.conf""#),
+            Whole(|c| Shown::Text(shown_path(c.auth.hba_file.as_ref()))),
+            "Rules of who may log in from where and how, in the format of PostgreSQL's pg_hba.conf.",
+        ),
+        live(
+            "ident_file",
+            Kind::Path,
+            Told("none", r#""pg_ident.conf""#),
+            Whole(|c| Shown::Text(shown_path(c.auth.ident_file.as_ref()))),
+            "Maps of system users and certificates to roles, for map= in hba_file, in the format of pg_ident.conf.",
         ),
         live(
             "userlist",
             Kind::Path,
             Told("none", r#""userlist.txt""#),
-            Whole(|c| Shown::Text(c.auth.userlist.as_ref().map(|p| p.display().to_string()).unwrap_or_default())),
+            Whole(|c| Shown::Text(shown_path(c.auth.userlist.as_ref()))),
             "File of \"name\" \"secret\" lines, as PgBouncer's auth_file.",
         ),
         live(
@@ -158,9 +177,23 @@ pub(super) static AUTH: Section = Section {
         live(
             "auth_query_ttl",
             duration(0, DAY),
-            Toml(r#""10s""#),
+            Toml(r#""0s""#),
             Whole(|c| Shown::duration(c.auth.auth_query_ttl)),
-            "How long an answer of auth_query is kept. \"0s\": asked at each login.",
+            "How long an answer of auth_query is kept. \"0s\": asked at each login, so that a new password counts at once.",
+        ),
+        live(
+            "failed_logins_per_address",
+            count(0, 1_000_000),
+            Toml("600"),
+            Whole(|c| Shown::of(c.auth.failed_logins_per_address)),
+            "Failed logins per minute from one address (IPv6: /64) before answers to failures come late; at twice as many its logins are refused for a while. 0: no limit.",
+        ),
+        live(
+            "failed_logins_per_user",
+            count(0, 1_000_000),
+            Toml("120"),
+            Whole(|c| Shown::of(c.auth.failed_logins_per_user)),
+            "Failed logins per minute as one user before answers to failures come late; right passwords are never held up. 0: no limit.",
         ),
     ],
 };
