@@ -9,6 +9,11 @@
 
 mod support;
 
+#[path = "hba/passwords.rs"]
+mod passwords;
+#[path = "hba/tls.rs"]
+mod tls;
+
 use pgregent::demo::cluster::{Cluster, ClusterOptions, Node};
 use std::fs;
 use std::net::Ipv4Addr;
