@@ -16,6 +16,7 @@ for major in "$@"; do
     cp -a "${bin%/bin}" "$copies/$major"
     echo "test-matrix: $("$bin/postgres" --version)"
     PGREGENT_PG_BIN="$copies/$major/bin" cargo test --test cluster ${MATRIX_TESTS:-}
+    PGREGENT_PG_BIN="$copies/$major/bin" cargo test --test hba
     # The packages hold no pg_rewind, which one of these tests is about.
     PGREGENT_PG_BIN="$copies/$major/bin" cargo test --test failover_postgres -- --test-threads 2 --skip an_old_primary
 done

@@ -203,7 +203,7 @@ fn keywords_quotes_comments_and_lines_that_go_on() {
 }
 
 #[test]
-fn included_lists_andfiles() {
+fn included_lists_and_files() {
     let files = Files::new();
     let names = files.write("names", "joe, ann # people\n\"odd, name\"\n");
     let everybody = Command::new("chmod").args(["-R", "a+rX"]).arg(&files.0).status().unwrap();
@@ -220,6 +220,32 @@ fn included_lists_andfiles() {
         files.0.display()
     );
     assert_eq!(compare(&text, &[HOME]), 2);
+}
+
+#[test]
+fn replication_has_rules_of_its_own() {
+    let _alone = JUDGING.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = format!(
+        "{ALWAYS}host all all all reject\nhost replication ann 127.0.0.1/32 scram-sha-256\n\
+                        host replication boss 127.0.0.1/32 reject\n"
+    );
+    judge_by(&text, "");
+    let files = Files::new();
+    let proxy = ready(proxy(&files.write("hba", &text)));
+    for (user, password) in [("joe", "pencil"), ("boss", "pencil"), ("ann", "pen"), ("nobody", "pen")] {
+        for mode in ["true", "database"] {
+            let refused = |port: u16| {
+                let login = Login::new(user, password, "app").with("replication", mode);
+                match RawClient::login(port, &login) {
+                    Err(Gone::Refused(fields)) => format!("{} {}", fields.sqlstate(), fields.message()),
+                    Err(gone) => panic!("{user}: {gone:?}"),
+                    Ok(_) => panic!("{user} got in"),
+                }
+            };
+            let (ours, theirs) = (refused(proxy.port), refused(node(&BENCH.judge).port()));
+            assert_eq!(ours, theirs, "{user}, replication={mode}");
+        }
+    }
 }
 
 #[test]
