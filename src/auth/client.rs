@@ -7,6 +7,7 @@
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 use super::code;
 use super::error::{AuthError, Flaw, NodeMethod, NodeRefusal};
@@ -53,7 +54,7 @@ pub enum ClientStep {
     /// Nothing to send; wait for the node's next message.
     Continue,
     /// Send this body as a 'p' message.
-    Send(Vec<u8>),
+    Send(Zeroizing<Vec<u8>>),
     /// The node let us in (AuthenticationOk).
     Ok,
 }
@@ -136,7 +137,7 @@ impl ClientExchange {
             (code::SASL_CONTINUE, State::ScramFirst(scram)) => {
                 let (next, message) = scram.answer(data)?;
                 self.state = State::ScramFinal(next);
-                Ok(ClientStep::Send(message))
+                Ok(ClientStep::Send(Zeroizing::new(message)))
             }
             (code::SASL_FINAL, State::ScramFinal(scram)) => {
                 scram.check(data)?;
@@ -149,10 +150,11 @@ impl ClientExchange {
     }
 
     fn send_password(&mut self) -> Result<ClientStep, NodeRefusal> {
-        match &self.credential {
-            NodeCredential::Password(password) => Ok(self.send_text(password.expose().to_owned())),
-            credential => Err(unfit(credential, NodeMethod::Password)),
-        }
+        let password = match &self.credential {
+            NodeCredential::Password(password) => password.clone(),
+            credential => return Err(unfit(credential, NodeMethod::Password)),
+        };
+        Ok(self.send_text(password.expose()))
     }
 
     fn send_md5(&mut self, data: &[u8]) -> Result<ClientStep, NodeRefusal> {
@@ -163,14 +165,12 @@ impl ClientExchange {
             NodeCredential::Md5(hash) => hash.clone(),
             credential => return Err(unfit(credential, NodeMethod::Md5)),
         };
-        Ok(self.send_text(md5::response(hash.expose(), challenge)))
+        Ok(self.send_text(&md5::response(hash.expose(), challenge)))
     }
 
-    fn send_text(&mut self, text: String) -> ClientStep {
+    fn send_text(&mut self, text: &str) -> ClientStep {
         self.state = State::AwaitOk;
-        let mut body = text.into_bytes();
-        body.push(0);
-        ClientStep::Send(body)
+        ClientStep::Send(Zeroizing::new([text.as_bytes(), b"\0"].concat()))
     }
 
     fn begin_scram(&mut self, offered: &[u8]) -> Result<ClientStep, NodeRefusal> {
@@ -194,7 +194,8 @@ impl ClientExchange {
         let (next, message) = AwaitServerFirst::begin(secret, binding, scram::nonce_of(rand::random()));
         self.state = State::ScramFirst(next);
         let length = u32::try_from(message.len()).map_err(|_| NodeRefusal::Malformed(Flaw::TooLong))?;
-        Ok(ClientStep::Send([mechanism.as_bytes(), b"\0", &length.to_be_bytes(), &message].concat()))
+        let body = [mechanism.as_bytes(), b"\0", &length.to_be_bytes(), &message].concat();
+        Ok(ClientStep::Send(Zeroizing::new(body)))
     }
 }
 

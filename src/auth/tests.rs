@@ -1,6 +1,7 @@
 //! Whole logins in memory: our client's side against our server's side, and broken messages.
 
 use proptest::prelude::*;
+use std::sync::Arc;
 
 use super::*;
 use crate::config::{AuthMethod, Secret};
@@ -181,7 +182,7 @@ fn up_to_final(stored: Option<&StoredSecret>) -> (ServerExchange, Vec<u8>) {
     let Ok(ClientStep::Send(initial)) = client.on_auth(&offer) else { panic!("no initial response") };
     let Ok(ServerStep::Send(first)) = server.step(&initial) else { panic!("no server-first") };
     let Ok(ClientStep::Send(last)) = client.on_auth(&first) else { panic!("no client-final") };
-    (server, last)
+    (server, last.to_vec())
 }
 
 #[test]
@@ -361,4 +362,62 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
         message
     });
     prop_oneof![prop::collection::vec(any::<u8>(), 0..80), broken]
+}
+
+/// A login of ours to a server of ours, each with what it knows of the channel: the mechanism chosen, if it succeeds.
+fn over(channel: NodeChannel, end_point: Option<Arc<[u8]>>) -> Result<String, AuthError> {
+    let stored = plain("pencil");
+    let (mut server, step) = ServerExchange::begin(AuthMethod::ScramSha256, "joe", Some(&stored), &SEED, end_point);
+    let mut client = ClientExchange::new("joe", &password("pencil")).over(channel);
+    let ServerStep::Send(offer) = step else { panic!("{step:?}") };
+    let ClientStep::Send(initial) = client.on_auth(&offer)? else { panic!("no initial response") };
+    let mechanism = initial.split(|byte| *byte == 0).next().unwrap_or_default();
+    let mechanism = String::from_utf8_lossy(mechanism).into_owned();
+    let ServerStep::Send(first) = server.step(&initial)? else { panic!("no server-first") };
+    let ClientStep::Send(last) = client.on_auth(&first)? else { panic!("no client-final") };
+    let ServerStep::SendAndDone(last, _) = server.step(&last)? else { panic!("no server-final") };
+    assert_eq!(client.on_auth(&last)?, ClientStep::Continue);
+    Ok(mechanism)
+}
+
+#[test]
+fn we_bind_to_a_node_s_channel_where_both_can() {
+    let hash: Arc<[u8]> = Arc::from([7; 32]);
+    let other: Arc<[u8]> = Arc::from([8; 32]);
+    let plus = Ok("SCRAM-SHA-256-PLUS".to_owned());
+    let plain = Ok("SCRAM-SHA-256".to_owned());
+    let refused = |why| Err(AuthError::Node { user: "joe".into(), why });
+    let preferred = |hash: &Arc<[u8]>| NodeChannel::Preferred(Arc::clone(hash));
+    let required = |hash: &Arc<[u8]>| NodeChannel::Required(Some(Arc::clone(hash)));
+    assert_eq!(over(preferred(&hash), Some(Arc::clone(&hash))), plus);
+    assert_eq!(over(required(&hash), Some(Arc::clone(&hash))), plus);
+    assert_eq!(over(preferred(&hash), None), plain);
+    assert_eq!(over(NodeChannel::None, Some(Arc::clone(&hash))), plain);
+    assert_eq!(over(required(&hash), None), refused(NodeRefusal::NoChannelBinding));
+    assert_eq!(over(NodeChannel::Required(None), Some(Arc::clone(&hash))), refused(NodeRefusal::NoChannelBinding));
+    // Somebody in between with a certificate of its own.
+    assert_eq!(over(preferred(&other), Some(Arc::clone(&hash))), Err(AuthError::ChannelBindingFailed));
+}
+
+#[test]
+fn where_binding_is_required_nothing_else_is_answered() {
+    for body in [&b"\0\0\0\0"[..], b"\0\0\0\x03", b"\0\0\0\x05abcd", b"\0\0\0\nSCRAM-SHA-256\0\0"] {
+        let mut client = ClientExchange::new("joe", &password("pencil")).over(NodeChannel::Required(None));
+        let refused = client.on_auth(body);
+        assert_eq!(
+            refused,
+            Err(AuthError::Node { user: "joe".into(), why: NodeRefusal::NoChannelBinding }),
+            "{body:?}"
+        );
+    }
+}
+
+#[test]
+fn a_proof_that_was_refused_is_not_shown_again() {
+    for body in [&b"\0\0\0\x03"[..], b"\0\0\0\x05abcd", b"\0\0\0\nSCRAM-SHA-256\0\0"] {
+        let refused = ClientExchange::new("joe", &NodeCredential::Outdated).on_auth(body);
+        assert_eq!(refused, Err(AuthError::Node { user: "joe".into(), why: NodeRefusal::KeysDoNotFit }), "{body:?}");
+    }
+    let trusted = ClientExchange::new("joe", &NodeCredential::Outdated).on_auth(&[0; 4]);
+    assert_eq!(trusted, Ok(ClientStep::Ok), "a node that trusts asks for nothing");
 }

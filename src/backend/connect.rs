@@ -6,7 +6,7 @@
 
 use super::query::{ReadError, next_message};
 use super::{Backend, BackendControl, Parameters, Pipeline, Settings, Statements};
-use crate::auth::{AuthError, ClientExchange, ClientStep, NodeCredential};
+use crate::auth::{AuthError, ClientExchange, ClientStep, NodeChannel, NodeCredential};
 use crate::clock::Clock;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
 use crate::ids::{BackendId, NodeId};
@@ -16,6 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
 
 /// Longest message believed before the session begins, bytes (libpq allows 30000 for most).
 const LOGIN_MESSAGE_MAX: usize = 64 * 1024;
@@ -205,7 +206,10 @@ struct Greeter {
 
 impl Greeter {
     fn new(stream: Stream, login: &Login) -> Self {
-        let exchange = ClientExchange::new(&login.user, &login.credential);
+        // As libpq by default: bound to the channel if there is one and the node offers it.
+        let end_point = stream.tls_info().and_then(|tls| tls.server_end_point.clone());
+        let channel = end_point.map_or(NodeChannel::None, NodeChannel::Preferred);
+        let exchange = ClientExchange::new(&login.user, &login.credential).over(channel);
         Self { stream, exchange, input: Vec::with_capacity(1024), parameters: Parameters::default(), key: None }
     }
 
@@ -247,7 +251,8 @@ impl Greeter {
         match self.exchange.on_auth(body).map_err(|err| ConnectError::Auth(Arc::new(err)))? {
             ClientStep::Continue | ClientStep::Ok => Ok(()),
             ClientStep::Send(answer) => {
-                let mut out = Vec::with_capacity(answer.len() + HEADER_LEN);
+                // It may be a password: no copy of it stays behind.
+                let mut out = Zeroizing::new(Vec::with_capacity(answer.len() + HEADER_LEN));
                 encode::password(&mut out, &answer);
                 self.stream.write_all(&out).await.map_err(|err| socket_error(&err))
             }
