@@ -27,7 +27,7 @@ fn main() {
     });
     group.bench_function("prepared_one_row", |bench| {
         bench.iter(|| {
-            for owed in [Owed::Bind, Owed::Execute, Owed::Sync { swallow: false }] {
+            for owed in [Owed::Bind { id: 0 }, Owed::Execute, Owed::Sync { swallow: false }] {
                 pipeline.push(owed);
             }
             answer(&mut pipeline, black_box(b"2DCZ"));
@@ -35,9 +35,12 @@ fn main() {
     });
     group.bench_function("error_skips_to_sync", |bench| {
         bench.iter(|| {
-            for owed in
-                [Owed::Parse { swallow: false, id: 0 }, Owed::Bind, Owed::Execute, Owed::Sync { swallow: false }]
-            {
+            for owed in [
+                Owed::Parse { swallow: false, id: 0 },
+                Owed::Bind { id: 0 },
+                Owed::Execute,
+                Owed::Sync { swallow: false },
+            ] {
                 pipeline.push(owed);
             }
             answer(&mut pipeline, black_box(b"EZ"));

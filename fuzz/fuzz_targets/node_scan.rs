@@ -39,8 +39,8 @@ fn reply_queue(tags: &[u8]) {
     let mut pipeline = Pipeline::default();
     for owed in [
         Owed::Parse { swallow: true, id: 7 },
-        Owed::Bind,
-        Owed::Describe,
+        Owed::Bind { id: 0 },
+        Owed::Describe { swallow: false, id: 0 },
         Owed::Execute,
         Owed::InventClose,
         Owed::Sync { swallow: false },

@@ -27,9 +27,17 @@ pub enum Owed {
         id: u64,
     },
     /// Bind: BindComplete.
-    Bind,
+    Bind {
+        /// Number of the statement that is bound, 0 if it is none that is shared.
+        id: u64,
+    },
     /// Describe: NoData or RowDescription (ParameterDescription before it does not end it).
-    Describe,
+    Describe {
+        /// Ours, not the client's.
+        swallow: bool,
+        /// Number of the statement that is described, 0 if it is none that is shared.
+        id: u64,
+    },
     /// Execute: CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
     /// Close: CloseComplete.
@@ -42,6 +50,8 @@ pub enum Owed {
         /// Ours, not the client's.
         swallow: bool,
     },
+    /// A Parse that must fail: the client gets an error of ours in place of the node's.
+    Refusal,
     /// Nothing was sent: the client gets ParseComplete in its turn.
     InventParse,
     /// Nothing was sent: the client gets CloseComplete in its turn.
@@ -61,6 +71,7 @@ impl Owed {
             Self::Query { swallow: true }
                 | Self::Parse { swallow: true, .. }
                 | Self::Close { swallow: true }
+                | Self::Describe { swallow: true, .. }
                 | Self::Sync { swallow: true }
         )
     }
@@ -190,10 +201,10 @@ impl Pipeline {
             }
             ERROR => Ok(self.on_error(front)),
             PARSE_COMPLETE if matches!(front, Owed::Parse { .. }) => self.pop(),
-            BIND_COMPLETE if front == Owed::Bind => self.pop(),
+            BIND_COMPLETE if matches!(front, Owed::Bind { .. }) => self.pop(),
             CLOSE_COMPLETE if matches!(front, Owed::Close { .. }) => self.pop(),
-            NO_DATA | ROW_DESCRIPTION if front == Owed::Describe => self.pop(),
-            PARAMETER_DESCRIPTION if front == Owed::Describe => Ok(Reply::Forward),
+            NO_DATA | ROW_DESCRIPTION if matches!(front, Owed::Describe { .. }) => self.pop(),
+            PARAMETER_DESCRIPTION if matches!(front, Owed::Describe { .. }) => Ok(kept(front)),
             COMMAND_COMPLETE | EMPTY_QUERY | PORTAL_SUSPENDED if front == Owed::Execute => {
                 self.copy_in = false;
                 self.pop()
@@ -299,7 +310,7 @@ mod tests {
 
     #[test]
     fn an_injected_parse_stays_invisible() {
-        let mut p = pipeline(&[Owed::Parse { swallow: true, id: 7 }, Owed::Bind, Owed::Execute, SYNC]);
+        let mut p = pipeline(&[Owed::Parse { swallow: true, id: 7 }, Owed::Bind { id: 0 }, Owed::Execute, SYNC]);
         let got: Vec<_> = b"12DCZ".iter().map(|tag| p.on_reply(*tag).unwrap()).collect();
         assert_eq!(got, [Reply::Swallow, Reply::Forward, Reply::Forward, Reply::Forward, Reply::Forward]);
         assert!(p.is_empty());
@@ -307,17 +318,23 @@ mod tests {
 
     #[test]
     fn an_error_skips_to_the_sync_and_forgets_the_parse() {
-        let mut p = pipeline(&[Owed::Parse { swallow: false, id: 7 }, Owed::InventParse, Owed::Bind, SYNC, Owed::Bind]);
+        let mut p = pipeline(&[
+            Owed::Parse { swallow: false, id: 7 },
+            Owed::InventParse,
+            Owed::Bind { id: 0 },
+            SYNC,
+            Owed::Bind { id: 0 },
+        ]);
         assert_eq!(p.on_reply(b'E'), Ok(Reply::Forward));
         assert_eq!(p.take_failed(), Some(7));
         assert_eq!(p.front(), Some(SYNC));
         assert_eq!(p.on_reply(b'Z'), Ok(Reply::Forward));
-        assert_eq!(p.front(), Some(Owed::Bind));
+        assert_eq!(p.front(), Some(Owed::Bind { id: 0 }));
     }
 
     #[test]
     fn a_hidden_close_that_never_ran_is_told() {
-        let mut p = pipeline(&[Owed::Bind, Owed::Close { swallow: true }, SYNC]);
+        let mut p = pipeline(&[Owed::Bind { id: 0 }, Owed::Close { swallow: true }, SYNC]);
         p.on_reply(b'E').unwrap();
         assert!(p.take_unclosed() && !p.take_unclosed());
     }
@@ -325,14 +342,14 @@ mod tests {
     #[test]
     fn a_reply_nobody_asked_for_is_refused() {
         assert_eq!(pipeline(&[]).on_reply(b'Z'), Err(Unexpected('Z')));
-        assert_eq!(pipeline(&[Owed::Bind]).on_reply(b'1'), Err(Unexpected('1')));
+        assert_eq!(pipeline(&[Owed::Bind { id: 0 }]).on_reply(b'1'), Err(Unexpected('1')));
         assert_eq!(pipeline(&[SYNC]).on_reply(b'D'), Err(Unexpected('D')));
         assert_eq!(pipeline(&[Owed::Execute]).on_reply(b'Z'), Err(Unexpected('Z')));
     }
 
     #[test]
     fn a_sync_during_copy_is_not_owed() {
-        let mut p = pipeline(&[Owed::Bind, Owed::Execute, SYNC]);
+        let mut p = pipeline(&[Owed::Bind { id: 0 }, Owed::Execute, SYNC]);
         p.on_reply(b'2').unwrap();
         p.on_reply(b'G').unwrap();
         assert_eq!(p.len(), 1);
@@ -358,7 +375,7 @@ mod tests {
 
     #[test]
     fn invented_replies_wait_for_their_turn() {
-        let mut p = pipeline(&[Owed::Bind, Owed::InventParse, Owed::InventClose, SYNC]);
+        let mut p = pipeline(&[Owed::Bind { id: 0 }, Owed::InventParse, Owed::InventClose, SYNC]);
         assert_eq!(p.take_invented(), None);
         p.on_reply(b'2').unwrap();
         assert_eq!(p.take_invented(), Some(Owed::InventParse));

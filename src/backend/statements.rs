@@ -112,6 +112,9 @@ impl Table {
     }
 }
 
+/// In place of a number of schema changes: the plan is of no use.
+const OUTDATED: u64 = 0;
+
 /// What one backend knows.
 #[derive(Debug)]
 pub struct Statements {
@@ -128,6 +131,8 @@ struct Known {
     last_used: u64,
     /// The number of schema changes when it was parsed there.
     schema: u64,
+    /// What its rows look like there, if it was described.
+    rows: Option<u64>,
     statement: Arc<Statement>,
 }
 
@@ -144,7 +149,7 @@ impl Statements {
         match self.known.get_mut(&id) {
             Some(known) => {
                 known.last_used = self.tick;
-                true
+                known.schema != OUTDATED
             }
             None => false,
         }
@@ -170,8 +175,29 @@ impl Statements {
             None
         };
         self.tick += 1;
-        self.known.insert(statement.id, Known { last_used: self.tick, schema, statement: Arc::clone(statement) });
+        self.known
+            .insert(statement.id, Known { last_used: self.tick, schema, rows: None, statement: Arc::clone(statement) });
         victim
+    }
+
+    /// What the rows of a statement look like there, if it was described since it was parsed.
+    #[must_use]
+    pub fn rows(&self, id: u64) -> Option<u64> {
+        self.known.get(&id)?.rows
+    }
+
+    /// Notes what the rows of a statement look like there.
+    pub fn note_rows(&mut self, id: u64, rows: u64) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.rows = Some(rows);
+        }
+    }
+
+    /// The backend's plan of this statement is of no use: it must be parsed anew.
+    pub fn outdate(&mut self, id: u64) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.schema = OUTDATED;
+        }
     }
 
     /// Notes that a Parse failed or never ran.

@@ -257,6 +257,7 @@ impl Session {
             hidden: VecDeque::new(),
             refused: None,
             guarded: false,
+            describing: false,
             gate: if alone { Gate::OneRead } else { Gate::Free },
             rerouting: false,
             used: false,

@@ -271,6 +271,7 @@ impl Attachment {
     /// Must nothing more be sent, because the session's settings were refused or are not known to be made?
     fn is_held_up(&self) -> bool {
         self.refused.is_some()
+            || self.describing
             || self.guarded && self.hidden.iter().any(|hidden| matches!(hidden, Hidden::Settings | Hidden::Begin))
     }
 }

@@ -149,6 +149,8 @@ struct Attachment {
     refused: Option<Box<[u8]>>,
     /// Nothing of the client's may be sent before the session's settings are known to be made.
     guarded: bool,
+    /// It has been asked what a statement's rows look like.
+    describing: bool,
     gate: Gate,
     /// The session knows that the node wants this unit elsewhere; everything up to its end is hidden.
     rerouting: bool,

@@ -34,6 +34,15 @@ pub struct Unnamed {
     pub serial: u64,
 }
 
+/// What a client knows of a statement.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// The number of schema changes when it parsed it.
+    pub schema: u64,
+    /// What its rows look like, as the client was told by Describe.
+    pub rows: Option<u64>,
+}
+
 /// The client's statements.
 #[derive(Debug, Default)]
 pub struct Prepared {
@@ -41,6 +50,8 @@ pub struct Prepared {
     /// Texts of PREPARE by name: SQL-level statements.
     sql: HashMap<Box<str>, Arc<[u8]>, foldhash::fast::RandomState>,
     changes: VecDeque<Change>,
+    /// What the client knows of its statements, by number.
+    told: HashMap<u64, Told, foldhash::fast::RandomState>,
     /// The unnamed one.
     pub unnamed: Unnamed,
 }
@@ -63,6 +74,27 @@ impl Prepared {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.names.len() + self.sql.len() + self.changes.len() < NAMES_MAX
+    }
+
+    /// What the client knows of a statement.
+    #[must_use]
+    pub fn told(&self, id: u64) -> Option<Told> {
+        self.told.get(&id).copied()
+    }
+
+    /// The client parses a statement under the present schema: what it knew of it does not count any more.
+    pub fn parsed(&mut self, id: u64, schema: u64) {
+        if self.told.len() >= NAMES_MAX {
+            self.told.clear();
+        }
+        self.told.insert(id, Told { schema, rows: None });
+    }
+
+    /// The client is told what a statement's rows look like.
+    pub fn described(&mut self, id: u64, rows: u64) {
+        if let Some(told) = self.told.get_mut(&id) {
+            told.rows = Some(rows);
+        }
     }
 
     /// A Parse of this name is on its way.

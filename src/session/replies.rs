@@ -11,6 +11,7 @@ use super::loss::Loss;
 use super::unit::Unit;
 use super::{Attachment, Gate, Session, Streamed};
 use crate::backend::{Backend, Owed, Parameters, Reply};
+use crate::error::{ClientError, SqlState};
 use crate::metrics::Class;
 use crate::net::Buffer;
 use crate::relay::Scanned;
@@ -21,6 +22,9 @@ use std::sync::Arc;
 
 /// Settings of extensions that are kept in mind until the backend has been asked.
 const SUSPECTS_MAX: usize = 200;
+
+/// Times that one read is run again because of its plan.
+const MENDS_MAX: u32 = 3;
 
 /// What the node's bytes led to.
 #[derive(Debug, PartialEq, Eq)]
@@ -150,6 +154,11 @@ impl Session {
             tags::READY => return self.on_ready(attachment, body),
             _ => {}
         }
+        if matches!(tag, tags::ROW_DESCRIPTION | tags::NO_DATA)
+            && let Some(Owed::Describe { swallow, id }) = front
+        {
+            self.on_description(attachment, swallow, id, bytes);
+        }
         let verdict = attachment.checkout.owed.on_reply(tag).map_err(|_| Loss::Garbage)?;
         if verdict == Reply::Swallow {
             attachment.to_client = Streamed::Swallow;
@@ -175,6 +184,27 @@ impl Session {
             _ => self.decided(),
         }
         Ok(Fate::Forward)
+    }
+
+    /// The node tells what a statement's rows look like: the client is told, or we asked.
+    fn on_description(&mut self, attachment: &mut Attachment, swallow: bool, id: u64, message: &[u8]) {
+        attachment.describing &= !swallow;
+        if id == 0 {
+            return;
+        }
+        match tags::row_shape(message) {
+            Some(rows) => {
+                attachment.checkout.statements.note_rows(id, rows);
+                if !swallow {
+                    self.prepared.described(id, rows);
+                }
+            }
+            // It comes in pieces. Such a client is told nothing that we remember, and is not asked for again.
+            None => {
+                let told = self.prepared.told(id).and_then(|told| told.rows);
+                attachment.checkout.statements.note_rows(id, told.unwrap_or_default());
+            }
+        }
     }
 
     /// The unit's answer is this node's: what was held goes, and the unit's bytes are done with.
@@ -223,6 +253,7 @@ impl Session {
             attachment.checkout.owed.on_reply(tags::ERROR).map_err(|_| Loss::Garbage)?;
             return Ok(Fate::Swallow);
         }
+        self.mend_plan(attachment, front, view.sqlstate);
         let refused = attachment.target.role == Role::Standby && self.outbox.is_holding();
         if refused && let Some(refusal) = StandbyRefusal::of(view.sqlstate) {
             attachment.rerouting = true;
@@ -243,7 +274,14 @@ impl Session {
         if verdict == Reply::Swallow {
             return Ok(Fate::Swallow);
         }
-        let renamed = if attachment.rerouting { None } else { self.rename_error(body) };
+        attachment.describing = false;
+        let renamed = if attachment.rerouting {
+            None
+        } else if front == Some(Owed::Refusal) {
+            Some(changed_rows())
+        } else {
+            self.rename_error(body)
+        };
         attachment.tainted |= attachment.checkout.owed.take_unclosed();
         let undefined = attachment.checkout.owed.take_undefined();
         for _ in 0..attachment.checkout.owed.take_unready() {
@@ -256,6 +294,25 @@ impl Session {
         self.decided();
         self.prepared.abandon(undefined);
         Ok(renamed.map_or(Fate::Forward, Fate::Replace))
+    }
+
+    /// A backend's plan that is of no use any more, or is gone, is none of the client's making: a read of
+    /// which nothing was answered runs again with a new one.
+    fn mend_plan(&mut self, attachment: &mut Attachment, front: Option<Owed>, sqlstate: &[u8]) {
+        let Some(Owed::Bind { id }) = front else { return };
+        if id == 0 || !matches!(sqlstate, b"0A000" | b"26000") {
+            return;
+        }
+        if sqlstate == b"26000" {
+            attachment.checkout.statements.forget(id);
+        } else {
+            attachment.checkout.statements.outdate(id);
+        }
+        if self.outbox.is_holding() && attachment.target.role == Role::Primary && self.attempts < MENDS_MAX {
+            self.attempts += 1;
+            self.deps.metrics.route.reruns.inc("plan_outdated");
+            attachment.rerouting = true;
+        }
     }
 
     /// A name that we gave a statement must not reach the client.
@@ -491,6 +548,14 @@ impl Session {
     fn unit_is_untouched(&self) -> bool {
         !self.unit.begun && self.unit.access == Access::Read && self.unit.effects.is_empty()
     }
+}
+
+/// What PostgreSQL says when a prepared statement's rows have changed.
+fn changed_rows() -> Vec<u8> {
+    let error = ClientError::error(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type");
+    let mut out = Vec::new();
+    encode::error(&mut out, &error);
+    out
 }
 
 /// How string literals read under these parameters.

@@ -74,8 +74,9 @@ impl Session {
         } else {
             let statement = self.deps.statements.intern(view.content, || class);
             let name = view.name.to_vec();
-            self.prepared.defining(&name, Arc::clone(&statement));
             let schema = self.deps.schema();
+            self.prepared.defining(&name, Arc::clone(&statement));
+            self.prepared.parsed(statement.id, schema);
             // What the client parses now must mean what it means now: an older plan may have other columns.
             if attachment.knows(&statement) && attachment.checkout.statements.parsed_under(statement.id) == Some(schema)
             {
@@ -104,7 +105,7 @@ impl Session {
             let portal = view.portal.to_vec();
             self.ensure_unnamed(attachment);
             self.note_bound(attachment, &portal, None);
-            attachment.checkout.owed.push(Owed::Bind);
+            attachment.checkout.owed.push(Owed::Bind { id: 0 });
             return Ok(self.stream(attachment, message));
         }
         let Some(statement) = self.prepared.find(view.statement).cloned() else {
@@ -121,18 +122,23 @@ impl Session {
                 self.unit.add_unknown();
             }
             if let Some(name) = stranger {
-                return Ok(self.bind_as(attachment, message, (portal_len, names_len), &name));
+                return Ok(self.bind_as(attachment, message, (portal_len, names_len), (&name, 0)));
             }
-            attachment.checkout.owed.push(Owed::Bind);
+            attachment.checkout.owed.push(Owed::Bind { id: 0 });
             return Ok(self.stream(attachment, message));
         };
         if self.is_misplaced(attachment, &statement.class) {
             return Ok(Passed::Misplaced);
         }
         let portal = view.portal.to_vec();
+        match self.same_rows(attachment, &statement) {
+            Sameness::Same => {}
+            Sameness::Asked => return Ok(Passed::More(0)),
+            Sameness::Other => return Ok(self.refuse_other_rows(attachment, message)),
+        }
         attachment.know(&statement, self.deps.schema());
         self.note_bound(attachment, &portal, Some(&statement));
-        Ok(self.bind_as(attachment, message, (portal_len, names_len), &statement.backend_name))
+        Ok(self.bind_as(attachment, message, (portal_len, names_len), (&statement.backend_name, statement.id)))
     }
 
     /// Passes a Bind on with another name for its statement. `lens`: bytes of the portal's name, and of
@@ -142,7 +148,7 @@ impl Session {
         attachment: &mut Attachment,
         message: Message,
         lens: (usize, usize),
-        name: &[u8],
+        (name, id): (&[u8], u64),
     ) -> Passed {
         let (portal_len, names_len) = lens;
         let there = self.inbox.bytes(message.at, message.len);
@@ -156,7 +162,7 @@ impl Session {
         out.extend_from_slice(&there[HEADER_LEN + names_len..]);
         attachment.to_node = message.len - there.len();
         let len = there.len();
-        attachment.checkout.owed.push(Owed::Bind);
+        attachment.checkout.owed.push(Owed::Bind { id });
         self.inbox.advance(len);
         Passed::Yes
     }
@@ -233,25 +239,31 @@ impl Session {
                 self.ensure_unnamed(attachment);
             } else if let Some(statement) = self.prepared.find(name).cloned() {
                 attachment.know(&statement, self.deps.schema());
-                return Ok(self.describe_as(attachment, message, &statement.backend_name));
+                return Ok(self.describe_as(attachment, message, &statement.backend_name, statement.id));
             } else if let Some(name) = stranger(name) {
-                return Ok(self.describe_as(attachment, message, &name));
+                return Ok(self.describe_as(attachment, message, &name, 0));
             } else {
                 let name = String::from_utf8_lossy(name).into_owned();
                 self.align_sql(attachment, &name);
             }
         }
-        attachment.checkout.owed.push(Owed::Describe);
+        attachment.checkout.owed.push(Owed::Describe { swallow: false, id: 0 });
         Ok(self.stream(attachment, message))
     }
 
-    pub(super) fn describe_as(&mut self, attachment: &mut Attachment, message: Message, name: &[u8]) -> Passed {
+    pub(super) fn describe_as(
+        &mut self,
+        attachment: &mut Attachment,
+        message: Message,
+        name: &[u8],
+        id: u64,
+    ) -> Passed {
         encode::message(attachment.outbox.tail(), frontend::DESCRIBE, |out| {
             out.push(b'S');
             out.extend_from_slice(name);
             out.push(0);
         });
-        attachment.checkout.owed.push(Owed::Describe);
+        attachment.checkout.owed.push(Owed::Describe { swallow: false, id });
         self.inbox.advance(message.len);
         Passed::Yes
     }
@@ -275,6 +287,59 @@ impl Session {
         }
         attachment.checkout.owed.push(Owed::Close { swallow: false });
         Ok(self.stream(attachment, message))
+    }
+}
+
+/// Would a statement's rows be those that the client was told?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sameness {
+    /// They would, or it was told nothing.
+    Same,
+    /// The backend has been asked; its answer is awaited.
+    Asked,
+    /// They would not.
+    Other,
+}
+
+impl Session {
+    /// A client that was told what a statement's rows look like decodes them by that. Where PostgreSQL's own
+    /// plan would find out that they have changed ("cached plan must not change result type"), ours may be
+    /// another one: parsed later, or on a backend that did not know the statement. So that is asked first.
+    fn same_rows(&mut self, attachment: &mut Attachment, statement: &Arc<Statement>) -> Sameness {
+        let Some(told) = self.prepared.told(statement.id) else { return Sameness::Same };
+        let Some(rows) = told.rows else { return Sameness::Same };
+        let known = attachment.knows(statement);
+        let statements = &attachment.checkout.statements;
+        match statements.rows(statement.id).filter(|_| known) {
+            Some(there) if there == rows => return Sameness::Same,
+            Some(_) => return Sameness::Other,
+            None if known && statements.parsed_under(statement.id) == Some(told.schema) => return Sameness::Same,
+            None => {}
+        }
+        attachment.know(statement, self.deps.schema());
+        encode::message(attachment.outbox.tail(), frontend::DESCRIBE, |out| {
+            out.push(b'S');
+            out.extend_from_slice(&statement.backend_name);
+            out.push(0);
+        });
+        encode::bare(attachment.outbox.tail(), frontend::FLUSH);
+        attachment.checkout.owed.push(Owed::Describe { swallow: true, id: statement.id });
+        attachment.describing = true;
+        self.unit.begun = true;
+        Sameness::Asked
+    }
+
+    /// Answers a Bind as PostgreSQL would. The node is given something to refuse in its place, so that a
+    /// transaction fails and the batch is skipped there as well.
+    fn refuse_other_rows(&mut self, attachment: &mut Attachment, message: Message) -> Passed {
+        if !message.whole {
+            return self.more(message);
+        }
+        attachment.push_parse(b"", b"cached plan must not change result type\0\0\0");
+        attachment.checkout.owed.push(Owed::Refusal);
+        attachment.checkout.statements.note_unnamed(None);
+        self.inbox.advance(message.len);
+        Passed::Yes
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::TxStatus;
 use super::frame::{FrameError, Reader};
+use std::hash::{BuildHasher, Hash, Hasher};
 
 /// Authentication
 pub const AUTHENTICATION: u8 = b'R';
@@ -80,6 +81,31 @@ pub fn error(body: &[u8]) -> Result<ErrorView<'_>, FrameError> {
             }
         }
     }
+}
+
+/// What rows look like, as one number for names, types and type modifiers, by a whole RowDescription (or NoData)
+/// message; `None` when it is malformed or not whole. Where the columns come from does not count, as in
+/// PostgreSQL's own comparison (`equalTupleDescs`).
+#[must_use]
+pub fn row_shape(message: &[u8]) -> Option<u64> {
+    let head = super::header(message, super::LENGTH_MAX).ok()??;
+    let mut reader = Reader::new(message.get(super::HEADER_LEN..head.message_len())?);
+    let mut hasher = foldhash::fast::FixedState::with_seed(0x7072_6f77).build_hasher();
+    if head.tag == ROW_DESCRIPTION {
+        let columns = reader.int16().ok()?;
+        columns.hash(&mut hasher);
+        for _ in 0..columns {
+            reader.cstr().ok()?.hash(&mut hasher);
+            reader.bytes(6).ok()?;
+            let oid = reader.int32().ok()?;
+            reader.bytes(2).ok()?;
+            let modifier = reader.int32().ok()?;
+            reader.bytes(2).ok()?;
+            (oid, modifier).hash(&mut hasher);
+        }
+        reader.finish().ok()?;
+    }
+    Some(hasher.finish())
 }
 
 /// Reads a ReadyForQuery body.

@@ -429,3 +429,30 @@ pub fn schema_changes(s: &mut Script) {
     m.exchange(&[close_statement("r"), parse("r", &read), bind("", "r", &[]), execute("", 0), sync()]);
     m.query(&format!("DROP TABLE {table}"));
 }
+
+/// A client that was told the columns decodes rows by them: it must hear of the change.
+pub fn told_columns(s: &mut Script) {
+    let table = s.name("told");
+    let read = format!("SELECT * FROM {table}");
+    let write = format!("INSERT INTO {table} VALUES (3) RETURNING *");
+    let run = |name: &str| [bind("", name, &[]), execute("", 0), sync()];
+    let mut m = Moving::new(s);
+    m.query(&format!("CREATE TABLE {table} (i int)"));
+    m.query(&format!("INSERT INTO {table} VALUES (1)"));
+    m.exchange(&[parse("r", &read), describe_statement("r"), parse("w", &write), describe_statement("w"), sync()]);
+    m.exchange(&run("r"));
+    m.exchange(&run("w"));
+    m.query(&format!("ALTER TABLE {table} ALTER i TYPE text"));
+    m.exchange(&run("r"));
+    m.exchange(&run("r"));
+    m.exchange(&run("w"));
+    m.query("BEGIN");
+    m.script.query("SELECT 1");
+    m.script.exchange(&run("r"));
+    m.script.query("SELECT 1");
+    m.query("ROLLBACK");
+    m.exchange(&[parse("", "SELECT 1"), bind("", "", &[]), execute("", 0), bind("", "r", &[]), execute("", 0), sync()]);
+    m.exchange(&[close_statement("r"), parse("r", &read), describe_statement("r"), sync()]);
+    m.exchange(&run("r"));
+    m.query(&format!("DROP TABLE {table}"));
+}
