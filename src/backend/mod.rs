@@ -11,7 +11,7 @@ mod settings;
 mod statements;
 
 pub use connect::{ConnectError, Login, NodeRejection, Target, connect};
-pub use owed::{Owed, Pipeline, Reply, Unexpected};
+pub use owed::{Owed, Pipeline, Refused, Reply, Unexpected};
 pub use parameters::{Parameters, is_node_local};
 pub use query::{QueryError, simple_query};
 pub use settings::{AUTHORIZATION, ROLE, Setting, Settings};
@@ -22,7 +22,7 @@ use crate::ids::{BackendId, NodeId, SessionId};
 use crate::net::{Severer, Stream};
 use crate::wire::TxStatus;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// A connection to a node.
 #[derive(Debug)]
@@ -71,6 +71,7 @@ pub struct BackendControl {
     /// Where to send a cancel request.
     pub target: Target,
     fenced: AtomicBool,
+    session_pid: AtomicI32,
     severer: Severer,
 }
 
@@ -78,13 +79,24 @@ impl BackendControl {
     /// For a backend with this cancel key.
     #[must_use]
     pub fn new(pid: i32, secret: Box<[u8]>, target: Target, severer: Severer) -> Self {
-        Self { pid, secret, target, fenced: AtomicBool::new(false), severer }
+        Self { pid, secret, target, fenced: AtomicBool::new(false), session_pid: AtomicI32::new(0), severer }
     }
 
     /// Ends the connection; whatever still arrives on it must not be believed.
     pub fn fence(&self) {
         self.fenced.store(true, Ordering::SeqCst);
         self.severer.sever();
+    }
+
+    /// A session has it from now on, whose client knows itself by this process id.
+    pub fn note_session(&self, pid: i32) {
+        self.session_pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// The process id by which the client of the session that has it (or had it last) knows itself.
+    #[must_use]
+    pub fn session_pid(&self) -> Option<i32> {
+        Some(self.session_pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
     /// Was it fenced? To be asked after reading and before believing what was read.

@@ -9,6 +9,15 @@
 use crate::wire::backend::*;
 use std::collections::VecDeque;
 
+/// Why a client's request was not passed on: what its error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The statement's rows are not those that the client was told.
+    OtherRows,
+    /// It would pin the session.
+    Pin,
+}
+
 /// One request whose reply is owed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owed {
@@ -51,7 +60,7 @@ pub enum Owed {
         swallow: bool,
     },
     /// A Parse that must fail: the client gets an error of ours in place of the node's.
-    Refusal,
+    Refusal(Refused),
     /// Nothing was sent: the client gets ParseComplete in its turn.
     InventParse,
     /// Nothing was sent: the client gets CloseComplete in its turn.

@@ -124,6 +124,8 @@ pub struct Statements {
     sql: HashMap<Box<str>, Arc<[u8]>, foldhash::fast::RandomState>,
     tick: u64,
     limit: usize,
+    bytes: usize,
+    bytes_limit: usize,
 }
 
 #[derive(Debug)]
@@ -140,7 +142,20 @@ impl Statements {
     /// A backend that may know up to `limit` statements (at least one).
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { known: HashMap::default(), unnamed: None, sql: HashMap::default(), tick: 0, limit: limit.max(1) }
+        Self {
+            known: HashMap::default(),
+            unnamed: None,
+            sql: HashMap::default(),
+            tick: 0,
+            limit: limit.max(1),
+            bytes: 0,
+            bytes_limit: usize::MAX,
+        }
+    }
+
+    /// Keeps at most so many bytes of texts from now on (and at least one statement).
+    pub fn limit_bytes(&mut self, bytes: usize) {
+        self.bytes_limit = bytes;
     }
 
     /// Is this statement prepared there? Marks it as used.
@@ -161,23 +176,29 @@ impl Statements {
         self.known.get(&id).map(|known| known.schema)
     }
 
-    /// Notes that a Parse for this statement is on its way; returns one that must be closed first:
-    /// itself, if it is parsed anew, or the least recently used when the limit is reached.
+    /// Notes that a Parse for this statement is on its way; returns those that must be closed first:
+    /// itself, if it is parsed anew, and the least recently used while a limit is exceeded.
     /// `schema`: the number of schema changes so far.
-    pub fn learn(&mut self, statement: &Arc<Statement>, schema: u64) -> Option<Arc<Statement>> {
-        let again = self.known.remove(&statement.id).map(|known| known.statement);
-        let victim = if again.is_some() {
-            again
-        } else if self.known.len() >= self.limit {
+    pub fn learn(&mut self, statement: &Arc<Statement>, schema: u64) -> Vec<Arc<Statement>> {
+        let mut victims = Vec::new();
+        victims.extend(self.remove(statement.id));
+        let bytes = statement.content.len();
+        while self.known.len() >= self.limit || !self.known.is_empty() && self.bytes + bytes > self.bytes_limit {
             let oldest = self.known.iter().min_by_key(|(_, known)| known.last_used).map(|(&id, _)| id);
-            oldest.and_then(|id| self.known.remove(&id)).map(|known| known.statement)
-        } else {
-            None
-        };
+            let Some(victim) = oldest.and_then(|id| self.remove(id)) else { break };
+            victims.push(victim);
+        }
         self.tick += 1;
-        self.known
-            .insert(statement.id, Known { last_used: self.tick, schema, rows: None, statement: Arc::clone(statement) });
-        victim
+        self.bytes += bytes;
+        let known = Known { last_used: self.tick, schema, rows: None, statement: Arc::clone(statement) };
+        self.known.insert(statement.id, known);
+        victims
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<Statement>> {
+        let statement = self.known.remove(&id)?.statement;
+        self.bytes = self.bytes.saturating_sub(statement.content.len());
+        Some(statement)
     }
 
     /// What the rows of a statement look like there, if it was described since it was parsed.
@@ -202,12 +223,13 @@ impl Statements {
 
     /// Notes that a Parse failed or never ran.
     pub fn forget(&mut self, id: u64) {
-        self.known.remove(&id);
+        self.remove(id);
     }
 
     /// Notes that everything was deallocated (DEALLOCATE ALL, DISCARD ALL).
     pub fn forget_all(&mut self) {
         self.known.clear();
+        self.bytes = 0;
         self.sql.clear();
         self.unnamed = None;
     }
@@ -215,6 +237,7 @@ impl Statements {
     /// Notes that all names were deallocated, but for those whose Parse is still to come.
     pub fn forget_all_but(&mut self, is_to_come: impl Fn(u64) -> bool) {
         self.known.retain(|&id, _| is_to_come(id));
+        self.bytes = self.known.values().map(|known| known.statement.content.len()).sum();
         self.sql.clear();
     }
 
@@ -259,5 +282,47 @@ impl Statements {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::StringSyntax;
+
+    fn statement(table: &StatementTable, text: &str) -> Arc<Statement> {
+        let settings =
+            crate::sql::Settings { classify_bytes_max: 1000, read_functions: vec![], write_functions: vec![] };
+        let mut classifier = crate::sql::Classifier::new(1, &settings);
+        table.intern(text.as_bytes(), || classifier.classify(text.as_bytes(), StringSyntax::Standard))
+    }
+
+    #[test]
+    fn the_least_recently_used_go_when_a_limit_is_exceeded() {
+        let table = StatementTable::default();
+        let [a, b, c] = ["select 1", "select 22", "select 333"].map(|text| statement(&table, text));
+        let mut known = Statements::new(2);
+        assert!(known.learn(&a, 1).is_empty() && known.learn(&b, 1).is_empty());
+        assert!(known.knows(a.id));
+        assert_eq!(known.learn(&c, 1).iter().map(|gone| gone.id).collect::<Vec<_>>(), [b.id]);
+        known.limit_bytes(a.content.len() + b.content.len());
+        assert_eq!(known.learn(&b, 1).len(), 2, "room for its bytes");
+        assert_eq!((known.len(), known.bytes), (1, b.content.len()));
+        known.limit_bytes(1);
+        assert_eq!(known.learn(&a, 1).len(), 1, "one statement always fits");
+    }
+
+    #[test]
+    fn an_outdated_plan_is_closed_and_parsed_anew() {
+        let table = StatementTable::default();
+        let a = statement(&table, "select 1");
+        let mut known = Statements::new(2);
+        known.learn(&a, 1);
+        known.note_rows(a.id, 7);
+        known.outdate(a.id);
+        assert!(!known.knows(a.id));
+        assert_eq!(known.learn(&a, 2).len(), 1, "itself");
+        assert!(known.knows(a.id) && known.rows(a.id).is_none());
+        assert_eq!(known.parsed_under(a.id), Some(2));
     }
 }

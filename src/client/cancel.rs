@@ -23,6 +23,9 @@ use tokio::net::TcpStream;
 
 /// Bytes of the secret half of a key under protocol 3.2; four under 3.0.
 const SECRET_LONG: usize = 32;
+/// Process ids told to clients have this bit: no process of a node does (Linux: `PID_MAX_LIMIT` is 2^22), so
+/// that none can be taken for another.
+const PID_FIRST: i32 = 1 << 30;
 /// How long a cancel request to a node may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -114,6 +117,7 @@ impl SessionHandle {
 
     /// The session holds this backend from now on.
     pub fn attach(&self, control: &Arc<BackendControl>) {
+        control.note_session(self.key.pid);
         let mut attached = self.attached.lock();
         attached.control = Some(Arc::clone(control));
         attached.canceled = false;
@@ -162,8 +166,8 @@ impl CancelRegistry {
         let len = if version >= PROTOCOL_3_2 { SECRET_LONG } else { 4 };
         let mut sessions = self.sessions.lock();
         let pid = loop {
-            let pid = self.next_pid.fetch_add(1, Ordering::Relaxed) & i32::MAX;
-            if pid != 0 && !sessions.contains_key(&pid) {
+            let pid = PID_FIRST | self.next_pid.fetch_add(1, Ordering::Relaxed) & (PID_FIRST - 1);
+            if !sessions.contains_key(&pid) {
                 break pid;
             }
         };

@@ -136,6 +136,8 @@ fn pool(f: &Fields<'_, '_>, notes: &mut Notes) -> PoolConfig {
         connects_max: f.count("connects_max", notes),
         connect_timeout: f.duration("connect_timeout", notes),
         prepared_statements_max: f.count("prepared_statements_max", notes),
+        prepared_bytes_max: f.count("prepared_bytes_max", notes),
+        pinning: f.choice("pinning", notes),
         transaction_idle_timeout: f.duration_or_off("transaction_idle_timeout", notes),
     }
 }

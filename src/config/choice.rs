@@ -5,7 +5,8 @@
 //! aliases; one word means one thing.
 
 use super::{
-    AuthMethod, BalanceKind, Consistency, CoordinationKind, FailoverMode, PoolMode, SslMode, TlsMode, TlsVersion,
+    AuthMethod, BalanceKind, Consistency, CoordinationKind, FailoverMode, Pinning, PoolMode, SslMode, TlsMode,
+    TlsVersion,
 };
 
 /// A setting that is one of a few words.
@@ -39,6 +40,7 @@ macro_rules! choice {
 
 choice!(FailoverMode { Automatic = "automatic", Manual = "manual", Follow = "follow" });
 choice!(CoordinationKind { Single = "single" });
+choice!(Pinning { Allow = "allow", Refuse = "refuse" });
 choice!(PoolMode { Session = "session", Transaction = "transaction", Statement = "statement" });
 choice!(Consistency { Eventual = "eventual", Session = "session", Global = "global" });
 choice!(BalanceKind { Random2 = "random2", RoundRobin = "round_robin", LeastConnections = "least_connections" });

@@ -193,6 +193,15 @@ pub enum PoolMode {
     Statement,
 }
 
+/// What happens to a statement that would pin its session to its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinning {
+    /// The session keeps its backend as long as it must.
+    Allow,
+    /// The statement is refused.
+    Refuse,
+}
+
 /// `[pool]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolConfig {
@@ -216,6 +225,10 @@ pub struct PoolConfig {
     pub connect_timeout: Duration,
     /// Prepared statements kept per backend before the least recently used is closed. Default 500.
     pub prepared_statements_max: usize,
+    /// Bytes of their texts kept per backend, likewise. Default 16 MiB.
+    pub prepared_bytes_max: usize,
+    /// Default allow.
+    pub pinning: Pinning,
     /// Idle transactions are cut after this; `None`: never. Default never.
     pub transaction_idle_timeout: Option<Duration>,
 }

@@ -177,7 +177,11 @@ impl Pool {
         node.connect_ended.notify_one();
         shared.connect_ended(self.key.node, outcome.as_ref().err(), now.since(started));
         match outcome {
-            Ok(backend) => self.admit(Box::new(Backend { generation, ..backend }), fence, now),
+            Ok(mut backend) => {
+                backend.generation = generation;
+                backend.statements.limit_bytes(shared.settings().prepared_bytes_max);
+                self.admit(Box::new(backend), fence, now);
+            }
             Err(err) => self.connect_failed(err, &credential),
         }
     }

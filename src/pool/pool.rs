@@ -318,6 +318,12 @@ impl Pool {
         }
     }
 
+    /// The client's process id for the node's, see [`PoolSet::session_pid`](super::PoolSet::session_pid).
+    pub(super) fn session_pid(&self, pid: i32) -> Option<i32> {
+        let state = self.state.lock();
+        state.controls.values().find(|control| control.pid == pid)?.session_pid()
+    }
+
     /// Counts for people.
     #[must_use]
     pub fn stats(&self) -> PoolStats {

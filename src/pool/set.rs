@@ -176,6 +176,14 @@ impl PoolSet {
         }
     }
 
+    /// The process id by which the client knows itself whose session has the backend that the node knows by
+    /// `pid`, or had it last.
+    #[must_use]
+    pub fn session_pid(&self, node: NodeId, pid: i32) -> Option<i32> {
+        let pools = self.shared.snapshot();
+        pools.iter().filter(|pool| pool.key.node == node).find_map(|pool| pool.session_pid(pid))
+    }
+
     /// Counts of every pool.
     #[must_use]
     pub fn stats(&self) -> Vec<(PoolKey, PoolStats)> {

@@ -6,7 +6,7 @@ use super::Greetings;
 use crate::backend::StatementTable;
 use crate::client::CancelRegistry;
 use crate::clock::Clock;
-use crate::config::{Config, Consistency, PoolMode};
+use crate::config::{Config, Consistency, Pinning, PoolMode};
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
 use crate::pool::PoolSet;
@@ -59,6 +59,8 @@ pub struct Tunables {
     pub generation: u64,
     /// `[pool] mode`
     pub mode: PoolMode,
+    /// `[pool] pinning`
+    pub pinning: Pinning,
     /// `[pool] queue_timeout`
     pub queue_timeout: Duration,
     /// `[pool] transaction_idle_timeout`
@@ -88,6 +90,7 @@ impl Tunables {
         Self {
             generation,
             mode: config.pool.mode,
+            pinning: config.pool.pinning,
             queue_timeout: config.pool.queue_timeout,
             transaction_idle_timeout: config.pool.transaction_idle_timeout,
             client_idle_timeout: config.server.client_idle_timeout,

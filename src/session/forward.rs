@@ -5,9 +5,10 @@
 //! nothing is queued that it will not answer. Absent on purpose: reading replies.
 
 use super::hidden::Hidden;
+use super::statements::REFUSED_TEXT;
 use super::unit::{HOLD_MAX, Violation};
 use super::{Attachment, Gate, Session};
-use crate::backend::{Owed, Settings};
+use crate::backend::{Owed, Refused, Settings};
 use crate::relay::Message;
 use crate::sql::{Classification, Why};
 use crate::topology::Role;
@@ -193,6 +194,14 @@ impl Session {
             return Ok(passed);
         }
         let mut renamed = None;
+        if class.as_deref().is_some_and(|class| self.refuses_pin(class)) {
+            self.unit.refused = Some(Refused::Pin);
+            attachment.checkout.owed.push(Owed::Query { swallow: false });
+            encode::query(attachment.outbox.tail(), REFUSED_TEXT);
+            self.inbox.advance(message.len);
+            self.unit_sent(attachment);
+            return Ok(Passed::Yes);
+        }
         match class {
             Some(class) => {
                 self.remember_sequences(attachment, &class);

@@ -11,6 +11,7 @@
 mod attach;
 mod deps;
 mod effects;
+mod errors;
 mod forward;
 mod greet;
 mod hidden;

@@ -12,6 +12,11 @@ use std::sync::Arc;
 /// Names that one client may define; more are refused.
 pub const NAMES_MAX: usize = 100_000;
 
+/// Bytes of the texts behind them.
+pub const BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Names of ordinary length that cannot exceed it.
+const NAMES_UNCOUNTED: usize = 256;
+
 /// A change of a name whose reply is owed.
 #[derive(Debug)]
 enum Change {
@@ -70,10 +75,18 @@ impl Prepared {
         self.names.get(name)
     }
 
-    /// Is there room for one more name?
+    /// Is there room for one more name of a text of so many bytes?
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.names.len() + self.sql.len() + self.changes.len() < NAMES_MAX
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let count = self.names.len() + self.sql.len() + self.changes.len();
+        // The bytes are counted only where they can matter.
+        count < NAMES_MAX
+            && (count < NAMES_UNCOUNTED && bytes < BYTES_MAX / NAMES_UNCOUNTED || self.bytes() + bytes < BYTES_MAX)
+    }
+
+    fn bytes(&self) -> usize {
+        let names = self.names.values().map(|statement| statement.content.len()).sum::<usize>();
+        names + self.sql.values().map(|text| text.len()).sum::<usize>()
     }
 
     /// What the client knows of a statement.
@@ -158,7 +171,7 @@ impl Prepared {
 
     /// Notes that PREPARE made a name.
     pub fn define_sql(&mut self, name: &str, text: Arc<[u8]>) {
-        if self.has_room() {
+        if self.has_room(text.len()) {
             self.sql.insert(name.into(), text);
         }
     }

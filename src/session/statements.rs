@@ -8,7 +8,8 @@ use super::effects::Effect;
 use super::forward::Passed;
 use super::unit::{HOLD_MAX, Violation};
 use super::{Attachment, Session};
-use crate::backend::{NAME_PREFIX, Owed, Statement};
+use crate::backend::{NAME_PREFIX, Owed, Refused, Statement};
+use crate::config::Pinning;
 use crate::relay::Message;
 use crate::sql::Classification;
 use crate::wire::frontend::{self, Named};
@@ -21,6 +22,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const BOUND_MAX: usize = 64;
 /// In place of a statement's number: the backend learns and forgets nothing by this Parse.
 const NOT_TRACKED: u64 = u64::MAX;
+
+/// No SQL: the node refuses it.
+pub(super) const REFUSED_TEXT: &[u8] = b"refused by the proxy";
 
 /// Tells unnamed statements apart, process-wide.
 static UNNAMED_SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -69,7 +73,7 @@ impl Session {
             attachment.checkout.owed.push(Owed::Parse { swallow: false, id: NOT_TRACKED });
             let name = view.name.to_vec();
             self.prepared.defining_again(&name);
-        } else if !self.prepared.has_room() {
+        } else if !self.prepared.has_room(view.content.len()) {
             return Err(Violation::TooManyNames);
         } else {
             let statement = self.deps.statements.intern(view.content, || class);
@@ -102,6 +106,9 @@ impl Session {
             if self.prepared.unnamed.class.as_deref().is_some_and(|class| self.is_misplaced(attachment, class)) {
                 return Ok(Passed::Misplaced);
             }
+            if self.prepared.unnamed.class.as_deref().is_some_and(|class| self.refuses_pin(class)) {
+                return Ok(self.refuse(attachment, message, Refused::Pin));
+            }
             let portal = view.portal.to_vec();
             self.ensure_unnamed(attachment);
             self.note_bound(attachment, &portal, None);
@@ -130,11 +137,14 @@ impl Session {
         if self.is_misplaced(attachment, &statement.class) {
             return Ok(Passed::Misplaced);
         }
+        if self.refuses_pin(&statement.class) {
+            return Ok(self.refuse(attachment, message, Refused::Pin));
+        }
         let portal = view.portal.to_vec();
         match self.same_rows(attachment, &statement) {
             Sameness::Same => {}
             Sameness::Asked => return Ok(Passed::More(0)),
-            Sameness::Other => return Ok(self.refuse_other_rows(attachment, message)),
+            Sameness::Other => return Ok(self.refuse(attachment, message, Refused::OtherRows)),
         }
         attachment.know(&statement, self.deps.schema());
         self.note_bound(attachment, &portal, Some(&statement));
@@ -329,14 +339,19 @@ impl Session {
         Sameness::Asked
     }
 
-    /// Answers a Bind as PostgreSQL would. The node is given something to refuse in its place, so that a
+    /// Would the statement pin the session, where that is not allowed?
+    pub(super) fn refuses_pin(&self, class: &Classification) -> bool {
+        !class.effects.pins.is_empty() && self.deps.tunables.load().pinning == Pinning::Refuse
+    }
+
+    /// Answers a Bind with an error of ours. The node is given something to refuse in its place, so that a
     /// transaction fails and the batch is skipped there as well.
-    fn refuse_other_rows(&mut self, attachment: &mut Attachment, message: Message) -> Passed {
+    fn refuse(&mut self, attachment: &mut Attachment, message: Message, why: Refused) -> Passed {
         if !message.whole {
             return self.more(message);
         }
-        attachment.push_parse(b"", b"cached plan must not change result type\0\0\0");
-        attachment.checkout.owed.push(Owed::Refusal);
+        attachment.push_parse(b"", &[REFUSED_TEXT, b"\0\0\0"].concat());
+        attachment.checkout.owed.push(Owed::Refusal(why));
         attachment.checkout.statements.note_unnamed(None);
         self.inbox.advance(message.len);
         Passed::Yes
@@ -356,7 +371,7 @@ impl Attachment {
     }
 
     pub(super) fn teach(&mut self, statement: &Arc<Statement>, swallow: bool, schema: u64) {
-        if let Some(victim) = self.checkout.statements.learn(statement, schema) {
+        for victim in self.checkout.statements.learn(statement, schema) {
             encode::close_statement(self.outbox.tail(), &victim.backend_name);
             self.checkout.owed.push(Owed::Close { swallow: true });
         }

@@ -6,6 +6,7 @@
 
 use super::Session;
 use super::effects::{Control, Effect};
+use crate::backend::Refused;
 use crate::relay::Message;
 use crate::sql::{Access, Change, Classification, Hint, Pins};
 use crate::wire::frontend::{self, Named};
@@ -44,6 +45,8 @@ pub struct Unit {
     pub begun: bool,
     /// It touches `synchronous_commit`: commits may be acknowledged before they are flushed.
     pub lazy_commit: bool,
+    /// In place of its Query the node got something to refuse: the client gets this error.
+    pub refused: Option<Refused>,
     /// An error was passed on.
     pub failed: bool,
     /// Part of its answer was passed on.
@@ -64,6 +67,7 @@ impl Default for Unit {
             resets: false,
             begun: false,
             lazy_commit: false,
+            refused: None,
             failed: false,
             answered: false,
         }

@@ -6,7 +6,7 @@
 
 use pgregent::config::{
     AdminConfig, AuthConfig, AuthMethod, BalanceKind, ClusterConfig, Config, Consistency, CoordinationKind,
-    FailoverMode, LogConfig, NodeConfig, PoolConfig, PoolMode, RouteConfig, Secret, ServerConfig,
+    FailoverMode, LogConfig, NodeConfig, Pinning, PoolConfig, PoolMode, RouteConfig, Secret, ServerConfig,
 };
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -206,6 +206,8 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             connects_max: 1,
             connect_timeout: ms(1),
             prepared_statements_max: 1,
+            prepared_bytes_max: 1,
+            pinning: Pinning::Allow,
             transaction_idle_timeout: None,
         },
         route: RouteConfig {

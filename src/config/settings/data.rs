@@ -5,10 +5,12 @@
 
 use super::Default::Toml;
 use super::View::Whole;
-use super::{DAY, Kind, MINUTE, Section, Shape, Shown, TIB, count, duration, duration_or_off, live, size, size_or_off};
+use super::{
+    DAY, GIB, KIB, Kind, MINUTE, Section, Shape, Shown, TIB, count, duration, duration_or_off, live, size, size_or_off,
+};
 use crate::config::choice::Choice;
 use crate::config::value::format_size;
-use crate::config::{BalanceKind, Consistency, PoolMode};
+use crate::config::{BalanceKind, Consistency, Pinning, PoolMode};
 
 pub(super) static POOL: Section = Section {
     path: "pool",
@@ -85,6 +87,21 @@ pub(super) static POOL: Section = Section {
             Toml("500"),
             Whole(|c| Shown::of(c.pool.prepared_statements_max)),
             "Prepared statements kept per backend before the least recently used is closed.",
+        ),
+        live(
+            "prepared_bytes_max",
+            size(64 * KIB, GIB),
+            Toml(r#""16MiB""#),
+            Whole(|c| Shown::size(c.pool.prepared_bytes_max)),
+            "Bytes of their texts kept per backend, likewise.",
+        ),
+        live(
+            "pinning",
+            Kind::Word(Pinning::WORDS),
+            Toml(r#""allow""#),
+            Whole(|c| Shown::of(c.pool.pinning.word())),
+            "What happens to a statement whose effect cannot move to another backend (a temporary table, LISTEN, a session \
+             lock): the session keeps its backend as long as it must, or the statement is refused with 0A000.",
         ),
         live(
             "transaction_idle_timeout",

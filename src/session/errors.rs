@@ -1,0 +1,210 @@
+//! ErrorResponse from the node: what it means for the unit, and what the client is told.
+//!
+//! Invariants: a read is run again only while nothing of its answer has left; names that we gave statements
+//! do not reach the client. Absent on purpose: the loss of a backend (`loss`).
+
+use super::loss::Loss;
+use super::replies::Fate;
+use super::{Attachment, Session};
+use crate::backend::{Owed, Refused, Reply};
+use crate::error::{ClientError, SqlState};
+use crate::topology::{Fact, Role};
+use crate::wire::{LENGTH_MAX, backend as tags, encode, frontend};
+
+/// Times that one read is run again because of its plan.
+const MENDS_MAX: u32 = 3;
+
+impl Session {
+    pub(super) fn on_error(
+        &mut self,
+        attachment: &mut Attachment,
+        body: &[u8],
+        front: Option<Owed>,
+    ) -> Result<Fate, Loss> {
+        let view = tags::error(body).map_err(|_| Loss::Garbage)?;
+        if matches!(view.severity, b"FATAL" | b"PANIC") {
+            return Err(Loss::Ended {
+                sqlstate: String::from_utf8_lossy(view.sqlstate).into(),
+                message: String::from_utf8_lossy(view.message).into(),
+            });
+        }
+        if matches!(front, Some(Owed::Query { swallow: true })) {
+            Self::hidden_refused(attachment, body);
+            attachment.checkout.owed.on_reply(tags::ERROR).map_err(|_| Loss::Garbage)?;
+            return Ok(Fate::Swallow);
+        }
+        self.mend_plan(attachment, front, view.sqlstate);
+        let refused = attachment.target.role == Role::Standby && self.outbox.is_holding();
+        if refused && let Some(refusal) = StandbyRefusal::of(view.sqlstate) {
+            attachment.rerouting = true;
+            self.note_refusal(attachment, refusal);
+        }
+        if view.sqlstate == b"25006" && attachment.target.role == Role::Primary && !self.transaction.is_open() {
+            self.deps.facts.send(Fact::WriteRefused(attachment.target.node));
+        }
+        let verdict = attachment.checkout.owed.on_reply(tags::ERROR).map_err(|_| Loss::Garbage)?;
+        while let Some(id) = attachment.checkout.owed.take_failed() {
+            if id == 0 {
+                // Whose unnamed statement is there now is not known.
+                attachment.checkout.statements.note_unnamed(Some(u64::MAX));
+            } else {
+                attachment.checkout.statements.forget(id);
+            }
+        }
+        if verdict == Reply::Swallow {
+            return Ok(Fate::Swallow);
+        }
+        attachment.describing = false;
+        let renamed = if attachment.rerouting {
+            None
+        } else if let Some(refused) = self.refused(front) {
+            Some(refusal(refused))
+        } else {
+            self.rename_error(body)
+        };
+        attachment.tainted |= attachment.checkout.owed.take_unclosed();
+        let undefined = attachment.checkout.owed.take_undefined();
+        for _ in 0..attachment.checkout.owed.take_unready() {
+            self.sent.pop_front();
+        }
+        self.sent.front_mut().unwrap_or(&mut self.unit).failed = true;
+        if attachment.rerouting {
+            return Ok(Fate::Forward);
+        }
+        self.decided();
+        self.prepared.abandon(undefined);
+        Ok(renamed.map_or(Fate::Forward, Fate::Replace))
+    }
+
+    /// A backend's plan that is of no use any more, or is gone, is none of the client's making: a read of
+    /// which nothing was answered runs again with a new one.
+    fn mend_plan(&mut self, attachment: &mut Attachment, front: Option<Owed>, sqlstate: &[u8]) {
+        let Some(Owed::Bind { id }) = front else { return };
+        if id == 0 || !matches!(sqlstate, b"0A000" | b"26000") {
+            return;
+        }
+        if sqlstate == b"26000" {
+            attachment.checkout.statements.forget(id);
+        } else {
+            attachment.checkout.statements.outdate(id);
+        }
+        if self.outbox.is_holding() && attachment.target.role == Role::Primary && self.attempts < MENDS_MAX {
+            self.attempts += 1;
+            self.deps.metrics.route.reruns.inc("plan_outdated");
+            attachment.rerouting = true;
+        }
+    }
+
+    /// Did we have the node refuse this request?
+    fn refused(&self, front: Option<Owed>) -> Option<Refused> {
+        match front {
+            Some(Owed::Refusal(why)) => Some(why),
+            Some(Owed::Query { swallow: false }) => self.sent.front().and_then(|unit| unit.refused),
+            _ => None,
+        }
+    }
+
+    /// A name that we gave a statement must not reach the client.
+    fn rename_error(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let at = memchr::memmem::find(body, crate::backend::NAME_PREFIX.as_bytes())?;
+        let end = body[at..]
+            .iter()
+            .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'))
+            .map_or(body.len(), |len| at + len);
+        let name = self.prepared.name_of(&body[at..end])?;
+        let mut renamed = Vec::new();
+        encode::message(&mut renamed, tags::ERROR, |out| {
+            out.extend_from_slice(&body[..at]);
+            out.extend_from_slice(name);
+            out.extend_from_slice(&body[end..]);
+        });
+        Some(renamed)
+    }
+
+    fn note_refusal(&mut self, attachment: &Attachment, refusal: StandbyRefusal) {
+        self.deps.metrics.route.reruns.inc(refusal.label());
+        self.attempts += 1;
+        match refusal {
+            StandbyRefusal::Conflict => self.avoid = Some(attachment.target.node),
+            StandbyRefusal::Unable => self.force_primary = true,
+            StandbyRefusal::Write => {
+                self.force_primary = true;
+                self.learn_writes();
+            }
+        }
+    }
+
+    /// Statements of the shapes in this unit are no reads: a standby has said so.
+    fn learn_writes(&self) {
+        let mut at = self.inbox.start();
+        while let Ok(Some(message)) = self.inbox.message_at(at, LENGTH_MAX) {
+            if !message.whole || message.at >= self.inbox.cursor() {
+                break;
+            }
+            let body = self.inbox.body(message);
+            match message.tag {
+                frontend::QUERY => drop(frontend::query(body).map(|text| self.deps.learn_write(text))),
+                frontend::PARSE => drop(frontend::parse(body).map(|view| self.deps.learn_write(view.text))),
+                frontend::BIND => {
+                    if let Ok(view) = frontend::bind(body)
+                        && let Some(statement) = self.prepared.find(view.statement)
+                    {
+                        statement.learn_write();
+                    }
+                }
+                _ => {}
+            }
+            at += message.len;
+        }
+    }
+}
+
+/// The error of a request that we refused.
+fn refusal(refused: Refused) -> Vec<u8> {
+    let error = match refused {
+        Refused::OtherRows => {
+            ClientError::error(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
+        }
+        Refused::Pin => ClientError::error(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            "this statement would tie its session to one backend, which is not allowed here",
+        )
+        .hint("Temporary tables, LISTEN, session locks and the like need [pool] pinning = \"allow\"."),
+    };
+    let mut out = Vec::new();
+    encode::error(&mut out, &error);
+    out
+}
+
+/// Why a standby did not do a read that the primary (or another standby) would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StandbyRefusal {
+    /// It was no read.
+    Write,
+    /// It may need something that only a primary has.
+    Unable,
+    /// Replay needed what the read held.
+    Conflict,
+}
+
+impl StandbyRefusal {
+    /// The cases measured on PostgreSQL 15 (docs/decisions/0003-healing.md).
+    /// The message says "recovery", but in the node's language; a read that fails on the primary too
+    /// fails there with the same error, so asking twice is harmless.
+    fn of(sqlstate: &[u8]) -> Option<Self> {
+        match sqlstate {
+            b"25006" => Some(Self::Write),
+            b"0A000" | b"55000" | b"XX000" => Some(Self::Unable),
+            b"40001" => Some(Self::Conflict),
+            _ => None,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Write => "standby_refused",
+            Self::Unable => "standby_unable",
+            Self::Conflict => "recovery_conflict",
+        }
+    }
+}
