@@ -322,7 +322,9 @@ fn make_server(
         greetings: Greetings::default(),
         tunables: ArcSwap::from_pointee(Tunables::new(config, 0)),
         load: config.nodes.iter().map(|_| AtomicUsize::new(0)).collect(),
+        hazards: crate::session::HazardTable::default(),
         schema_epoch: std::sync::atomic::AtomicU64::new(1),
+        code_epoch: std::sync::atomic::AtomicU64::new(1),
         classifier_seed: rand::random(),
     };
     let limiter = Arc::new(LoginLimiter::new(login_limits(config)));

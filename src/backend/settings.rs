@@ -15,6 +15,22 @@ pub const ROLE: &str = "role";
 /// It decides how the other texts are read.
 const ENCODING: &str = "client_encoding";
 
+/// Settings that parsing does not look at, of those that clients set one by one.
+const MEANINGLESS: [&str; 12] = [
+    "application_name",
+    "client_min_messages",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "statement_timeout",
+    "synchronous_commit",
+    "transaction_timeout",
+    "work_mem",
+];
+
 /// One setting: its name and the statement that makes it so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -109,8 +125,11 @@ impl Settings {
     pub fn reset(&self, name: &str, base: &Self) -> Self {
         let mut next = self.clone();
         next.entries.retain(|entry| &*entry.name != name && (name != AUTHORIZATION || &*entry.name != ROLE));
-        if let Some(entry) = base.entries.iter().find(|entry| &*entry.name == name) {
-            next.put(entry.clone());
+        match base.entries.iter().find(|entry| &*entry.name == name) {
+            Some(entry) => next.put(entry.clone()),
+            // A setting that only exists because it was set stays, without a value.
+            None if name.contains('.') => next.put(Setting::from_value(name, b"")),
+            None => {}
         }
         next.seal()
     }
@@ -119,8 +138,12 @@ impl Settings {
     #[must_use]
     pub fn reset_all(&self, base: &Self) -> Self {
         let mut next = base.clone();
-        for entry in self.entries.iter().filter(|entry| entry.is_identity()) {
-            next.put(entry.clone());
+        for entry in &self.entries {
+            if entry.is_identity() {
+                next.put(entry.clone());
+            } else if entry.name.contains('.') && !base.contains(&entry.name) {
+                next.put(Setting::from_value(&entry.name, b""));
+            }
         }
         next.seal()
     }
@@ -149,6 +172,16 @@ impl Settings {
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.entries.iter().any(|entry| &*entry.name == name)
+    }
+
+    /// A number for the settings by which texts are understood when they are parsed: all that are not known to
+    /// have no say in it.
+    #[must_use]
+    pub fn meaning(&self) -> u64 {
+        let heard = |entry: &&Setting| !MEANINGLESS.contains(&&*entry.name);
+        let texts: Vec<(&str, &[u8])> =
+            self.entries.iter().filter(heard).map(|entry| (&*entry.name, &*entry.sql)).collect();
+        if texts.is_empty() { 0 } else { foldhash::fast::FixedState::with_seed(0x6d65_616e).hash_one(&texts) }
     }
 
     /// The entries, sorted by name.
@@ -253,7 +286,9 @@ mod tests {
     fn reset_goes_back_to_the_startup_value() {
         let base = Settings::new([Setting::from_value("DateStyle", b"ISO")]);
         let changed = base.with(set("datestyle", "German")).with(set("x.y", "1"));
-        assert!(changed.reset("datestyle", &base).reset("x.y", &base).same(&base));
+        let empty = base.with(Setting::from_value("x.y", b""));
+        assert!(changed.reset("datestyle", &base).reset("x.y", &base).same(&empty), "x.y exists from now on");
+        assert!(changed.reset_all(&base).same(&empty));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Statement {
     pub backend_name: Box<[u8]>,
     /// The Parse body after the name: text, NUL, parameter types.
     pub content: Box<[u8]>,
+    /// The settings by which it is understood, as one number.
+    pub meaning: u64,
     /// What it may do, by its text.
     pub class: Arc<Classification>,
     learned_write: AtomicBool,
@@ -60,11 +62,16 @@ struct Table {
 
 impl StatementTable {
     /// The statement with this content, made if nobody holds one. `class` is asked only then.
-    pub fn intern(&self, content: &[u8], class: impl FnOnce() -> Arc<Classification>) -> Arc<Statement> {
+    /// `meaning` stands for the settings by which the content is understood: parsing turns
+    /// literals into values, so that sessions of other settings need another statement.
+    pub fn intern(&self, content: &[u8], meaning: u64, class: impl FnOnce() -> Arc<Classification>) -> Arc<Statement> {
         let mut table = self.inner.lock();
-        let digest = table.hasher.hash_one(content);
+        let digest = table.hasher.hash_one((content, meaning));
         let found = table.by_content.get(&digest).and_then(|entries| {
-            entries.iter().filter_map(Weak::upgrade).find(|statement| *statement.content == *content)
+            entries
+                .iter()
+                .filter_map(Weak::upgrade)
+                .find(|statement| *statement.content == *content && statement.meaning == meaning)
         });
         if let Some(statement) = found {
             return statement;
@@ -76,6 +83,7 @@ impl StatementTable {
             id,
             backend_name: format!("{NAME_PREFIX}{id:x}").into_bytes().into(),
             content: content.into(),
+            meaning,
             class: class(),
             learned_write: AtomicBool::new(false),
         });
@@ -294,7 +302,7 @@ mod tests {
         let settings =
             crate::sql::Settings { classify_bytes_max: 1000, read_functions: vec![], write_functions: vec![] };
         let mut classifier = crate::sql::Classifier::new(1, &settings);
-        table.intern(text.as_bytes(), || classifier.classify(text.as_bytes(), StringSyntax::Standard))
+        table.intern(text.as_bytes(), 0, || classifier.classify(text.as_bytes(), StringSyntax::Standard))
     }
 
     #[test]

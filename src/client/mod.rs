@@ -141,9 +141,9 @@ impl Classify for EnterError {
 pub async fn refuse(stream: &mut Stream, error: &EnterError) {
     let mut out = Vec::new();
     match error {
-        // A cancel request is never answered; without TLS there is no channel, and TLS had its own alert.
+        // A cancel request is never answered, nor what is no packet at all; without TLS there is no channel, and TLS had its own alert.
         EnterError::Gone(_)
-        | EnterError::BadStartup(StartupError::BadCancel)
+        | EnterError::BadStartup(StartupError::BadCancel | StartupError::BadLength)
         | EnterError::Tls(_)
         | EnterError::Unnamed => return,
         EnterError::Http => out.extend_from_slice(

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here is locked per message. Absent on purpose: state of one session.
 
-use super::Greetings;
+use super::{Greetings, HazardTable};
 use crate::backend::StatementTable;
 use crate::client::CancelRegistry;
 use crate::clock::Clock;
@@ -35,6 +35,8 @@ pub struct SessionDeps {
     pub statements: StatementTable,
     /// Cancel keys and handles.
     pub registry: Arc<CancelRegistry>,
+    /// Functions that change sessions, by database.
+    pub hazards: HazardTable,
     /// What clients are greeted with.
     pub greetings: Greetings,
     /// What can be reloaded.
@@ -43,6 +45,8 @@ pub struct SessionDeps {
     pub load: Box<[AtomicUsize]>,
     /// Grows whenever a statement may have changed what names and types mean.
     pub schema_epoch: AtomicU64,
+    /// Grows whenever a statement may have changed what functions and triggers do.
+    pub code_epoch: AtomicU64,
     /// Seed of the classification cache's keys.
     pub classifier_seed: u64,
 }
@@ -115,9 +119,18 @@ thread_local! {
 }
 
 impl SessionDeps {
-    /// Notes that names and types may mean something else from now on.
-    pub fn schema_changed(&self) {
+    /// Notes that names and types may mean something else from now on; `code`: functions and triggers as well.
+    pub fn schema_changed(&self, code: bool) {
         self.schema_epoch.fetch_add(1, Ordering::AcqRel);
+        if code {
+            self.code_epoch.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The number of changes to functions and triggers so far.
+    #[must_use]
+    pub fn code(&self) -> u64 {
+        self.code_epoch.load(Ordering::Acquire)
     }
 
     /// The number of changes so far.

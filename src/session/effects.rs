@@ -58,8 +58,8 @@ pub enum Kind {
     Unpins,
     /// DISCARD SEQUENCES
     ForgetSequences,
-    /// Names and types may mean something else now.
-    Schema,
+    /// Names and types may mean something else now; true: functions and triggers as well.
+    Schema(bool),
     /// Who may log in, or what sessions begin with, is something else now.
     Logins,
 }
@@ -95,12 +95,6 @@ impl Effect {
 }
 
 impl Kind {
-    /// Does the node go back to defaults of its own?
-    #[must_use]
-    pub fn resets(&self) -> bool {
-        matches!(self, Self::Reset(_) | Self::ResetAll | Self::DiscardAll)
-    }
-
     fn collect(step: &Step, text: &[u8], strings: StringSyntax, mut add: impl FnMut(Self)) {
         match &step.tx {
             TxControl::Commit { .. } | TxControl::Rollback { .. } | TxControl::PrepareTransaction => add(Self::End),
@@ -149,7 +143,7 @@ impl Kind {
             add(Self::Unpins);
         }
         if step.effects.schema {
-            add(Self::Schema);
+            add(Self::Schema(step.effects.code));
         }
         if step.effects.logins {
             add(Self::Logins);

@@ -4,11 +4,13 @@
 //! prepared statement is on the backend before anything names it; while the node skips to Sync
 //! nothing is queued that it will not answer. Absent on purpose: reading replies.
 
+use super::effects::Kind;
 use super::hidden::Hidden;
 use super::statements::REFUSED_TEXT;
 use super::unit::{HOLD_MAX, Violation};
 use super::{Attachment, Gate, Session};
-use crate::backend::{Owed, Refused, Settings};
+use crate::backend::{Owed, Refused, Setting, Settings};
+
 use crate::relay::Message;
 use crate::sql::{Classification, Why};
 use crate::topology::Role;
@@ -206,6 +208,7 @@ impl Session {
             Some(class) => {
                 self.remember_sequences(attachment, &class);
                 self.vacate(&class);
+                self.beware(&class);
                 self.unit.add(&class);
                 let quiet = self.is_quiet();
                 let text = frontend::query(self.inbox.body(message))?;
@@ -260,15 +263,29 @@ impl Session {
         self.stream(attachment, message);
     }
 
+    /// The startup settings that a unit resets and does not set again.
+    fn restored(&self, unit: &super::Unit) -> Vec<Setting> {
+        let startup = self.tracked.startup().entries();
+        let mut restored: Vec<Setting> = Vec::new();
+        for effect in unit.effects.iter().filter(|_| !startup.is_empty()) {
+            match &effect.kind {
+                Kind::Reset(name) => restored.extend(startup.iter().filter(|entry| *entry.name == **name).cloned()),
+                Kind::ResetAll | Kind::DiscardAll => restored = startup.to_vec(),
+                Kind::Set(entries) => restored.retain(|old| entries.iter().all(|new| new.name != old.name)),
+                _ => {}
+            }
+        }
+        restored
+    }
+
     /// The unit is complete: its ReadyForQuery is owed.
     pub(super) fn unit_sent(&mut self, attachment: &mut Attachment) {
         let unit = std::mem::take(&mut self.unit);
-        let resets = unit.resets || unit.effects.iter().any(|effect| effect.kind.resets());
+        let restored = self.restored(&unit);
         self.sent.push_back(unit);
-        if resets && !self.tracked.startup().entries().is_empty() {
+        if !restored.is_empty() {
             // On the node RESET goes to its own default; what the client brought along comes back at once.
-            let text = Settings::default().change_to(self.tracked.startup());
-            Self::send_hidden(attachment, &text, Hidden::Restore);
+            Self::send_hidden(attachment, &Settings::default().change_to(&Settings::new(restored)), Hidden::Restore);
         }
         if attachment.gate == Gate::OneRead {
             attachment.gate = Gate::Shut;

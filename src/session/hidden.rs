@@ -6,15 +6,18 @@
 //! wrong with one leaves a backend that is not reused as it is. Absent on purpose: when to send which.
 
 use super::effects::shown;
+use super::hazards::{self, Hazards};
 use super::{Attachment, Session};
 use crate::backend::{AUTHORIZATION, Owed, ROLE, Setting, Settings};
 use crate::client::PinRecord;
-use crate::sql::{self, PinReason};
+use crate::sql::{self, Access, Classification, PinReason, Why};
 use crate::wire::{Reader, encode};
 use std::sync::Arc;
 
 /// Settings of extensions that one question names.
 const NAMES_MAX: usize = 200;
+/// Settings of extensions that are kept in mind until the backend has been asked.
+pub(super) const SUSPECTS_MAX: usize = 200;
 /// Rows believed of one answer.
 const ROWS_MAX: usize = 10_000;
 
@@ -33,6 +36,8 @@ pub(super) enum Hidden {
     Restore,
     /// What does the backend hold?
     Ask(Held),
+    /// Which functions of the database change sessions?
+    Hazards(Hazards),
 }
 
 /// What a backend said it holds.
@@ -58,13 +63,7 @@ impl Held {
     }
 
     fn read(&mut self, body: &[u8]) -> Option<()> {
-        let mut fields = Reader::new(body);
-        fields.int16().ok()?;
-        let mut field = || {
-            let len = usize::try_from(fields.int32().ok()?).ok()?;
-            fields.bytes(len).ok()
-        };
-        let (kind, name, value) = (field()?, field()?, field()?);
+        let [kind, name, value] = three_fields(body)?;
         let text = std::str::from_utf8(name).ok()?;
         match kind {
             b"set" => self.settings.push(Setting::from_value(text, value)),
@@ -72,6 +71,40 @@ impl Held {
             _ => self.pins.insert(PinReason::ALL.into_iter().find(|reason| reason.label() == text)?),
         }
         Some(())
+    }
+}
+
+/// The fields of a row of three, none of them NULL.
+fn three_fields(body: &[u8]) -> Option<[&[u8]; 3]> {
+    let mut fields = Reader::new(body);
+    fields.int16().ok()?;
+    let mut field = || {
+        let len = usize::try_from(fields.int32().ok()?).ok()?;
+        fields.bytes(len).ok()
+    };
+    Some([field()?, field()?, field()?])
+}
+
+impl Hidden {
+    /// Takes the body of a DataRow that answers it.
+    pub fn row(&mut self, body: &[u8]) {
+        match self {
+            Self::Ask(held) => held.row(body),
+            Self::Hazards(hazards) => match three_fields(body) {
+                Some([kind, name, _]) => hazards.add(kind, &String::from_utf8_lossy(name)),
+                None => hazards.garble(),
+            },
+            _ => {}
+        }
+    }
+
+    /// A row that answers it came in pieces.
+    pub fn garble(&mut self) {
+        match self {
+            Self::Ask(held) => held.garble(),
+            Self::Hazards(hazards) => hazards.garble(),
+            _ => {}
+        }
     }
 }
 
@@ -87,7 +120,15 @@ impl Session {
     /// Asks the backend what it holds, if that is not known and nothing else is under way.
     pub(super) fn ask(&mut self, attachment: &mut Attachment) {
         let between = attachment.checkout.owed.is_empty() && self.sent.is_empty() && !self.unit.begun;
-        if !self.uncertain || !between || attachment.to_node > 0 {
+        if !between || attachment.to_node > 0 {
+            return;
+        }
+        if std::mem::take(&mut self.wants_hazards) {
+            let hazards = Hazards::asked(self.deps.code(), self.deps.clock.now());
+            // What it answers belongs to the next question.
+            return Self::send_hidden(attachment, hazards::QUESTION.as_bytes(), Hidden::Hazards(hazards));
+        }
+        if !self.uncertain {
             return;
         }
         self.uncertain = false;
@@ -96,8 +137,35 @@ impl Session {
         self.deps.metrics.route.state_asks.inc();
     }
 
+    /// A text calls functions that nobody vouches for, or writes: does one of them, or a trigger, change the
+    /// session? While that is not known, it may.
+    pub(super) fn beware(&mut self, class: &Classification) {
+        let writes = class.access == Access::Write && matches!(class.why, Why::Statement(_) | Why::Modifies(_));
+        if class.functions.is_empty() && !writes {
+            return;
+        }
+        let (code, now) = (self.deps.code(), self.deps.clock.now());
+        if !self.hazards.as_ref().is_some_and(|hazards| hazards.fits(code) && !hazards.is_old(now)) {
+            self.hazards = self.deps.hazards.find(&self.identity.database).filter(|found| found.fits(code));
+            self.wants_hazards = match &self.hazards {
+                None => true,
+                Some(hazards) => hazards.is_old(now) && self.deps.hazards.claim(&self.identity.database, now),
+            };
+        }
+        match &self.hazards {
+            Some(hazards) if hazards.name_any(&class.functions) || writes && hazards.triggers => {
+                self.suspects.extend(hazards.settings.iter().cloned());
+                self.unit.uncertain = true;
+            }
+            Some(_) => {}
+            None => self.unit.uncertain = true,
+        }
+    }
+
     /// Everything is qualified: the session's `search_path` may be anything.
-    fn question(&self) -> String {
+    fn question(&mut self) -> String {
+        self.suspects.sort_unstable();
+        self.suspects.dedup();
         let user = self.identity.user.replace('\\', "\\\\").replace('\'', "''");
         let known = self.tracked.current().entries().iter().map(|entry| &entry.name);
         let names = known.chain(&self.suspects).filter(|name| name.contains('.')).take(NAMES_MAX);
@@ -134,6 +202,7 @@ impl Session {
             // is wrong with a prepared one.
             Some(Hidden::Restore | Hidden::Statement | Hidden::Forget) | None => attachment.tainted = true,
             Some(Hidden::Ask(held)) => held.garble(),
+            Some(Hidden::Hazards(hazards)) => hazards.garble(),
         }
     }
 
@@ -141,6 +210,13 @@ impl Session {
     pub(super) fn hidden_done(&mut self, attachment: &mut Attachment) {
         match attachment.hidden.pop_front() {
             Some(Hidden::Ask(held)) => self.learn(attachment, held),
+            Some(Hidden::Hazards(hazards)) => {
+                let hazards = Arc::new(hazards);
+                self.deps.hazards.keep(&self.identity.database, Arc::clone(&hazards));
+                self.suspects.extend(hazards.settings.iter().cloned());
+                self.hazards = Some(hazards);
+                self.ask(attachment);
+            }
             Some(Hidden::Settings | Hidden::Begin | Hidden::Statement | Hidden::Forget | Hidden::Restore) | None => {}
         }
         if attachment.refused.is_none()

@@ -14,6 +14,7 @@ mod effects;
 mod errors;
 mod forward;
 mod greet;
+mod hazards;
 mod hidden;
 mod local;
 mod loss;
@@ -29,6 +30,7 @@ mod unit;
 
 pub use deps::{SessionDeps, Tunables};
 pub use greet::{GreetError, Greetings};
+pub use hazards::HazardTable;
 pub use passthrough::{Passthrough, PassthroughEnd, PassthroughError, ReplicationWish};
 
 use crate::backend::Parameters;
@@ -212,10 +214,16 @@ pub struct Session {
     uncertain: bool,
     /// The open transaction has changed what names and types mean.
     changed_schema: bool,
+    /// The same of functions and triggers.
+    changed_code: bool,
     /// The open transaction has changed who may log in, or what sessions begin with.
     changed_logins: bool,
     /// The backend of the primary it had last: preferred, because it knows this session best.
     home: Option<crate::ids::BackendId>,
+    /// What is known of the functions of its database.
+    hazards: Option<Arc<hazards::Hazards>>,
+    /// The functions of its database are to be read.
+    wants_hazards: bool,
     /// Settings of extensions that texts have named which did not tell what they do.
     suspects: Vec<Arc<str>>,
     told: Arc<Parameters>,

@@ -6,7 +6,7 @@
 //! a lost backend means (`loss`).
 
 use super::effects::Kind;
-use super::hidden::Hidden;
+use super::hidden::SUSPECTS_MAX;
 use super::loss::Loss;
 use super::unit::Unit;
 use super::{Attachment, Gate, Session, Streamed};
@@ -18,9 +18,6 @@ use crate::sql::{Access, StringSyntax};
 use crate::topology::Role;
 use crate::wire::{HEADER_LEN, TxStatus, backend as tags, encode};
 use std::sync::Arc;
-
-/// Settings of extensions that are kept in mind until the backend has been asked.
-const SUSPECTS_MAX: usize = 200;
 
 /// What the node's bytes led to.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,8 +62,8 @@ impl Session {
                 Scanned::More => Ok(None),
                 Scanned::Rest { take } => Ok(Some((take, attachment.to_client.fate()))),
                 Scanned::Begin { tag, take, whole } => {
-                    if !whole && let Some(Hidden::Ask(held)) = attachment.hidden.front_mut() {
-                        held.garble();
+                    if !whole && let Some(hidden) = attachment.hidden.front_mut() {
+                        hidden.garble();
                     }
                     self.on_message(attachment, tag, &input[at..at + take]).map(|fate| Some((take, fate)))
                 }
@@ -160,9 +157,9 @@ impl Session {
         if verdict == Reply::Swallow {
             attachment.to_client = Streamed::Swallow;
             if tag == tags::DATA_ROW
-                && let Some(Hidden::Ask(held)) = attachment.hidden.front_mut()
+                && let Some(hidden) = attachment.hidden.front_mut()
             {
-                held.row(body);
+                hidden.row(body);
             }
             return Ok(Fate::Swallow);
         }
@@ -308,7 +305,7 @@ impl Session {
         self.uncertain |= self.tracked.take_overflowed();
         if std::mem::take(&mut self.changed_schema) {
             // Whoever looked between the statement and its commit has seen the old names.
-            self.deps.schema_changed();
+            self.deps.schema_changed(std::mem::take(&mut self.changed_code));
         }
         if std::mem::take(&mut self.changed_logins) {
             self.deps.greetings.clear();
@@ -375,9 +372,10 @@ impl Session {
                 attachment.checkout.sequences_of = None;
                 self.pin(b"", super::effects::Pins::forget_sequences);
             }
-            Kind::Schema => {
-                self.deps.schema_changed();
+            Kind::Schema(code) => {
+                self.deps.schema_changed(code);
                 self.changed_schema = true;
+                self.changed_code |= code;
             }
             Kind::Logins => self.changed_logins = true,
             Kind::Prepare(name, text) => {

@@ -76,7 +76,7 @@ impl Session {
         } else if !self.prepared.has_room(view.content.len()) {
             return Err(Violation::TooManyNames);
         } else {
-            let statement = self.deps.statements.intern(view.content, || class);
+            let statement = self.deps.statements.intern(view.content, self.tracked.current().meaning(), || class);
             let name = view.name.to_vec();
             let schema = self.deps.schema();
             self.prepared.defining(&name, Arc::clone(&statement));
@@ -180,15 +180,14 @@ impl Session {
     /// A statement is bound and may run: what it may do counts for the unit, what it leaves behind
     /// counts once its portal is executed.
     pub(super) fn note_bound(&mut self, attachment: &mut Attachment, portal: &[u8], statement: Option<&Statement>) {
-        let (class, content): (Arc<Classification>, &[u8]) = match statement {
-            Some(statement) => (Arc::clone(&statement.class), &statement.content),
-            None => match &self.prepared.unnamed.class {
-                Some(class) => (Arc::clone(class), &self.prepared.unnamed.content),
-                None => return,
-            },
+        let class = match (statement, &self.prepared.unnamed.class) {
+            (Some(statement), _) => Arc::clone(&statement.class),
+            (None, Some(class)) => Arc::clone(class),
+            (None, None) => return,
         };
         self.remember_sequences(attachment, &class);
         self.vacate(&class);
+        self.beware(&class);
         self.unit.add(&class);
         if !self.bound.is_empty() {
             self.bound.retain(|(name, _)| **name != *portal);
@@ -196,6 +195,7 @@ impl Session {
         if class.steps.is_empty() {
             return;
         }
+        let content: &[u8] = statement.map_or(&self.prepared.unnamed.content, |statement| &statement.content);
         let text = content.split(|byte| *byte == 0).next().unwrap_or_default();
         let mut effects = VecDeque::new();
         Effect::collect(&mut effects, 0, &class, text, self.strings, self.is_quiet());

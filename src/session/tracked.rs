@@ -7,7 +7,7 @@
 //! its transaction on the node itself.
 
 use super::effects::Kind;
-use crate::backend::Settings;
+use crate::backend::{AUTHORIZATION, ROLE, Settings};
 use std::sync::Arc;
 
 /// Savepoints whose settings are kept; a transaction with more has its backend asked at the end.
@@ -58,7 +58,10 @@ impl Tracked {
             }
             Kind::Reset(name) => self.current = Arc::new(self.current.reset(name, &self.startup)),
             Kind::ResetAll => self.current = Arc::new(self.current.reset_all(&self.startup)),
-            Kind::DiscardAll => self.current = Arc::clone(&self.startup),
+            Kind::DiscardAll => {
+                let discarded = self.current.reset(AUTHORIZATION, &self.startup).reset(ROLE, &self.startup);
+                self.current = Arc::new(discarded.reset_all(&self.startup));
+            }
             // COMMIT of a failed transaction is answered as the ROLLBACK that it is.
             Kind::End if tag == b"ROLLBACK\0" => self.roll_back(),
             Kind::End => self.commit(),
@@ -83,7 +86,7 @@ impl Tracked {
             | Kind::Pin(..)
             | Kind::Uncertain(_)
             | Kind::ForgetSequences
-            | Kind::Schema
+            | Kind::Schema(_)
             | Kind::Logins
             | Kind::Unpins => {}
         }

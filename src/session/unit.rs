@@ -38,8 +38,6 @@ pub struct Unit {
     pub answers: u32,
     /// Something in it could not be looked at.
     pub uncertain: bool,
-    /// It holds RESET or DISCARD ALL: the startup settings must be made again.
-    pub resets: bool,
     /// Some of its messages were passed on, and what ends it was not: the node may be in the middle of
     /// an implicit transaction, whatever its last ReadyForQuery said.
     pub begun: bool,
@@ -64,7 +62,6 @@ impl Default for Unit {
             asked: 0,
             answers: 0,
             uncertain: false,
-            resets: false,
             begun: false,
             lazy_commit: false,
             refused: None,

@@ -145,6 +145,7 @@ mod tests {
             effects: Effects::default(),
             hint: None,
             why: Why::Empty,
+            functions: Box::default(),
             steps: Box::default(),
         })
     }

@@ -30,6 +30,8 @@ pub struct Classification {
     pub hint: Option<Hint>,
     /// Why it is what it is, for people.
     pub why: Why,
+    /// Functions that it calls and nobody vouches for, by the last part of their names, lower case.
+    pub functions: Box<[Arc<str>]>,
     /// What the single statements of the text do to the session, in order. Those that do nothing have no
     /// step, so most texts have none and nothing is allocated.
     pub steps: Box<[Step]>,
@@ -122,6 +124,8 @@ pub struct Effects {
     pub sequences: Sequences,
     /// It may change what names and types mean, so that statements prepared before may fail.
     pub schema: bool,
+    /// It may change what functions and triggers do.
+    pub code: bool,
     /// The database that nobody may be connected to when it runs.
     pub vacates: Option<Arc<str>>,
     /// It changes who may log in, or what a session begins with.

@@ -149,6 +149,7 @@ impl Classifier {
             effects: sum.effects,
             hint: None,
             why: sum.why,
+            functions: sum.functions.into(),
             steps,
         }
     }
@@ -190,7 +191,16 @@ fn write(why: Why, uncertain: bool) -> Classification {
     let effects = Effects { uncertain, ..Effects::default() };
     let step = Step { at: 0, tx: TxControl::None, effects: effects.clone() };
     let steps = if uncertain { Box::from([step]) } else { Box::default() };
-    Classification { access: Access::Write, statements: 1, tx: TxControl::None, effects, hint: None, why, steps }
+    Classification {
+        access: Access::Write,
+        statements: 1,
+        tx: TxControl::None,
+        effects,
+        hint: None,
+        why,
+        functions: Box::default(),
+        steps,
+    }
 }
 
 /// A statement that has company: its change is told by its step only, its transaction control is mixed.
@@ -211,6 +221,7 @@ fn add(mut sum: Verdict, next: Verdict) -> Verdict {
     if next.tx != TxControl::None {
         sum.tx = next.tx;
     }
+    sum.functions.extend(next.functions);
     sum.effects.pins = sum.effects.pins.union(next.effects.pins);
     sum.effects.changes_tx_defaults |= next.effects.changes_tx_defaults;
     sum.effects.uncertain |= next.effects.uncertain;
@@ -218,6 +229,7 @@ fn add(mut sum: Verdict, next: Verdict) -> Verdict {
     sum.effects.sequences = sum.effects.sequences.max(next.effects.sequences);
     sum.effects.schema |= next.effects.schema;
     sum.effects.logins |= next.effects.logins;
+    sum.effects.code |= next.effects.code;
     sum.effects.vacates = sum.effects.vacates.take().or(next.effects.vacates);
     sum
 }

@@ -132,6 +132,24 @@ impl FunctionLists {
     }
 }
 
+/// Is it one of PostgreSQL's own that are no reads? Told by its name: their effects are known.
+pub(super) fn is_postgresqls(name: &str) -> bool {
+    ["pg_", "lo_", "txid_", "binary_upgrade_", "brin_", "gin_"].iter().any(|prefix| name.starts_with(prefix))
+        || matches!(
+            name,
+            "nextval"
+                | "setval"
+                | "currval"
+                | "lastval"
+                | "set_config"
+                | "setseed"
+                | "current_setting"
+                | "loread"
+                | "lowrite"
+        )
+        || is_built_in_read(name)
+}
+
 fn is_built_in_read(name: &str) -> bool {
     if NODE_LOCAL.binary_search(&name).is_ok() || name.starts_with("pg_stat_get_") {
         return false;

@@ -4,6 +4,8 @@
 //! A new kind is a new arm in [`rule`]. Absent on purpose: strings of several statements (`classifier`), settings
 //! (`setting`), expressions (`walk`).
 
+use std::sync::Arc;
+
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
     CopyStmt, CreateStmt, CreateTableAsStmt, DeallocateStmt, DeclareCursorStmt, DefElem, DiscardMode, DiscardStmt,
@@ -28,11 +30,13 @@ pub(super) struct Verdict {
     pub effects: Effects,
     /// False: parts of it were not looked into.
     pub examined: bool,
+    /// Functions that nobody vouches for.
+    pub functions: Vec<Arc<str>>,
 }
 
 impl Verdict {
     pub fn new(access: Access, why: Why) -> Self {
-        Self { access, why, tx: TxControl::None, effects: Effects::default(), examined: true }
+        Self { access, why, tx: TxControl::None, effects: Effects::default(), examined: true, functions: Vec::new() }
     }
 
     fn write(statement: &NodeEnum) -> Self {
@@ -60,6 +64,7 @@ impl Verdict {
                 Self { examined, ..Self::new(Access::Write, why) }
             }
         };
+        verdict.functions = walk.functions;
         verdict.effects.pins = walk.pins;
         verdict.effects.changes_tx_defaults = walk.changes_tx_defaults;
         verdict.effects.uncertain = walk.uncertain;
@@ -76,13 +81,14 @@ impl Verdict {
 pub(super) fn rule(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
     let mut verdict = access_and_effects(statement, lists);
     verdict.effects.schema = may_change_schema(statement);
+    verdict.effects.code = verdict.effects.schema && may_change_code(statement);
     verdict.effects.vacates = vacated(statement);
     verdict.effects.logins = changes_logins(statement);
     verdict
 }
 
 /// The database that must have no other sessions: PostgreSQL refuses these statements otherwise (55006).
-fn vacated(statement: &NodeEnum) -> Option<std::sync::Arc<str>> {
+fn vacated(statement: &NodeEnum) -> Option<Arc<str>> {
     let database = ObjectType::ObjectDatabase as i32;
     match statement {
         NodeEnum::DropdbStmt(drop) => Some(drop.dbname.as_str().into()),
@@ -117,6 +123,28 @@ fn changes_logins(statement: &NodeEnum) -> bool {
         }
         _ => false,
     }
+}
+
+/// May it change what functions and triggers do? Kinds that cannot, and are frequent, are named.
+fn may_change_code(statement: &NodeEnum) -> bool {
+    !matches!(
+        statement,
+        NodeEnum::CreateStmt(_)
+            | NodeEnum::CreateTableAsStmt(_)
+            | NodeEnum::SelectStmt(_)
+            | NodeEnum::IndexStmt(_)
+            | NodeEnum::ReindexStmt(_)
+            | NodeEnum::CreateSeqStmt(_)
+            | NodeEnum::AlterSeqStmt(_)
+            | NodeEnum::ViewStmt(_)
+            | NodeEnum::RefreshMatViewStmt(_)
+            | NodeEnum::CommentStmt(_)
+            | NodeEnum::GrantStmt(_)
+            | NodeEnum::GrantRoleStmt(_)
+            | NodeEnum::CallStmt(_)
+            | NodeEnum::ClusterStmt(_)
+            | NodeEnum::DiscardStmt(_)
+    )
 }
 
 /// May it change what names and types mean? Whatever is not plainly something else.
@@ -199,7 +227,15 @@ fn access_and_effects(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
             verdict
         }
         NodeEnum::LoadStmt(_) => Verdict::pinned(statement, PinReason::Load),
-        NodeEnum::DoStmt(_) | NodeEnum::CallStmt(_) => {
+        NodeEnum::CallStmt(call) => {
+            let mut walk = Walk::new(lists);
+            walk.object(Why::Statement(label(statement)));
+            call.funccall.iter().for_each(|call| walk.call(call));
+            let mut verdict = Verdict::of_walk(walk, label(statement));
+            verdict.effects.releases = true;
+            verdict
+        }
+        NodeEnum::DoStmt(_) => {
             let mut verdict = Verdict { examined: false, ..Verdict::write(statement) };
             verdict.effects.uncertain = true;
             verdict.effects.releases = true;
@@ -388,6 +424,7 @@ fn create_as(create: &CreateTableAsStmt, statement: &NodeEnum, lists: &FunctionL
         verdict.effects.releases |= of_query.effects.releases;
         verdict.effects.sequences = verdict.effects.sequences.max(of_query.effects.sequences);
         verdict.examined &= of_query.examined;
+        verdict.functions = of_query.functions;
         if let Change::Execute { .. } = of_query.effects.change {
             verdict.effects.change = of_query.effects.change;
         }

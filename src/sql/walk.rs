@@ -16,7 +16,7 @@ use pg_query::protobuf::{
 };
 
 use super::class::{PinReason, Pins, Sequences, Why};
-use super::functions::FunctionLists;
+use super::functions::{self, FunctionLists};
 use super::label::label;
 use super::setting;
 
@@ -35,11 +35,16 @@ pub(super) struct Walk<'l> {
     pub uncertain: bool,
     /// Something may end the cause of a pin.
     pub releases: bool,
+    /// Functions that nobody vouches for, by the last part of their names, lower case.
+    pub functions: Vec<Arc<str>>,
     /// What it has to do with the session's memory of sequences.
     pub sequences: Sequences,
 }
 
 type Boxed<T> = Option<Box<T>>;
+
+/// Functions remembered of one statement.
+const FUNCTIONS_MAX: usize = 64;
 
 impl<'l> Walk<'l> {
     pub fn new(lists: &'l FunctionLists) -> Self {
@@ -51,6 +56,7 @@ impl<'l> Walk<'l> {
             sets_local: false,
             uncertain: false,
             releases: false,
+            functions: Vec::new(),
             sequences: Sequences::None,
         }
     }
@@ -431,7 +437,7 @@ impl<'l> Walk<'l> {
         }
     }
 
-    fn call(&mut self, call: &FuncCall) {
+    pub fn call(&mut self, call: &FuncCall) {
         let FuncCall {
             funcname,
             args,
@@ -454,6 +460,7 @@ impl<'l> Walk<'l> {
         let (schema, name) = qualified(funcname);
         if !self.lists.is_read(schema, name) {
             self.object(Why::Function(dotted(schema.unwrap_or_default(), name)));
+            self.strange(schema, name);
         }
         match name {
             "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
@@ -468,6 +475,14 @@ impl<'l> Walk<'l> {
             "nextval" | "setval" => self.sequences = self.sequences.max(Sequences::Moved),
             "currval" | "lastval" => self.sequences = Sequences::Read,
             _ => {}
+        }
+    }
+
+    /// A function that is not PostgreSQL's own may do anything.
+    fn strange(&mut self, schema: Option<&str>, name: &str) {
+        let own = schema == Some("pg_catalog") || schema.is_none() && functions::is_postgresqls(name);
+        if !own && self.functions.len() < FUNCTIONS_MAX {
+            self.functions.push(name.to_ascii_lowercase().into());
         }
     }
 

@@ -456,3 +456,42 @@ pub fn told_columns(s: &mut Script) {
     m.exchange(&run("r"));
     m.query(&format!("DROP TABLE {table}"));
 }
+
+/// Functions and triggers that change the session, though no statement says so.
+pub fn invisible_changes(s: &mut Script) {
+    let table = s.name("watched");
+    let (set, outer, trigger) = (s.name("set_who"), s.name("outer_who"), s.name("trigger_who"));
+    let show = "SELECT nullif(current_setting('app.who', true), ''), current_setting('work_mem')";
+    let mut m = Moving::new(s);
+    m.query(&format!(
+        "CREATE FUNCTION {set}(t text) RETURNS void LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM set_config('app.who', t, false); SET work_mem = '5MB'; END $$"
+    ));
+    m.query(&format!("CREATE FUNCTION {outer}(t text) RETURNS int LANGUAGE sql AS $$ SELECT {set}(t); SELECT 1 $$"));
+    m.query(&format!(
+        "CREATE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM {set}('by trigger'); RETURN new; END $$"
+    ));
+    m.query(&format!("SELECT {set}('a')"));
+    m.queries(&[show, "RESET work_mem", show]);
+    m.extended(&format!("SELECT {outer}($1)"), &["b"]);
+    m.queries(&[show, "RESET ALL", show, "BEGIN"]);
+    m.query(&format!("SELECT {outer}('undone')"));
+    m.queries(&["ROLLBACK", show]);
+    m.query(&format!("CREATE TABLE {table} (i int)"));
+    m.query(&format!("INSERT INTO {table} VALUES (1)"));
+    m.query(show);
+    m.query(&format!("CREATE TRIGGER t BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {trigger}()"));
+    m.query(&format!("INSERT INTO {table} VALUES (2)"));
+    m.query(show);
+    m.query(&format!("CREATE PROCEDURE {set}_too() LANGUAGE sql AS $$ SELECT {set}('by call') $$"));
+    m.query(&format!("CALL {set}_too()"));
+    m.query(show);
+    m.query(&format!(
+        "CREATE FUNCTION {set}_temp() RETURNS void LANGUAGE plpgsql AS \
+         $$ BEGIN CREATE TEMP TABLE made_inside AS SELECT 7 AS i; PERFORM pg_advisory_lock(4711); END $$"
+    ));
+    m.query(&format!("SELECT {set}_temp()"));
+    m.queries(&["SELECT i FROM made_inside", "DROP TABLE made_inside", "SELECT pg_advisory_unlock(4711)"]);
+    m.query(&format!("DROP TABLE {table}"));
+}
