@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    CopyStmt, CreateStmt, CreateTableAsStmt, DeallocateStmt, DeclareCursorStmt, DefElem, DiscardMode, DiscardStmt,
-    ExecuteStmt, ExplainStmt, Node, ObjectType, OnCommitAction, TransactionStmt, TransactionStmtKind, UnlistenStmt,
+    CallStmt, CopyStmt, CreateStmt, CreateTableAsStmt, DeallocateStmt, DeclareCursorStmt, DefElem, DiscardMode,
+    DiscardStmt, ExecuteStmt, ExplainStmt, Node, ObjectType, OnCommitAction, TransactionStmt, TransactionStmtKind,
+    UnlistenStmt,
 };
 
 use super::class::{Access, Change, Effects, PinReason, TxControl, Why};
@@ -47,6 +48,11 @@ impl Verdict {
         let mut verdict = Self::write(statement);
         verdict.effects.pins.insert(reason);
         verdict
+    }
+
+    fn that_releases(mut self) -> Self {
+        self.effects.releases = true;
+        self
     }
 
     fn changes(statement: &NodeEnum, change: Change) -> Self {
@@ -206,11 +212,7 @@ fn access_and_effects(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
         NodeEnum::VariableSetStmt(set) => setting::set(set),
         NodeEnum::ConstraintsSetStmt(_) => Verdict::changes(statement, Change::SetLocal { name: None }),
         NodeEnum::TransactionStmt(control) => self::transaction(control),
-        NodeEnum::DiscardStmt(discard) => {
-            let mut verdict = Verdict::changes(statement, self::discarded(discard));
-            verdict.effects.releases = true;
-            verdict
-        }
+        NodeEnum::DiscardStmt(discard) => Verdict::changes(statement, self::discarded(discard)).that_releases(),
         NodeEnum::DeallocateStmt(DeallocateStmt { name, isall, location: _ }) => {
             let all = *isall || name.is_empty();
             let change = if all { Change::DeallocateAll } else { Change::Deallocate { name: name.as_str().into() } };
@@ -227,14 +229,7 @@ fn access_and_effects(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
             verdict
         }
         NodeEnum::LoadStmt(_) => Verdict::pinned(statement, PinReason::Load),
-        NodeEnum::CallStmt(call) => {
-            let mut walk = Walk::new(lists);
-            walk.object(Why::Statement(label(statement)));
-            call.funccall.iter().for_each(|call| walk.call(call));
-            let mut verdict = Verdict::of_walk(walk, label(statement));
-            verdict.effects.releases = true;
-            verdict
-        }
+        NodeEnum::CallStmt(call) => self::call(call, statement, lists),
         NodeEnum::DoStmt(_) => {
             let mut verdict = Verdict { examined: false, ..Verdict::write(statement) };
             verdict.effects.uncertain = true;
@@ -242,9 +237,7 @@ fn access_and_effects(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
             verdict
         }
         NodeEnum::DropStmt(_) | NodeEnum::ClosePortalStmt(_) | NodeEnum::UnlistenStmt(_) => {
-            let mut verdict = Verdict::write(statement);
-            verdict.effects.releases = true;
-            verdict
+            Verdict::write(statement).that_releases()
         }
         NodeEnum::CreateStmt(create) => self::create(create, statement, lists),
         NodeEnum::CreateTableAsStmt(create) => self::create_as(create, statement, lists),
@@ -263,6 +256,16 @@ fn access_and_effects(statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
 
 fn inner(statement: &Option<Box<Node>>) -> Option<&NodeEnum> {
     statement.as_ref().and_then(|node| node.node.as_ref())
+}
+
+/// CALL: a procedure is judged like a function.
+fn call(call: &CallStmt, statement: &NodeEnum, lists: &FunctionLists) -> Verdict {
+    let mut walk = Walk::new(lists);
+    walk.object(Why::Statement(label(statement)));
+    call.funccall.iter().for_each(|call| walk.call(call));
+    let mut verdict = Verdict::of_walk(walk, label(statement));
+    verdict.effects.releases = true;
+    verdict
 }
 
 /// EXECUTE: what it runs was looked at when it was prepared, by whoever did that.
