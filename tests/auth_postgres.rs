@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pgregent::auth::{
     AuthError, AuthQuery, ClientExchange, ClientStep, DEFAULT_AUTH_QUERY, Md5Hash, NodeCredential, NodeLink,
-    NodeRefusal, Proof, ServerExchange, ServerStep, StoredSecret, Unavailability,
+    NodePassword, NodeRefusal, Proof, ServerExchange, ServerStep, StoredSecret, Unavailability,
 };
 use pgregent::clock::Time;
 use pgregent::config::{AuthConfig, AuthMethod, Secret};
@@ -206,7 +206,7 @@ fn receive(socket: &mut TcpStream) -> (u8, Vec<u8>) {
 }
 
 fn password(text: &str) -> NodeCredential {
-    NodeCredential::Password(Secret::new(text))
+    NodeCredential::Password(NodePassword::new(Secret::new(text)))
 }
 
 fn at(millis: u64) -> Time {

@@ -7,7 +7,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pgregent::auth::{
-    ClientExchange, ClientStep, NodeChannel, NodeCredential, ServerExchange, ServerStep, StoredSecret,
+    ClientExchange, ClientStep, NodeChannel, NodeCredential, NodePassword, ServerExchange, ServerStep, StoredSecret,
 };
 use pgregent::config::{AuthMethod, Secret};
 use std::sync::{Arc, OnceLock};
@@ -38,7 +38,7 @@ fn client_side(method: AuthMethod, secret: Option<&StoredSecret>, bind: bool, bo
 
 fn node_side(channel: NodeChannel, bodies: &[Vec<u8>]) {
     let demanding = matches!(channel, NodeChannel::Required(_));
-    let mut exchange = ClientExchange::new("joe", &NodeCredential::Password(Secret::new(PASSWORD))).over(channel);
+    let mut exchange = ClientExchange::new("joe", &NodeCredential::Password(NodePassword::new(Secret::new(PASSWORD)))).over(channel);
     let mut asked = false;
     for body in bodies {
         let code = body.first_chunk().map(|code| u32::from_be_bytes(*code));

@@ -13,9 +13,8 @@ use super::code;
 use super::error::{AuthError, Flaw, NodeMethod, NodeRefusal};
 use super::md5::{self, CHALLENGE_BYTES};
 use super::scram::{self, AwaitServerFinal, AwaitServerFirst, ClientBinding, ClientSecret, MECHANISM, MECHANISM_PLUS};
-use super::secret::{Md5Hash, ScramKeys, StoredSecret};
+use super::secret::{Md5Hash, NodePassword, ScramKeys, StoredSecret};
 use super::server::Proof;
-use crate::config::Secret;
 
 /// What we can prove to a node that we are a user with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +23,7 @@ pub enum NodeCredential {
     #[default]
     None,
     /// The password: good for every method.
-    Password(Secret),
+    Password(NodePassword),
     /// The stored MD5 hash: good for md5 only.
     Md5(Md5Hash),
     /// Keys from a client's login: good for SCRAM with the same verifier only.
@@ -39,8 +38,8 @@ impl NodeCredential {
     #[must_use]
     pub fn of(proof: &Proof, stored: Option<&StoredSecret>) -> Self {
         match (proof, stored) {
-            (Proof::Password(password), _) => Self::Password(password.clone()),
-            (_, Some(StoredSecret::Plain(plain))) => Self::Password(plain.password().clone()),
+            (Proof::Password(password), _) => Self::Password(NodePassword::new(password.clone())),
+            (_, Some(StoredSecret::Plain(plain))) => Self::Password(NodePassword::new(plain.password().clone())),
             (Proof::ScramKeys(keys), _) => Self::ScramKeys(keys.clone()),
             (Proof::None, Some(StoredSecret::Md5(hash))) => Self::Md5(hash.clone()),
             (Proof::None, Some(StoredSecret::Scram(_)) | None) => Self::None,
@@ -151,7 +150,7 @@ impl ClientExchange {
 
     fn send_password(&mut self) -> Result<ClientStep, NodeRefusal> {
         let password = match &self.credential {
-            NodeCredential::Password(password) => password.clone(),
+            NodeCredential::Password(password) => password.password().clone(),
             credential => return Err(unfit(credential, NodeMethod::Password)),
         };
         Ok(self.send_text(password.expose()))
@@ -161,7 +160,7 @@ impl ClientExchange {
         let challenge =
             <[u8; CHALLENGE_BYTES]>::try_from(data).map_err(|_| NodeRefusal::Malformed(Flaw::LengthMismatch))?;
         let hash = match &self.credential {
-            NodeCredential::Password(password) => Md5Hash::derive(password.expose(), &self.user),
+            NodeCredential::Password(password) => Md5Hash::derive(password.password().expose(), &self.user),
             NodeCredential::Md5(hash) => hash.clone(),
             credential => return Err(unfit(credential, NodeMethod::Md5)),
         };

@@ -43,7 +43,7 @@ pub use limit::{LoginLimiter, LoginLimits};
 pub use link::{Candidates, NodeLink};
 pub use query::{AuthQuery, DEFAULT_AUTH_QUERY};
 pub use roles::{Memberships, ROLES_TTL};
-pub use secret::{BadSecret, Md5Hash, Plain, ScramKeys, ScramVerifier, StoredSecret};
+pub use secret::{BadSecret, Md5Hash, NodePassword, Plain, ScramKeys, ScramVerifier, StoredSecret};
 pub use secrets::{SecretSource, Secrets};
 pub use server::{Proof, ServerExchange, ServerStep};
 

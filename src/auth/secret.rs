@@ -4,10 +4,11 @@
 //! and salts are within bounds once they are in here. Absent on purpose: where secrets come from.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::md5;
@@ -211,6 +212,58 @@ impl fmt::Debug for ScramKeys {
     }
 }
 
+/// A password for logins to nodes, with the keys made of it for the salt that nodes asked with last: all nodes of a
+/// cluster ask with the same, so that thousands of hash rounds are spent once, not per backend.
+#[derive(Clone)]
+pub struct NodePassword {
+    password: Secret,
+    keys: Arc<Mutex<Option<ScramKeys>>>,
+}
+
+impl NodePassword {
+    /// Wraps a password.
+    #[must_use]
+    pub fn new(password: Secret) -> Self {
+        Self { password, keys: Arc::default() }
+    }
+
+    /// The password.
+    #[must_use]
+    pub fn password(&self) -> &Secret {
+        &self.password
+    }
+
+    /// The keys for this salt and cost; the latest are kept.
+    pub(super) fn keys(&self, salt: &[u8], iterations: u32) -> ScramKeys {
+        let mut kept = self.keys.lock();
+        if let Some(keys) = kept.as_ref().filter(|keys| keys.salt == salt && keys.iterations == iterations) {
+            return keys.clone();
+        }
+        let salted = scram::salted_password(self.password.expose().as_bytes(), salt, iterations);
+        let keys = ScramKeys {
+            client_key: scram::client_key(&salted),
+            server_key: scram::server_key(&salted),
+            salt: salt.to_vec(),
+            iterations,
+        };
+        kept.insert(keys).clone()
+    }
+}
+
+impl PartialEq for NodePassword {
+    fn eq(&self, other: &Self) -> bool {
+        self.password == other.password
+    }
+}
+
+impl Eq for NodePassword {}
+
+impl fmt::Debug for NodePassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodePassword(…)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,5 +344,20 @@ mod tests {
         for salt in [b"one", b"two", b"one"] {
             assert_eq!(plain.verifier(salt), ScramVerifier::derive(b"pencil", salt, scram::ITERATIONS));
         }
+    }
+
+    #[test]
+    fn keys_for_nodes_are_made_once_per_salt_and_shared_by_clones() {
+        let password = NodePassword::new(Secret::new("pencil"));
+        let verifier = ScramVerifier::derive(b"pencil", b"salt", 10);
+        let keys = password.clone().keys(b"salt", 10);
+        assert_eq!((scram::hash(&keys.client_key), &keys.server_key), (verifier.stored_key, &verifier.server_key));
+        assert_eq!(password.keys.lock().as_ref(), Some(&keys), "made by a clone, kept for all");
+        for (salt, iterations) in [(&b"salt"[..], 11), (b"other", 10)] {
+            let other = password.keys(salt, iterations);
+            assert_ne!(other.client_key, keys.client_key);
+            assert_eq!((&*other.salt, other.iterations), (salt, iterations));
+        }
+        assert_eq!(format!("{password:?}"), "NodePassword(…)");
     }
 }

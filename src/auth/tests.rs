@@ -23,7 +23,7 @@ fn verifier(password: &str) -> StoredSecret {
 }
 
 fn password(text: &str) -> NodeCredential {
-    NodeCredential::Password(Secret::new(text))
+    NodeCredential::Password(NodePassword::new(Secret::new(text)))
 }
 
 /// Runs a login to its end; the client also sees AuthenticationOk.

@@ -140,8 +140,11 @@ impl PoolSet {
     /// login told nothing (trust, peer, cert).
     pub fn set_credential(&self, user: &Arc<str>, credential: NodeCredential) {
         let mut credentials = self.shared.credentials.lock();
-        if credential == NodeCredential::None && credentials.contains_key(user) {
-            return;
+        match credentials.get(user) {
+            Some(_) if credential == NodeCredential::None => return,
+            // The one that is there has its keys already.
+            Some(known) if *known == credential => return,
+            _ => {}
         }
         credentials.insert(Arc::clone(user), credential);
     }

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 use super::{
-    Attributes, CHANNEL_BINDING, Flaw, Key, SALT_BYTES_MAX, check_message, check_nonce, client_key, decode_key, hash,
-    hmac_sha256, parse_iterations, salted_password, server_key, xor,
+    Attributes, CHANNEL_BINDING, Flaw, Key, SALT_BYTES_MAX, check_message, check_nonce, decode_key, hash, hmac_sha256,
+    parse_iterations, xor,
 };
 use crate::auth::error::NodeRefusal;
-use crate::auth::secret::ScramKeys;
-use crate::config::Secret;
+use crate::auth::secret::{NodePassword, ScramKeys};
 
 /// What we tell the node of the channel, in the GS2 header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +49,7 @@ impl ClientBinding {
 /// What we prove ourselves with.
 #[derive(Clone)]
 pub(in crate::auth) enum ClientSecret {
-    Password(Secret),
+    Password(NodePassword),
     Keys(ScramKeys),
 }
 
@@ -104,8 +103,8 @@ impl AwaitServerFirst {
     fn keys(&self, salt: &[u8], iterations: u32) -> Result<(Key, Key), NodeRefusal> {
         match &self.secret {
             ClientSecret::Password(password) => {
-                let salted = salted_password(password.expose().as_bytes(), salt, iterations);
-                Ok((client_key(&salted), server_key(&salted)))
+                let keys = password.keys(salt, iterations);
+                Ok((keys.client_key, keys.server_key))
             }
             ClientSecret::Keys(keys) if keys.salt == salt && keys.iterations == iterations => {
                 Ok((keys.client_key.clone(), keys.server_key.clone()))
@@ -133,11 +132,12 @@ mod tests {
     use super::super::server::{Binding, ServerFirst};
     use super::*;
     use crate::auth::secret::ScramVerifier;
+    use crate::config::Secret;
 
     const NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
 
     fn pencil() -> ClientSecret {
-        ClientSecret::Password(Secret::new("pencil"))
+        ClientSecret::Password(NodePassword::new(Secret::new("pencil")))
     }
 
     fn begin() -> AwaitServerFirst {
