@@ -93,7 +93,7 @@ mod conversation {
         copy: copy_in copy_in_transactions copy_out copy_extended copy_large copy_messages_without_copy query_during_copy;
         state: set_and_reset several_in_one_text in_transactions set_config_in_all_forms roles characteristics
             startup_settings prepared_by_sql prepared_by_both what_cannot_move sequences schema_changes told_columns
-            invisible_changes;
+            invisible_changes view_of_prepared;
     }
 }
 

@@ -75,7 +75,10 @@ impl Effect {
         strings: StringSyntax,
         quiet: bool,
     ) {
-        let matters = |step: &Step| step.tx == TxControl::None || !step.effects.is_none();
+        let ends = |tx: &TxControl| {
+            matches!(tx, TxControl::Begin(_) | TxControl::Commit { .. } | TxControl::Rollback { .. } | TxControl::Mixed)
+        };
+        let matters = |step: &Step| !ends(&step.tx) || !step.effects.is_none();
         if class.steps.is_empty() || quiet && !class.steps.iter().any(matters) {
             return;
         }
@@ -95,6 +98,12 @@ impl Effect {
 }
 
 impl Kind {
+    /// Does the node go back to defaults of its own?
+    #[must_use]
+    pub fn resets(&self) -> bool {
+        matches!(self, Self::Reset(_) | Self::ResetAll | Self::DiscardAll)
+    }
+
     fn collect(step: &Step, text: &[u8], strings: StringSyntax, mut add: impl FnMut(Self)) {
         match &step.tx {
             TxControl::Commit { .. } | TxControl::Rollback { .. } | TxControl::PrepareTransaction => add(Self::End),

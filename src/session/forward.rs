@@ -4,12 +4,11 @@
 //! prepared statement is on the backend before anything names it; while the node skips to Sync
 //! nothing is queued that it will not answer. Absent on purpose: reading replies.
 
-use super::effects::Kind;
 use super::hidden::Hidden;
 use super::statements::REFUSED_TEXT;
 use super::unit::{HOLD_MAX, Violation};
 use super::{Attachment, Gate, Session};
-use crate::backend::{Owed, Refused, Setting, Settings};
+use crate::backend::{Owed, Refused};
 
 use crate::relay::Message;
 use crate::sql::{Classification, Why};
@@ -64,7 +63,7 @@ impl Session {
                 self.inbox.settle();
                 attachment.to_node -= take;
             }
-            if attachment.gate == Gate::Shut || attachment.is_held_up() || self.changes_names_now() {
+            if attachment.gate == Gate::Shut || attachment.is_held_up() || self.must_see_answer() {
                 break;
             }
             let Some(message) = self.inbox.message_at(self.inbox.cursor(), limit)? else { break };
@@ -209,6 +208,7 @@ impl Session {
                 self.remember_sequences(attachment, &class);
                 self.vacate(&class);
                 self.beware(&class);
+                self.show_statements(attachment, &class);
                 self.unit.add(&class);
                 let quiet = self.is_quiet();
                 let text = frontend::query(self.inbox.body(message))?;
@@ -257,35 +257,20 @@ impl Session {
     fn pass_sync(&mut self, attachment: &mut Attachment, message: Message) {
         let ignored = attachment.checkout.owed.copy_in();
         attachment.checkout.owed.push(Owed::Sync { swallow: false });
+        self.stream(attachment, message);
         if !ignored {
             self.unit_sent(attachment);
         }
-        self.stream(attachment, message);
-    }
-
-    /// The startup settings that a unit resets and does not set again.
-    fn restored(&self, unit: &super::Unit) -> Vec<Setting> {
-        let startup = self.tracked.startup().entries();
-        let mut restored: Vec<Setting> = Vec::new();
-        for effect in unit.effects.iter().filter(|_| !startup.is_empty()) {
-            match &effect.kind {
-                Kind::Reset(name) => restored.extend(startup.iter().filter(|entry| *entry.name == **name).cloned()),
-                Kind::ResetAll | Kind::DiscardAll => restored = startup.to_vec(),
-                Kind::Set(entries) => restored.retain(|old| entries.iter().all(|new| new.name != old.name)),
-                _ => {}
-            }
-        }
-        restored
     }
 
     /// The unit is complete: its ReadyForQuery is owed.
     pub(super) fn unit_sent(&mut self, attachment: &mut Attachment) {
         let unit = std::mem::take(&mut self.unit);
-        let restored = self.restored(&unit);
+        let shown = unit.shows_statements;
         self.sent.push_back(unit);
-        if !restored.is_empty() {
-            // On the node RESET goes to its own default; what the client brought along comes back at once.
-            Self::send_hidden(attachment, &Settings::default().change_to(&Settings::new(restored)), Hidden::Restore);
+        if shown {
+            Self::send_hidden(attachment, b"DEALLOCATE ALL", Hidden::Forget);
+            attachment.checkout.statements.forget_all();
         }
         if attachment.gate == Gate::OneRead {
             attachment.gate = Gate::Shut;

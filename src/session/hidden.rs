@@ -123,15 +123,15 @@ impl Session {
         if !between || attachment.to_node > 0 {
             return;
         }
-        if std::mem::take(&mut self.wants_hazards) {
+        if std::mem::take(&mut self.after.wants_hazards) {
             let hazards = Hazards::asked(self.deps.code(), self.deps.clock.now());
             // What it answers belongs to the next question.
             return Self::send_hidden(attachment, hazards::QUESTION.as_bytes(), Hidden::Hazards(hazards));
         }
-        if !self.uncertain {
+        if !self.after.uncertain {
             return;
         }
-        self.uncertain = false;
+        self.after.uncertain = false;
         let text = self.question();
         Self::send_hidden(attachment, text.as_bytes(), Hidden::Ask(Held::default()));
         self.deps.metrics.route.state_asks.inc();
@@ -145,16 +145,16 @@ impl Session {
             return;
         }
         let (code, now) = (self.deps.code(), self.deps.clock.now());
-        if !self.hazards.as_ref().is_some_and(|hazards| hazards.fits(code) && !hazards.is_old(now)) {
-            self.hazards = self.deps.hazards.find(&self.identity.database).filter(|found| found.fits(code));
-            self.wants_hazards = match &self.hazards {
+        if !self.after.hazards.as_ref().is_some_and(|hazards| hazards.fits(code) && !hazards.is_old(now)) {
+            self.after.hazards = self.deps.hazards.find(&self.identity.database).filter(|found| found.fits(code));
+            self.after.wants_hazards = match &self.after.hazards {
                 None => true,
                 Some(hazards) => hazards.is_old(now) && self.deps.hazards.claim(&self.identity.database, now),
             };
         }
-        match &self.hazards {
+        match &self.after.hazards {
             Some(hazards) if hazards.name_any(&class.functions) || writes && hazards.triggers => {
-                self.suspects.extend(hazards.settings.iter().cloned());
+                self.after.suspects.extend(hazards.settings.iter().cloned());
                 self.unit.uncertain = true;
             }
             Some(_) => {}
@@ -164,11 +164,11 @@ impl Session {
 
     /// Everything is qualified: the session's `search_path` may be anything.
     fn question(&mut self) -> String {
-        self.suspects.sort_unstable();
-        self.suspects.dedup();
+        self.after.suspects.sort_unstable();
+        self.after.suspects.dedup();
         let user = self.identity.user.replace('\\', "\\\\").replace('\'', "''");
         let known = self.tracked.current().entries().iter().map(|entry| &entry.name);
-        let names = known.chain(&self.suspects).filter(|name| name.contains('.')).take(NAMES_MAX);
+        let names = known.chain(&self.after.suspects).filter(|name| name.contains('.')).take(NAMES_MAX);
         let names = names.map(|name| format!("E'{}'", name.replace('\\', "\\\\").replace('\'', "''")));
         let names = names.collect::<Vec<_>>().join(",");
         format!(
@@ -213,8 +213,8 @@ impl Session {
             Some(Hidden::Hazards(hazards)) => {
                 let hazards = Arc::new(hazards);
                 self.deps.hazards.keep(&self.identity.database, Arc::clone(&hazards));
-                self.suspects.extend(hazards.settings.iter().cloned());
-                self.hazards = Some(hazards);
+                self.after.suspects.extend(hazards.settings.iter().cloned());
+                self.after.hazards = Some(hazards);
                 self.ask(attachment);
             }
             Some(Hidden::Settings | Hidden::Begin | Hidden::Statement | Hidden::Forget | Hidden::Restore) | None => {}
@@ -230,7 +230,7 @@ impl Session {
 
     /// What the backend holds is the session's state from now on.
     fn learn(&mut self, attachment: &mut Attachment, held: Held) {
-        self.suspects.clear();
+        self.after.suspects.clear();
         if held.garbled {
             self.pin_for(Some(&held.pins), |pins| pins.for_unknown());
             return;

@@ -138,8 +138,9 @@ impl Session {
         self.outbox.release();
         self.prepared.abandon_all();
         self.tracked.roll_back();
-        self.uncertain = false;
-        self.suspects.clear();
+        self.after.restored.clear();
+        self.after.uncertain = false;
+        self.after.suspects.clear();
         self.held_confirms = 0;
         if inside_message {
             // Half a message is on its way to the client: nothing can follow it.

@@ -181,6 +181,27 @@ enum Gate {
     Free,
 }
 
+/// What statements have done that is to be dealt with once their unit or transaction is over.
+#[derive(Debug, Default)]
+struct Aftermath {
+    /// Startup settings that the present unit has reset: on the node that goes to its own defaults.
+    restored: Vec<crate::backend::Setting>,
+    /// Something changed the session in a way that its text did not tell: the backend must be asked.
+    uncertain: bool,
+    /// The open transaction has changed what names and types mean.
+    changed_schema: bool,
+    /// The same of functions and triggers.
+    changed_code: bool,
+    /// The open transaction has changed who may log in, or what sessions begin with.
+    changed_logins: bool,
+    /// What is known of the functions of its database.
+    hazards: Option<Arc<hazards::Hazards>>,
+    /// The functions of its database are to be read.
+    wants_hazards: bool,
+    /// Settings of extensions that texts have named which did not tell what they do.
+    suspects: Vec<Arc<str>>,
+}
+
 /// A client's session.
 #[derive(Debug)]
 pub struct Session {
@@ -210,22 +231,9 @@ pub struct Session {
     unit: Unit,
     prepared: Prepared,
     tracked: Tracked,
-    /// Something changed the session in a way that its text did not tell: the backend must be asked.
-    uncertain: bool,
-    /// The open transaction has changed what names and types mean.
-    changed_schema: bool,
-    /// The same of functions and triggers.
-    changed_code: bool,
-    /// The open transaction has changed who may log in, or what sessions begin with.
-    changed_logins: bool,
+    after: Aftermath,
     /// The backend of the primary it had last: preferred, because it knows this session best.
     home: Option<crate::ids::BackendId>,
-    /// What is known of the functions of its database.
-    hazards: Option<Arc<hazards::Hazards>>,
-    /// The functions of its database are to be read.
-    wants_hazards: bool,
-    /// Settings of extensions that texts have named which did not tell what they do.
-    suspects: Vec<Arc<str>>,
     told: Arc<Parameters>,
     pins: Pins,
     /// How the client's string literals read (`standard_conforming_strings`).

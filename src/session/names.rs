@@ -7,6 +7,7 @@
 
 use super::forward::Passed;
 use super::hidden::Hidden;
+use super::statements::NOT_TRACKED;
 use super::{Attachment, Session};
 use crate::backend::Owed;
 use crate::relay::Message;
@@ -16,9 +17,12 @@ use crate::wire::{TxStatus, encode, frontend};
 use super::effects::Effect;
 
 impl Session {
-    /// Is a statement under way that changes which prepared statements there are? What a name means is known after it.
-    pub(super) fn changes_names_now(&self) -> bool {
-        self.sent.back().is_some_and(|unit| unit.effects.iter().any(Effect::changes_names))
+    /// Is a statement under way whose answer decides what the next one means? One that changes which prepared
+    /// statements there are, or one that resets what the client brought along.
+    pub(super) fn must_see_answer(&self) -> bool {
+        let startup = !self.tracked.startup().entries().is_empty();
+        let decides = |effect: &Effect| effect.changes_names() || startup && effect.kind.resets();
+        self.sent.back().is_some_and(|unit| unit.effects.iter().any(decides))
     }
 
     /// Makes the backend know the SQL-level names in this text as the session knows them. The answer is the
@@ -134,6 +138,26 @@ impl Session {
             Self::send_hidden(attachment, b"DISCARD SEQUENCES", Hidden::Forget);
         }
         attachment.checkout.sequences_of = Some(self.handle.id);
+    }
+
+    /// The client looks at `pg_prepared_statements`: for this unit the backend knows its statements, under its
+    /// names, and no others.
+    pub(super) fn show_statements(&mut self, attachment: &mut Attachment, class: &Classification) {
+        if !class.effects.shows_statements || self.unit.begun || self.transaction.status() == TxStatus::Failed {
+            return;
+        }
+        Self::send_hidden(attachment, b"DEALLOCATE ALL", Hidden::Forget);
+        attachment.checkout.statements.forget_all();
+        for text in self.prepared.sql_texts() {
+            Self::send_hidden(attachment, text, Hidden::Statement);
+        }
+        for (name, statement) in self.prepared.named() {
+            attachment.push_parse(name, &statement.content);
+            attachment.checkout.owed.push(Owed::Parse { swallow: true, id: NOT_TRACKED });
+            encode::bare(attachment.outbox.tail(), frontend::SYNC);
+            attachment.checkout.owed.push(Owed::Sync { swallow: true });
+        }
+        self.unit.shows_statements = true;
     }
 
     /// Idle backends in a database are nobody's sessions: they must not keep it from being dropped or copied.

@@ -181,6 +181,16 @@ impl Prepared {
         self.sql.remove(name);
     }
 
+    /// The client's statements of the protocol, by name.
+    pub fn named(&self) -> impl Iterator<Item = (&[u8], &Arc<Statement>)> {
+        self.names.iter().map(|(name, statement)| (&**name, statement))
+    }
+
+    /// The texts of its SQL-level statements.
+    pub fn sql_texts(&self) -> impl Iterator<Item = &Arc<[u8]>> {
+        self.sql.values()
+    }
+
     /// Is there a statement of this name, of either level?
     #[must_use]
     pub fn knows(&self, name: &str) -> bool {

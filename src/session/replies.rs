@@ -6,11 +6,11 @@
 //! a lost backend means (`loss`).
 
 use super::effects::Kind;
-use super::hidden::SUSPECTS_MAX;
+use super::hidden::{Hidden, SUSPECTS_MAX};
 use super::loss::Loss;
 use super::unit::Unit;
 use super::{Attachment, Gate, Session, Streamed};
-use crate::backend::{Backend, Owed, Parameters, Reply};
+use crate::backend::{Backend, Owed, Parameters, Reply, Settings};
 use crate::metrics::Class;
 use crate::net::Buffer;
 use crate::relay::Scanned;
@@ -291,23 +291,24 @@ impl Session {
         }
         let wrote = unit.writes || matches!(self.transaction, super::Transaction::Open { wrote: true, .. });
         // A session lock outlives the error of its statement.
-        self.uncertain |= unit.uncertain || unit.failed && !unit.pins.is_empty();
+        self.after.uncertain |= unit.uncertain || unit.failed && !unit.pins.is_empty();
         self.transaction.on_ready(status, !on_primary, unit.writes);
+        self.restore(attachment, status, unit.failed);
         if status != TxStatus::Idle {
             return;
         }
         if unit.failed {
-            self.uncertain |= !self.tracked.is_quiet() && self.pins.has_state();
+            self.after.uncertain |= !self.tracked.is_quiet() && self.pins.has_state();
             self.tracked.roll_back();
         } else if !self.tracked.is_quiet() {
             self.tracked.commit();
         }
-        self.uncertain |= self.tracked.take_overflowed();
-        if std::mem::take(&mut self.changed_schema) {
+        self.after.uncertain |= self.tracked.take_overflowed();
+        if std::mem::take(&mut self.after.changed_schema) {
             // Whoever looked between the statement and its commit has seen the old names.
-            self.deps.schema_changed(std::mem::take(&mut self.changed_code));
+            self.deps.schema_changed(std::mem::take(&mut self.after.changed_code));
         }
-        if std::mem::take(&mut self.changed_logins) {
+        if std::mem::take(&mut self.after.changed_logins) {
             self.deps.greetings.clear();
             self.deps.pools.outdate();
         }
@@ -355,18 +356,44 @@ impl Session {
         }
     }
 
+    /// Keeps in mind which startup settings a RESET has to go back to.
+    fn note_restored(&mut self, kind: &Kind) {
+        let startup = self.tracked.startup().entries();
+        match kind {
+            Kind::Reset(name) => {
+                self.after.restored.extend(startup.iter().filter(|entry| *entry.name == **name).cloned());
+            }
+            Kind::ResetAll | Kind::DiscardAll => self.after.restored = startup.to_vec(),
+            Kind::Set(entries) => self.after.restored.retain(|old| entries.iter().all(|new| new.name != old.name)),
+            _ => {}
+        }
+    }
+
+    /// What the client brought along comes back after a RESET.
+    fn restore(&mut self, attachment: &mut Attachment, status: TxStatus, failed: bool) {
+        let restored = std::mem::take(&mut self.after.restored);
+        let undone = failed || status == TxStatus::Failed;
+        if !restored.is_empty() && !undone {
+            let text = Settings::default().change_to(&Settings::new(restored));
+            Self::send_hidden(attachment, &text, Hidden::Restore);
+        }
+    }
+
     /// What a statement does to the session is done.
     fn apply(&mut self, attachment: &mut Attachment, kind: Kind, tag: &[u8]) {
+        self.note_restored(&kind);
         self.tracked.answered(&kind, tag);
         match kind {
             Kind::Pin(reasons, statement) => self.pin(statement.as_bytes(), |pins| pins.add(reasons)),
             Kind::Uncertain(names) => {
-                self.uncertain = true;
-                self.suspects.extend(names.iter().take(SUSPECTS_MAX.saturating_sub(self.suspects.len())).cloned());
+                self.after.uncertain = true;
+                self.after
+                    .suspects
+                    .extend(names.iter().take(SUSPECTS_MAX.saturating_sub(self.after.suspects.len())).cloned());
             }
             // A pin made in a transaction that is undone has lost its cause.
             Kind::End if tag != b"ROLLBACK\0" => {}
-            Kind::Unpins | Kind::End | Kind::RollbackTo(_) => self.uncertain |= self.pins.has_state(),
+            Kind::Unpins | Kind::End | Kind::RollbackTo(_) => self.after.uncertain |= self.pins.has_state(),
             Kind::DiscardAll => self.pin(b"", super::effects::Pins::clear_state),
             Kind::ForgetSequences => {
                 attachment.checkout.sequences_of = None;
@@ -374,10 +401,10 @@ impl Session {
             }
             Kind::Schema(code) => {
                 self.deps.schema_changed(code);
-                self.changed_schema = true;
-                self.changed_code |= code;
+                self.after.changed_schema = true;
+                self.after.changed_code |= code;
             }
-            Kind::Logins => self.changed_logins = true,
+            Kind::Logins => self.after.changed_logins = true,
             Kind::Prepare(name, text) => {
                 attachment.checkout.statements.note_sql(&name, Some(&text));
                 self.prepared.define_sql(&name, text);
@@ -421,7 +448,7 @@ impl Session {
         let idle =
             attachment.checkout.tx == TxStatus::Idle && attachment.checkout.owed.is_empty() && self.sent.is_empty();
         let passing = attachment.to_node > 0 || !attachment.outbox.is_empty() || attachment.scan.is_inside();
-        let wanted = attachment.gate == Gate::OneRead || self.uncertain || self.transaction.is_open();
+        let wanted = attachment.gate == Gate::OneRead || self.after.uncertain || self.transaction.is_open();
         idle && !passing && !wanted && attachment.used && self.pins.is_empty() && self.unit_is_untouched()
     }
 

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Portals that will change the session, each bound and not yet replaced.
 const BOUND_MAX: usize = 64;
 /// In place of a statement's number: the backend learns and forgets nothing by this Parse.
-const NOT_TRACKED: u64 = u64::MAX;
+pub(super) const NOT_TRACKED: u64 = u64::MAX;
 
 /// No SQL: the node refuses it.
 pub(super) const REFUSED_TEXT: &[u8] = b"refused by the proxy";
@@ -37,6 +37,7 @@ impl Session {
             _ => self.deps.classify(view.text, self.strings),
         };
         self.align_parsed(attachment, &class);
+        self.show_statements(attachment, &class);
         let view = frontend::parse(self.inbox.body(message))?;
         if view.name.is_empty() {
             let renamed = self.renamed(&view, &class);
@@ -141,6 +142,7 @@ impl Session {
             return Ok(self.refuse(attachment, message, Refused::Pin));
         }
         let portal = view.portal.to_vec();
+        self.show_statements(attachment, &statement.class);
         match self.same_rows(attachment, &statement) {
             Sameness::Same => {}
             Sameness::Asked => return Ok(Passed::More(0)),

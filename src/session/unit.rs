@@ -43,6 +43,8 @@ pub struct Unit {
     pub begun: bool,
     /// It touches `synchronous_commit`: commits may be acknowledged before they are flushed.
     pub lazy_commit: bool,
+    /// The backend knows the client's statements under the client's names as long as it runs.
+    pub shows_statements: bool,
     /// In place of its Query the node got something to refuse: the client gets this error.
     pub refused: Option<Refused>,
     /// An error was passed on.
@@ -64,6 +66,7 @@ impl Default for Unit {
             uncertain: false,
             begun: false,
             lazy_commit: false,
+            shows_statements: false,
             refused: None,
             failed: false,
             answered: false,

@@ -124,6 +124,8 @@ pub struct Effects {
     pub sequences: Sequences,
     /// It may change what names and types mean, so that statements prepared before may fail.
     pub schema: bool,
+    /// It reads the view of prepared statements, which must be the session's.
+    pub shows_statements: bool,
     /// It may change what functions and triggers do.
     pub code: bool,
     /// The database that nobody may be connected to when it runs.

@@ -76,6 +76,7 @@ impl Verdict {
         verdict.effects.uncertain = walk.uncertain;
         verdict.effects.releases = walk.releases;
         verdict.effects.sequences = walk.sequences;
+        verdict.effects.shows_statements = walk.shows_statements;
         if walk.sets_local {
             verdict.effects.change = Change::SetLocal { name: None };
         }

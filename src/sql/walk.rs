@@ -35,6 +35,8 @@ pub(super) struct Walk<'l> {
     pub uncertain: bool,
     /// Something may end the cause of a pin.
     pub releases: bool,
+    /// It reads `pg_prepared_statements`.
+    pub shows_statements: bool,
     /// Functions that nobody vouches for, by the last part of their names, lower case.
     pub functions: Vec<Arc<str>>,
     /// What it has to do with the session's memory of sequences.
@@ -56,6 +58,7 @@ impl<'l> Walk<'l> {
             sets_local: false,
             uncertain: false,
             releases: false,
+            shows_statements: false,
             functions: Vec::new(),
             sequences: Sequences::None,
         }
@@ -275,6 +278,7 @@ impl<'l> Walk<'l> {
     pub fn relation(&mut self, relation: &RangeVar) {
         let RangeVar { catalogname: _, schemaname, relname, inh: _, relpersistence: _, alias: _, location: _ } =
             relation;
+        self.shows_statements |= relname == "pg_prepared_statements";
         if is_temp_schema(schemaname) || is_node_local(relname) {
             self.object(Why::Relation(dotted(schemaname, relname)));
         }

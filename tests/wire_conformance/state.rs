@@ -135,6 +135,20 @@ pub fn in_transactions(s: &mut Script) {
         "ROLLBACK",
         SHOW,
         "BEGIN",
+        "SAVEPOINT s",
+        "SET work_mem = '7MB'",
+        "ROLLBACK TO s",
+        "SAVEPOINT s",
+        "COMMIT",
+        SHOW,
+        "BEGIN",
+        "SAVEPOINT s",
+        "SET work_mem = '8MB'",
+        "ROLLBACK TO s",
+        "ROLLBACK TO s",
+        "COMMIT",
+        SHOW,
+        "BEGIN",
         "SET app.who = 'kept'",
         "ROLLBACK TO nowhere",
         "ROLLBACK",
@@ -285,6 +299,15 @@ pub fn startup_settings(s: &mut Script) {
         SHOW,
         "ROLLBACK",
         "SET work_mem = '2MB'",
+        "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'",
+        "SELECT 5; DISCARD ALL; SELECT 6",
+        SHOW,
+        "RESET work_mem",
+        SHOW,
+        "RESET ALL; SET DateStyle = 'German'; SELECT 1",
+        SHOW,
+        "RESET DateStyle; SELECT 1/0",
+        SHOW,
         "DISCARD ALL",
         SHOW,
         "SHOW application_name",
@@ -295,7 +318,7 @@ pub fn startup_settings(s: &mut Script) {
         if others.len() > 2 {
             others.remove(0);
         }
-        let answer = client.simple(sql).unwrap();
+        let answer = client.simple(sql);
         s.note(format!("{answer:?}"));
     }
 }
@@ -494,4 +517,18 @@ pub fn invisible_changes(s: &mut Script) {
     m.query(&format!("SELECT {set}_temp()"));
     m.queries(&["SELECT i FROM made_inside", "DROP TABLE made_inside", "SELECT pg_advisory_unlock(4711)"]);
     m.query(&format!("DROP TABLE {table}"));
+}
+
+/// The view of prepared statements shows the session's own, under its names.
+pub fn view_of_prepared(s: &mut Script) {
+    let show = "SELECT name, statement, from_sql, parameter_types FROM pg_prepared_statements ORDER BY 1";
+    let mut m = Moving::new(s);
+    m.query(show);
+    m.exchange(&[parse("one", "SELECT 1"), parse("two", "SELECT $1::int"), sync()]);
+    m.query("PREPARE three AS SELECT 3");
+    m.queries(&[show, "EXECUTE three", show]);
+    m.exchange(&[bind("", "two", &[Some(b"2")]), execute("", 0), sync()]);
+    m.extended("SELECT count(*) FROM pg_prepared_statements WHERE name <> $1", &[""]);
+    m.exchange(&[close_statement("one"), sync()]);
+    m.queries(&["BEGIN", show, "DEALLOCATE three", show, "COMMIT", show, "DEALLOCATE ALL", show]);
 }
