@@ -4,6 +4,7 @@
 //! the control plane has its own thread; the order of stopping is written in one function. Absent on
 //! purpose: rules of any kind.
 
+use crate::admin::console::{Console, RELOADS_MAX, ReloadRequest, Reloaded, Sources};
 use crate::admin::{AdminDeps, NodeAddress, Phase, Readiness};
 use crate::auth::hba::Hba;
 use crate::auth::{AuthQuery, Candidates, LoginLimiter, LoginLimits, Memberships, NodeLink, SecretSource, Secrets};
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -89,6 +91,8 @@ struct App {
     control: ControlThread,
     readiness: Readiness,
     stop_admin: CancellationToken,
+    /// Reloads that console clients ask for.
+    reloads: mpsc::Receiver<ReloadRequest>,
     generation: u64,
 }
 
@@ -103,7 +107,7 @@ impl App {
         let clock = Clock::machine();
         let (publisher, topology) = topology_channel(Topology::starting(&names));
         let (facts, fact_receiver) = fact_channel();
-        let server = make_server(&config, &clock, &metrics, &topology, &facts)?;
+        let (server, reloads) = make_server(&config, &clock, &metrics, &topology, &facts)?;
         let readiness = Readiness::new();
         let stop_admin = CancellationToken::new();
         let admin = admin.map(|listener| AdminParts {
@@ -114,7 +118,7 @@ impl App {
             config: Arc::clone(&config),
         });
         let control = start_control(&config, &clock, &metrics, publisher, fact_receiver, admin)?;
-        Ok(Self { path, config, server, listeners, control, readiness, stop_admin, generation: 0 })
+        Ok(Self { path, config, server, listeners, control, readiness, stop_admin, reloads, generation: 0 })
     }
 
     async fn serve(mut self) -> Result<()> {
@@ -127,8 +131,18 @@ impl App {
         }
         self.readiness.set(Phase::Serving);
         let mut signals = Signals::new()?;
-        while signals.next().await == Asked::Reload {
-            self.reload();
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    // Whoever sent the signal reads the log.
+                    Asked::Reload => drop(self.reload()),
+                    Asked::Stop => break,
+                },
+                Some(request) = self.reloads.recv() => {
+                    // The client may have left meanwhile.
+                    let _ = request.send(self.reload());
+                }
+            }
         }
         stop_accepting.cancel();
         accepting.close();
@@ -172,11 +186,20 @@ impl App {
         }
     }
 
-    fn reload(&mut self) {
+    /// Reads the config file again. The answer is for the client that asked; the log has it in any case.
+    fn reload(&mut self) -> Reloaded {
+        let outcome = self.reload_file();
+        if let Err(why) = &outcome {
+            tracing::error!("the config was not reloaded: {why}");
+        }
+        outcome
+    }
+
+    fn reload_file(&mut self) -> Reloaded {
         let report = Report::of_file(&self.path);
         let next = match report.into_result() {
             Ok(next) => Arc::new(next),
-            Err(problems) => return tracing::error!("the config was not reloaded:\n{problems}"),
+            Err(problems) => return Err(format!("\n{problems}")),
         };
         let changes = self.config.changes(&next);
         if changes.is_empty() {
@@ -188,11 +211,11 @@ impl App {
         let kept = LoginMemory { mock_seed: running.mock_seed, limiter: Arc::clone(&running.limiter) };
         let auth = match auth_deps(&next, &self.server.deps.clock, &self.server.deps.topology, kept) {
             Ok(auth) => auth,
-            Err(error) => return tracing::error!("the config was not reloaded: {error:#}"),
+            Err(error) => return Err(format!("{error:#}")),
         };
         let tls = match TlsAcceptor::new(&next.tls) {
             Ok(tls) => tls.map(Arc::new),
-            Err(error) => return tracing::error!("the config was not reloaded: [tls]: {error}"),
+            Err(error) => return Err(format!("[tls]: {error}")),
         };
         for change in &changes {
             tracing::info!("reload: {change}");
@@ -209,7 +232,9 @@ impl App {
         let budgets: Vec<usize> = next.nodes.iter().map(|node| node.budget).collect();
         self.server.deps.pools.reconfigure(next.pool.clone(), &budgets);
         self.server.deps.tunables.store(Arc::new(Tunables::new(&next, self.generation)));
+        self.server.running.store(Arc::clone(&next));
         self.config = next;
+        Ok(changes.iter().map(ToString::to_string).collect())
     }
 
     /// The new config, with the running values where only a restart applies new ones.
@@ -218,7 +243,7 @@ impl App {
         let mut kept = next.clone();
         kept.nodes.clone_from(&running.nodes);
         kept.cluster = running.cluster.clone();
-        kept.admin = running.admin.clone();
+        kept.admin.listen = running.admin.listen;
         kept.log = running.log.clone();
         kept.server.listen.clone_from(&running.server.listen);
         kept.server.workers = running.server.workers;
@@ -297,7 +322,7 @@ fn make_server(
     metrics: &Arc<Metrics>,
     topology: &TopologyReader,
     facts: &FactSender,
-) -> Result<Arc<Server>> {
+) -> Result<(Arc<Server>, mpsc::Receiver<ReloadRequest>)> {
     let nodes = config.nodes.iter().map(|node| PoolNode {
         name: Arc::clone(&node.name),
         target: Target { host: node.host.as_str().into(), port: node.port },
@@ -329,15 +354,27 @@ fn make_server(
     };
     let limiter = Arc::new(LoginLimiter::new(login_limits(config)));
     let memory = LoginMemory { mock_seed: rand::random(), limiter };
-    Ok(Arc::new(Server {
+    let running = Arc::new(ArcSwap::new(Arc::clone(config)));
+    let sources = Sources {
+        registry: Arc::clone(&deps.registry),
+        pools: deps.pools.clone(),
+        topology: topology.clone(),
+        config: Arc::clone(&running),
+        clock: clock.clone(),
+    };
+    let (reload, reloads) = mpsc::channel(RELOADS_MAX);
+    let server = Server {
         deps: Arc::new(deps),
+        running,
+        console: Console::new(sources, reload, config.server.client_write_timeout),
         auth: ArcSwap::from_pointee(auth_deps(config, clock, topology, memory)?),
         tls: ArcSwapOption::new(TlsAcceptor::new(&config.tls).context("[tls]")?.map(Arc::new)),
         config: ArcSwap::from_pointee(config.server.clone()),
         admission: Admission::new(&config.server),
         tracker: TaskTracker::new(),
         draining: CancellationToken::new(),
-    }))
+    };
+    Ok((Arc::new(server), reloads))
 }
 
 /// What logins remember beyond a reload.

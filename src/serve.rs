@@ -5,12 +5,13 @@
 //! as far as a session when the proxy stops is told so at once. Absent on purpose: what each step does
 //! (`client`, `session`).
 
+use crate::admin::console::{Access, Console, ConsoleClient, Flavour, denied};
 use crate::backend::Settings;
 use crate::client::{
-    Admission, AuthDeps, BadOptions, EnterError, Entrance, Facts, Hello, Joined, Permit, SessionHandle, Signal, Trail,
-    login, receive, refuse, send_last, startup_settings,
+    Admission, AuthDeps, BadOptions, ClientIdentity, ClientKind, EnterError, Entrance, Facts, Hello, Joined, Permit,
+    SessionHandle, Signal, Trail, login, receive, refuse, send_last, startup_settings,
 };
-use crate::config::ServerConfig;
+use crate::config::{Config, ServerConfig};
 use crate::error::{Classify, ClientError, Severity, SqlState};
 use crate::metrics::client_span;
 use crate::net::{Listener, Peer, Stream, TlsAcceptor};
@@ -25,6 +26,9 @@ use tokio_util::task::TaskTracker;
 /// Bytes that a waiting client may send ahead.
 const AHEAD_MAX: usize = 64 * 1024;
 
+/// Longest `application_name` shown (PostgreSQL: NAMEDATALEN less one).
+const NAME_CHARACTERS_MAX: usize = 63;
+
 /// What all connections share.
 #[derive(Debug)]
 pub struct Server {
@@ -34,6 +38,10 @@ pub struct Server {
     pub auth: ArcSwap<AuthDeps>,
     /// TLS for clients; empty where it is not offered.
     pub tls: ArcSwapOption<TlsAcceptor>,
+    /// Everything that is set.
+    pub running: Arc<ArcSwap<Config>>,
+    /// For operators.
+    pub console: Arc<Console>,
     /// Limits.
     pub config: ArcSwap<ServerConfig>,
     /// Places.
@@ -71,6 +79,9 @@ impl Server {
         let end = match life {
             Life::Session(session) => session.run().await.label(),
             Life::Replication(passthrough) => passthrough.run().await.label(),
+            Life::Console(client, stream) => {
+                Arc::clone(&self.console).serve(stream, client, self.draining.clone()).await.label()
+            }
         };
         drop((counted, permit));
         client_span(&peer, &identity.user, &identity.database).in_scope(|| tracing::debug!("session ended: {end}"));
@@ -85,20 +96,24 @@ impl Server {
                 return None;
             }
         };
-        let Entered { hello, startup, permit } = entered;
+        let Entered { hello, startup, permit, console } = entered;
         let peer = stream.peer();
         let identity = Identity { user: Arc::clone(&hello.user), database: Arc::clone(&hello.database) };
-        let handle = self.deps.registry.register(hello.version);
+        let handle = self.deps.registry.register(hello.version, self.identify(&hello, console, &stream));
         if self.draining.is_cancelled() {
             // Those registered before were told by whoever began the drain.
             handle.signal(Signal::Drain);
         }
-        let life = match hello.replication {
-            Some(mode) => {
+        let life = match (hello.replication, console) {
+            (_, Some((flavour, access))) => {
+                let application_name = application_name(&hello);
+                Life::Console(ConsoleClient { user: hello.user, flavour, access, handle, application_name }, stream)
+            }
+            (Some(mode), None) => {
                 let wish = ReplicationWish { identity: identity.clone(), mode, parameters: hello.parameters };
                 self.begin_replication(wish, handle, stream).await?
             }
-            None => self.begin_session(identity.clone(), startup, handle, stream).await?,
+            (None, None) => self.begin_session(identity.clone(), startup, handle, stream).await?,
         };
         Some(Begun { life, identity, permit, peer })
     }
@@ -171,8 +186,12 @@ impl Server {
             }
             Entrance::Session(hello) => hello,
         };
-        let permit = self.place(stream, &mut input, &config).await?;
-        drop(place);
+        let flavour = self.console_of(&hello);
+        let (permit, place) = match flavour {
+            // Operators get in when all places are taken.
+            Some(_) => (None, Some(place)),
+            None => (Some(self.place(stream, &mut input, &config).await?), None),
+        };
         let auth = self.auth.load_full();
         let facts = Facts { peer: stream.peer(), tls: stream.tls_info().cloned() };
         let mut trail = Trail::default();
@@ -184,16 +203,46 @@ impl Server {
         });
         let credential = proved?;
         self.deps.pools.set_credential(&hello.user, credential);
-        let startup = match hello.replication {
-            // They go to the node as they are.
-            Some(_) => Settings::default(),
-            None => startup_settings(&hello.parameters).map_err(|error| refused_options(&error))?,
+        drop(place);
+        let console = match flavour.map(|flavour| (flavour, Access::of(&self.running.load().admin, &hello.user))) {
+            Some((flavour, Some(access))) => Some((flavour, access)),
+            Some((_, None)) => return Err(EnterError::Refused(Box::new(denied(&hello.user)))),
+            None => None,
+        };
+        let startup = match (hello.replication, console) {
+            // They go to the node as they are, or nowhere.
+            (Some(_), _) | (_, Some(_)) => Settings::default(),
+            (None, None) => startup_settings(&hello.parameters).map_err(|error| refused_options(&error))?,
         };
         if !input.is_empty() {
             // A client that speaks before it was greeted is not one of ours to guess about.
             return Err(EnterError::OutOfOrder(char::from(input[0])));
         }
-        Ok(Some(Entered { hello, startup, permit }))
+        Ok(Some(Entered { hello, startup, permit, console }))
+    }
+
+    /// Is it the console that this client wants?
+    fn console_of(&self, hello: &Hello) -> Option<Flavour> {
+        let wanted = hello.replication.is_none() && self.running.load().admin.console;
+        Flavour::of(&hello.database).filter(|_| wanted)
+    }
+
+    /// A client that has proved itself, as operators see it.
+    fn identify(&self, hello: &Hello, console: Option<(Flavour, Access)>, stream: &Stream) -> ClientIdentity {
+        let kind = match (console, hello.replication) {
+            (Some(_), _) => ClientKind::Console,
+            (None, Some(mode)) => ClientKind::Replication(mode),
+            (None, None) => ClientKind::Session,
+        };
+        ClientIdentity {
+            user: Arc::clone(&hello.user),
+            database: Arc::clone(&hello.database),
+            peer: stream.peer(),
+            kind,
+            application_name: application_name(hello),
+            tls: stream.tls_info().map(|tls| format!("{}/{}", tls.version, tls.cipher).into()),
+            since: self.deps.clock.now(),
+        }
     }
 
     /// A place among the clients served, perhaps after waiting for one.
@@ -250,7 +299,8 @@ impl Server {
 struct Begun {
     life: Life,
     identity: Identity,
-    permit: Permit,
+    /// Its place; console clients need none.
+    permit: Option<Permit>,
     peer: Peer,
 }
 
@@ -258,12 +308,20 @@ struct Begun {
 enum Life {
     Session(Box<Session>),
     Replication(Box<Passthrough>),
+    Console(ConsoleClient, Stream),
 }
 
 struct Entered {
     hello: Hello,
     startup: Settings,
-    permit: Permit,
+    permit: Option<Permit>,
+    console: Option<(Flavour, Access)>,
+}
+
+/// `application_name` of the startup packet, shortened as PostgreSQL does.
+fn application_name(hello: &Hello) -> Box<str> {
+    let named = hello.parameters.iter().rfind(|(name, _)| name == "application_name");
+    named.map_or_else(String::new, |(_, value)| value.chars().take(NAME_CHARACTERS_MAX).collect()).into()
 }
 
 fn refused_options(error: &BadOptions) -> EnterError {

@@ -10,32 +10,14 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use support::cluster::{self, APP_PASSWORD, APP_USER};
+use support::drivers::{home, left_out, scripts};
 use support::proxy::{Proxy, ProxySpec};
 use support::script::difference;
 
 static PROXY: LazyLock<Proxy> = LazyLock::new(|| ProxySpec::in_front_of(cluster::shared()).start_splitting());
-
-/// Where the drivers are; installs them first if need be.
-static DRIVERS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let script = here().join("setup.sh");
-    let status = Command::new("sh").arg(&script).stdin(Stdio::null()).status().expect("sh exists");
-    assert!(status.success(), "{} failed", script.display());
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
-    target.join("drivers")
-});
-
-fn here() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drivers")
-}
-
-fn left_out(driver: &str) -> bool {
-    std::env::var("PGREGENT_TEST_WITHOUT").is_ok_and(|names| names.split(',').any(|name| name.trim() == driver))
-}
 
 /// A program told by libpq's environment where to connect.
 fn client_program(program: impl AsRef<std::ffi::OsStr>, port: u16) -> Command {
@@ -92,7 +74,7 @@ fn compare(heard: Heard, make: impl Fn(u16, &str) -> Command) {
 fn psql() {
     compare(Heard::StdoutAndStderr, |port, suffix| {
         let mut command = client_program("psql", port);
-        command.args(["-X", "-a", "-v", &format!("t=psql_{suffix}"), "-f"]).arg(here().join("psql.sql"));
+        command.args(["-X", "-a", "-v", &format!("t=psql_{suffix}"), "-f"]).arg(scripts().join("psql.sql"));
         command
     });
 }
@@ -103,8 +85,8 @@ fn psycopg() {
         return;
     }
     compare(Heard::Stdout, |port, suffix| {
-        let mut command = client_program(DRIVERS.join("python/bin/python"), port);
-        command.arg(here().join("psycopg3.py")).arg(suffix);
+        let mut command = client_program(home().join("python/bin/python"), port);
+        command.arg(scripts().join("psycopg3.py")).arg(suffix);
         command
     });
 }
@@ -116,8 +98,8 @@ fn node_postgres() {
     }
     compare(Heard::Stdout, |port, suffix| {
         let mut command = client_program("node", port);
-        command.env("NODE_PATH", DRIVERS.join("node/node_modules")).env("NODE_NO_WARNINGS", "1");
-        command.arg(here().join("node-postgres.cjs")).arg(suffix);
+        command.env("NODE_PATH", home().join("node/node_modules")).env("NODE_NO_WARNINGS", "1");
+        command.arg(scripts().join("node-postgres.cjs")).arg(suffix);
         command
     });
 }
@@ -129,7 +111,7 @@ fn pgjdbc() {
     }
     compare(Heard::Stdout, |port, suffix| {
         let mut command = client_program("java", port);
-        command.arg("-cp").arg(DRIVERS.join("java/postgresql.jar")).arg(here().join("Jdbc.java")).arg(suffix);
+        command.arg("-cp").arg(home().join("java/postgresql.jar")).arg(scripts().join("Jdbc.java")).arg(suffix);
         command
     });
 }

@@ -1,13 +1,15 @@
 //! Lets people and scrapers look.
 //!
 //! Reads snapshots ([`crate::topology::TopologyReader`]), [`crate::metrics::Metrics`] and a few
-//! closures given by the composition root; everything is served over HTTP by [`http::serve`].
-//! [`log`] sets up where log lines go.
+//! closures given by the composition root. [`http::serve`] serves it over HTTP, [`console`] over the
+//! PostgreSQL protocol on the client port. [`log`] sets up where log lines go.
 //!
-//! Invariants: nothing here changes the state of the proxy; every text that comes from outside is
-//! escaped where it is shown. Absent on purpose: authentication (the listener is bound to the
-//! address of the config, loopback by default) and any endpoint that acts.
+//! Invariants: nothing here changes the state of the proxy, but for the console's RELOAD, which is handed
+//! to the owner of the config; every text that comes from outside is escaped where it is shown. Absent on
+//! purpose: authentication (HTTP is bound to the address of the config, loopback by default; console
+//! clients have logged in before) and any HTTP endpoint that acts.
 
+pub mod console;
 mod gauges;
 mod guard;
 pub mod http;

@@ -6,9 +6,10 @@
 //! constant time; keys of ended sessions find nothing. Absent on purpose: what a signal means to the
 //! session.
 
+use super::{ClientIdentity, ClientView, Holding};
 use crate::backend::{BackendControl, Target};
 use crate::clock::Time;
-use crate::ids::SessionId;
+use crate::ids::{NodeId, SessionId};
 use crate::net::Stream;
 use crate::wire::{PROTOCOL_3_2, encode};
 use hashbrown::HashMap;
@@ -54,10 +55,13 @@ pub struct CancelKey {
 pub struct SessionHandle {
     /// Its number.
     pub id: SessionId,
+    identity: Arc<ClientIdentity>,
     key: CancelKey,
     signals: AtomicU8,
     waker: OnceLock<Waker>,
     attached: Mutex<Attached>,
+    /// Since when it waits for a node or a backend, in nanoseconds; 0: it does not.
+    waiting: AtomicU64,
     pins: Mutex<Vec<PinRecord>>,
 }
 
@@ -74,7 +78,7 @@ pub struct PinRecord {
 
 #[derive(Debug, Default)]
 struct Attached {
-    control: Option<Arc<BackendControl>>,
+    holding: Option<Holding>,
     canceled: bool,
 }
 
@@ -115,18 +119,42 @@ impl SessionHandle {
         self.signals.fetch_and(!(signal as u8), Ordering::SeqCst);
     }
 
-    /// The session holds this backend from now on.
-    pub fn attach(&self, control: &Arc<BackendControl>) {
+    /// The session holds this backend of this node from now on, and waits for none.
+    pub fn attach(&self, node: NodeId, control: &Arc<BackendControl>, since: Time) {
+        self.note_waiting(None);
         control.note_session(self.key.pid);
         let mut attached = self.attached.lock();
-        attached.control = Some(Arc::clone(control));
+        attached.holding = Some(Holding { node, control: Arc::clone(control), since });
         attached.canceled = false;
+    }
+
+    /// The session waits for a node or a backend since then, or does not. A wait that goes on keeps its beginning.
+    pub fn note_waiting(&self, since: Option<Time>) {
+        let nanos = since.map_or(0, Time::as_nanos);
+        let known = self.waiting.load(Ordering::Relaxed);
+        if nanos == 0 && known != 0 || nanos != 0 && known == 0 {
+            self.waiting.store(nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// The client at this moment.
+    #[must_use]
+    pub fn view(&self) -> ClientView {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        ClientView {
+            id: self.id,
+            pid: self.key.pid,
+            identity: Arc::clone(&self.identity),
+            holding: self.attached.lock().holding.clone(),
+            waiting: (waiting != 0).then(|| Time::from_nanos(waiting)),
+            pins: self.pins(),
+        }
     }
 
     /// The session lets its backend go. True: a cancel was sent to it, so it must not be reused.
     pub fn detach(&self) -> bool {
         let mut attached = self.attached.lock();
-        attached.control = None;
+        attached.holding = None;
         attached.canceled
     }
 
@@ -144,7 +172,7 @@ impl SessionHandle {
     /// Marks the attached backend as canceled and returns where to send the request.
     fn cancel(&self) -> Option<Arc<BackendControl>> {
         let mut attached = self.attached.lock();
-        let control = attached.control.clone()?;
+        let control = Arc::clone(&attached.holding.as_ref()?.control);
         attached.canceled = true;
         Some(control)
     }
@@ -159,9 +187,9 @@ pub struct CancelRegistry {
 }
 
 impl CancelRegistry {
-    /// A handle and key for a new session of this protocol version.
+    /// A handle and key for a new session of this client, which speaks this protocol version.
     #[must_use]
-    pub fn register(&self, version: u32) -> Arc<SessionHandle> {
+    pub fn register(&self, version: u32, identity: ClientIdentity) -> Arc<SessionHandle> {
         let secret: [u8; SECRET_LONG] = rand::random();
         let len = if version >= PROTOCOL_3_2 { SECRET_LONG } else { 4 };
         let mut sessions = self.sessions.lock();
@@ -173,10 +201,12 @@ impl CancelRegistry {
         };
         let handle = Arc::new(SessionHandle {
             id: SessionId(self.next_id.fetch_add(1, Ordering::Relaxed) + 1),
+            identity: Arc::new(identity),
             key: CancelKey { pid, secret: secret[..len].into() },
             signals: AtomicU8::new(0),
             waker: OnceLock::new(),
             attached: Mutex::new(Attached::default()),
+            waiting: AtomicU64::new(0),
             pins: Mutex::default(),
         });
         sessions.insert(pid, Arc::clone(&handle));
@@ -238,13 +268,27 @@ pub async fn send_cancel(target: &Target, pid: i32, secret: &[u8]) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::ClientKind;
+    use crate::net::Peer;
     use crate::wire::PROTOCOL_3_0;
+
+    fn ann() -> ClientIdentity {
+        ClientIdentity {
+            user: "ann".into(),
+            database: "db".into(),
+            peer: Peer::Tcp(([127, 0, 0, 1], 4711).into()),
+            kind: ClientKind::Session,
+            application_name: "".into(),
+            tls: None,
+            since: Time::ZERO,
+        }
+    }
 
     #[test]
     fn keys_are_unique_and_must_match_whole() {
         let registry = CancelRegistry::default();
-        let one = registry.register(PROTOCOL_3_0);
-        let two = registry.register(PROTOCOL_3_2);
+        let one = registry.register(PROTOCOL_3_0, ann());
+        let two = registry.register(PROTOCOL_3_2, ann());
         assert_eq!((one.key.secret.len(), two.key.secret.len()), (4, 32));
         assert_ne!(one.key.pid, two.key.pid);
         assert!(registry.find(one.key.pid, &one.key.secret).is_some());
@@ -257,11 +301,23 @@ mod tests {
     #[test]
     fn signals_are_kept_until_cleared() {
         let registry = CancelRegistry::default();
-        let handle = registry.register(PROTOCOL_3_0);
+        let handle = registry.register(PROTOCOL_3_0, ann());
         assert!(!handle.has_signals());
         handle.signal(Signal::Drain);
         handle.signal(Signal::CancelWait);
         handle.clear(Signal::CancelWait);
         assert!(handle.is_signaled(Signal::Drain) && !handle.is_signaled(Signal::CancelWait));
+    }
+
+    #[test]
+    fn a_wait_keeps_its_beginning_until_it_is_over() {
+        let handle = CancelRegistry::default().register(PROTOCOL_3_0, ann());
+        let waiting = || handle.view().waiting.map(Time::as_nanos);
+        assert_eq!(waiting(), None);
+        handle.note_waiting(Some(Time::from_nanos(5)));
+        handle.note_waiting(Some(Time::from_nanos(9)));
+        assert_eq!(waiting(), Some(5));
+        handle.note_waiting(None);
+        assert_eq!(waiting(), None);
     }
 }

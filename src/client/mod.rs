@@ -12,6 +12,7 @@ mod first_packet;
 mod hashing;
 mod login;
 mod options;
+mod view;
 
 pub use admission::{Admission, Joined, Permit};
 pub use ask::Inquirer;
@@ -20,6 +21,7 @@ pub use first_packet::{Entrance, Hello, Replication, receive};
 pub use hashing::Hashing;
 pub use login::{Access, AuthDeps, Facts, Trail, login};
 pub use options::{BadOptions, startup_settings, take_node};
+pub use view::{ClientIdentity, ClientKind, ClientView, Holding};
 
 use crate::auth::AuthError;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};

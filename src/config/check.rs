@@ -52,7 +52,7 @@ impl<'t, 'i> Tables<'t, 'i> {
         Config {
             server: server(&self.server, notes),
             tls: tls::towards_clients(&self.tls, folder, notes),
-            admin: AdminConfig { listen: self.admin.listen("listen", notes).flatten() },
+            admin: admin(&self.admin, notes),
             nodes: self
                 .nodes
                 .iter()
@@ -79,6 +79,15 @@ fn server(f: &Fields<'_, '_>, notes: &mut Notes) -> ServerConfig {
         message_bytes_max: f.count("message_bytes_max", notes),
         client_write_timeout: f.duration("client_write_timeout", notes),
         client_idle_timeout: f.duration_or_off("client_idle_timeout", notes),
+    }
+}
+
+fn admin(f: &Fields<'_, '_>, notes: &mut Notes) -> AdminConfig {
+    AdminConfig {
+        listen: f.listen("listen", notes).flatten(),
+        console: f.flag("console", notes).unwrap_or_default(),
+        console_users: f.texts("console_users", notes).unwrap_or_default(),
+        console_readers: f.texts("console_readers", notes).unwrap_or_default(),
     }
 }
 

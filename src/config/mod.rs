@@ -91,11 +91,17 @@ pub struct ServerConfig {
     pub client_idle_timeout: Option<Duration>,
 }
 
-/// `[admin]`: metrics, health and API over HTTP.
+/// `[admin]`: metrics, health and API over HTTP, and the console.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminConfig {
     /// Address to listen on; `None` turns it off. Default `127.0.0.1:9187`.
     pub listen: Option<SocketAddr>,
+    /// Whether the databases `pgregent` and `pgbouncer` are the console. Default true.
+    pub console: bool,
+    /// Users of the console. Default none.
+    pub console_users: Vec<String>,
+    /// Users that may look only. Default none.
+    pub console_readers: Vec<String>,
 }
 
 /// Who promotes.

@@ -8,11 +8,11 @@
 
 use super::connector::{fact_of, is_full};
 use super::set::Shared;
-use super::{DiscardReason, PoolSet};
+use super::{BackendPlace, BackendView, DiscardReason, PoolSet};
 use crate::backend::{Backend, BackendControl, ConnectError, Login, connect};
 use crate::clock::Time;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
-use crate::ids::{BackendId, NodeId};
+use crate::ids::{BackendId, NodeId, PoolKey};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -127,8 +127,9 @@ impl Drop for Seat {
 /// How a fence reaches a dedicated backend.
 #[derive(Debug)]
 pub(super) struct Reach {
-    node: NodeId,
+    key: PoolKey,
     fence: u64,
+    opened: Time,
     control: Arc<BackendControl>,
     fenced: CancellationToken,
 }
@@ -179,8 +180,13 @@ impl PoolSet {
         let backend = open(shared, wish).await?;
         shared.backend_taken(wish.node);
         let fenced = CancellationToken::new();
-        let reach =
-            Reach { node: wish.node, fence: wish.fence, control: Arc::clone(&backend.control), fenced: fenced.clone() };
+        let reach = Reach {
+            key: PoolKey { node: wish.node, database: Arc::clone(&wish.database), user: Arc::clone(&wish.user) },
+            fence: wish.fence,
+            opened: backend.opened,
+            control: Arc::clone(&backend.control),
+            fenced: fenced.clone(),
+        };
         shared.dedicated.lock().insert(backend.id, reach);
         // A fence that was published before it could be reached.
         shared.fence_dedicated();
@@ -290,10 +296,24 @@ impl Shared {
     pub fn fence_dedicated(&self) {
         let snapshot = self.topology.snapshot();
         for reach in self.dedicated.lock().values() {
-            if snapshot.node(reach.node).is_some_and(|view| view.fence != reach.fence) {
+            if snapshot.node(reach.key.node).is_some_and(|view| view.fence != reach.fence) {
                 reach.fence();
             }
         }
+    }
+}
+
+impl Shared {
+    /// All dedicated backends, for people.
+    pub fn dedicated_backends(&self) -> Vec<BackendView> {
+        let view = |(id, reach): (&BackendId, &Reach)| BackendView {
+            id: *id,
+            key: reach.key.clone(),
+            place: BackendPlace::Dedicated,
+            control: Arc::clone(&reach.control),
+            opened: reach.opened,
+        };
+        self.dedicated.lock().iter().map(view).collect()
     }
 }
 

@@ -19,6 +19,8 @@ mod pool;
 mod reset;
 mod set;
 mod share;
+mod totals;
+mod view;
 mod waiters;
 
 pub use checkout::Checkout;
@@ -26,4 +28,6 @@ pub use dedicated::{Dedicated, DedicatedError, Place, Wish};
 pub use error::{CheckoutError, DiscardReason};
 pub use pool::{Pool, PoolStats};
 pub use set::{PoolDeps, PoolNode, PoolSet};
+pub use totals::Totals;
+pub use view::{BackendPlace, BackendView};
 pub use waiters::Ticket;

@@ -7,7 +7,7 @@
 use super::connector::Backoff;
 use super::set::Shared;
 use super::waiters::Waiters;
-use super::{Checkout, CheckoutError, DiscardReason, Ticket};
+use super::{Checkout, CheckoutError, DiscardReason, Ticket, Totals};
 use crate::backend::{Backend, BackendControl, ConnectError};
 use crate::clock::Time;
 use crate::ids::{BackendId, PoolKey};
@@ -40,7 +40,7 @@ pub(super) struct State {
     /// Connects under way.
     pub connecting: usize,
     /// Backends that exist, by number: idle and checked-out ones.
-    pub controls: HashMap<BackendId, Arc<BackendControl>>,
+    pub controls: HashMap<BackendId, Known>,
     /// Fence generation; a backend admitted under another one is discarded.
     pub fence: u64,
     /// Why the last connect failed.
@@ -50,6 +50,15 @@ pub(super) struct State {
     pub closing: bool,
     /// How the node takes this pool's logins (the node as a whole has its own).
     pub backoff: Backoff,
+    /// What it has done so far.
+    pub totals: Totals,
+}
+
+/// A backend that exists, wherever it is.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub control: Arc<BackendControl>,
+    pub opened: Time,
 }
 
 #[derive(Debug)]
@@ -83,6 +92,7 @@ impl Pool {
             last_used: now,
             closing: false,
             backoff: Backoff::default(),
+            totals: Totals::default(),
         };
         Self { key, shared, state: Mutex::new(state), uses_sequences: AtomicBool::new(false) }
     }
@@ -110,7 +120,9 @@ impl Pool {
         let taken = {
             let mut state = self.state.lock();
             state.last_used = now;
-            if state.waiters.is_empty() { state.take_idle(now, home, &mut dead) } else { None }
+            let taken = if state.waiters.is_empty() { state.take_idle(now, home, &mut dead) } else { None };
+            state.totals.checkouts += u64::from(taken.is_some());
+            taken
         };
         for backend in dead {
             self.discard_lost(backend);
@@ -139,7 +151,7 @@ impl Pool {
             if state.waiters.len() >= WAITERS_MAX {
                 return Err(CheckoutError::QueueFull);
             }
-            state.waiters.join(deadline)
+            state.waiters.join(deadline, self.shared.clock.now())
         };
         self.shared.waiter_joined(self.key.node);
         self.open_more();
@@ -157,8 +169,11 @@ impl Pool {
         let Some(grant) = grant else { return Poll::Pending };
         self.shared.waiter_left(self.key.node);
         Poll::Ready(grant.map(|backend| {
+            let now = now();
+            let waited = now.since(ticket.joined());
+            self.state.lock().totals.add(Totals { checkouts: 1, waited, ..Totals::default() });
             self.shared.backend_taken(self.key.node);
-            Checkout::new(backend, Arc::clone(self), now())
+            Checkout::new(backend, Arc::clone(self), now)
         }))
     }
 
@@ -167,7 +182,7 @@ impl Pool {
         let granted = self.state.lock().waiters.leave(ticket);
         self.shared.waiter_left(self.key.node);
         if let Some(backend) = granted {
-            self.put_back(backend, now);
+            self.put_back(backend, now, Totals::default());
         }
     }
 
@@ -178,37 +193,47 @@ impl Pool {
             state.connecting -= 1;
             state.last_error = None;
             state.backoff = Backoff::default();
-            state.controls.insert(backend.id, Arc::clone(&backend.control));
+            let known = Known { control: Arc::clone(&backend.control), opened: backend.opened };
+            state.controls.insert(backend.id, known);
             if state.fence != fence {
                 backend.control.fence();
             }
         }
-        self.put_back(backend, now);
+        self.put_back(backend, now, Totals::default());
     }
 
-    /// Takes back a backend that a session has used and left clean.
-    pub(super) fn release(self: &Arc<Self>, backend: Box<Backend>, now: Time) {
+    /// Takes back a backend that a session has used, so much, and left clean.
+    pub(super) fn release(self: &Arc<Self>, backend: Box<Backend>, now: Time, used: Totals) {
         self.shared.backend_released(self.key.node);
         let expired = self.shared.settings().lifetime.is_some_and(|limit| now.since(backend.opened) > limit);
         if expired {
+            self.note_use(used);
             return self.remove(backend, DiscardReason::Lifetime);
         }
         if backend.generation != self.shared.generation() {
+            self.note_use(used);
             return self.remove(backend, DiscardReason::Outdated);
         }
-        self.put_back(backend, now);
+        self.put_back(backend, now, used);
+    }
+
+    fn note_use(&self, used: Totals) {
+        self.state.lock().totals.add(used);
     }
 
     /// Hands a backend to the first waiter, to another pool's need, or to the idle stack.
-    fn put_back(self: &Arc<Self>, backend: Box<Backend>, now: Time) {
+    fn put_back(self: &Arc<Self>, backend: Box<Backend>, now: Time, used: Totals) {
         if self.shared.node(self.key.node).budget.is_claimed() {
+            self.note_use(used);
             return self.remove(backend, DiscardReason::Idle);
         }
         if let Some(other) = self.should_yield(now) {
+            self.note_use(used);
             return self.yield_to(&other, backend);
         }
         let size = self.shared.settings().size;
         let mut state = self.state.lock();
+        state.totals.add(used);
         if state.closing || backend.control.is_fenced() || state.total() > size {
             drop(state);
             let fenced = backend.control.is_fenced();
@@ -223,8 +248,9 @@ impl Pool {
         }
     }
 
-    /// Closes a backend that was checked out.
-    pub(super) fn discard(self: &Arc<Self>, backend: Box<Backend>, reason: DiscardReason) {
+    /// Closes a backend that was checked out and used so much.
+    pub(super) fn discard(self: &Arc<Self>, backend: Box<Backend>, reason: DiscardReason, used: Totals) {
+        self.note_use(used);
         self.shared.backend_released(self.key.node);
         self.remove(backend, reason);
     }
@@ -293,8 +319,8 @@ impl Pool {
                 return;
             }
             state.fence = generation;
-            for control in state.controls.values() {
-                control.fence();
+            for known in state.controls.values() {
+                known.control.fence();
             }
             let idle = std::mem::take(&mut state.idle);
             (idle, state.waiters.fail_all(&CheckoutError::NodeGone))
@@ -321,7 +347,7 @@ impl Pool {
     /// The client's process id for the node's, see [`PoolSet::session_pid`](super::PoolSet::session_pid).
     pub(super) fn session_pid(&self, pid: i32) -> Option<i32> {
         let state = self.state.lock();
-        state.controls.values().find(|control| control.pid == pid)?.session_pid()
+        state.controls.values().find(|known| known.control.pid == pid)?.control.session_pid()
     }
 
     /// Counts for people.

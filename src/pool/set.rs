@@ -7,6 +7,7 @@ use super::budget::Budget;
 use super::connector::Connecting;
 use super::dedicated::{Reaches, Seats};
 use super::maintain;
+use super::totals::Retired;
 use super::{Pool, PoolStats};
 use crate::auth::NodeCredential;
 use crate::backend::Target;
@@ -72,6 +73,7 @@ pub(super) struct Shared {
     next_backend: AtomicU64,
     pub dedicated: Mutex<Reaches>,
     generation: AtomicU64,
+    pub retired: Mutex<Retired>,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub facts: FactSender,
@@ -110,6 +112,7 @@ impl PoolSet {
             next_backend: AtomicU64::new(1),
             dedicated: Mutex::default(),
             generation: AtomicU64::new(0),
+            retired: Mutex::default(),
             clock: deps.clock,
             metrics: deps.metrics,
             facts: deps.facts,
@@ -258,6 +261,13 @@ impl Shared {
     /// Forgets pools that hold nothing and were not asked for lately.
     pub fn forget_unused(&self, unused: impl Fn(&Pool) -> bool) {
         // A pool that a session still holds must stay where fences reach it.
-        self.pools.lock().retain(|_, pool| Arc::strong_count(pool) > 1 || !unused(pool));
+        self.pools.lock().retain(|_, pool| {
+            let kept = Arc::strong_count(pool) > 1 || !unused(pool);
+            if !kept {
+                let totals = pool.state.lock().totals;
+                self.retired.lock().add(&pool.key.database, totals);
+            }
+            kept
+        });
     }
 }

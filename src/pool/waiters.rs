@@ -16,6 +16,14 @@ use std::task::Waker;
 pub struct Ticket {
     slot: usize,
     number: u64,
+    joined: Time,
+}
+
+impl Ticket {
+    /// When its holder joined the queue.
+    pub(super) fn joined(self) -> Time {
+        self.joined
+    }
 }
 
 /// What a waiter was given.
@@ -52,11 +60,11 @@ impl Waiters {
     }
 
     /// Joins the end of the queue.
-    pub fn join(&mut self, deadline: Time) -> Ticket {
+    pub fn join(&mut self, deadline: Time, now: Time) -> Ticket {
         self.next += 1;
         let number = self.next;
         let slot = self.slots.insert(Slot { number, deadline, waker: None, grant: None });
-        let ticket = Ticket { slot, number };
+        let ticket = Ticket { slot, number, joined: now };
         self.order.push_back(ticket);
         self.waiting += 1;
         ticket
@@ -156,8 +164,8 @@ mod tests {
     #[test]
     fn failures_reach_the_oldest_first_and_once() {
         let mut waiters = Waiters::default();
-        let first = waiters.join(Time::from_nanos(10));
-        let second = waiters.join(Time::from_nanos(20));
+        let first = waiters.join(Time::from_nanos(10), Time::ZERO);
+        let second = waiters.join(Time::from_nanos(20), Time::ZERO);
         assert!(poll(&mut waiters, first).is_none());
         waiters.expire(Time::from_nanos(10), || CheckoutError::QueueFull);
         assert_eq!(waiters.len(), 1);
@@ -171,14 +179,14 @@ mod tests {
     #[test]
     fn a_waiter_that_leaves_is_skipped() {
         let mut waiters = Waiters::default();
-        let first = waiters.join(Time::NEVER);
-        let second = waiters.join(Time::NEVER);
+        let first = waiters.join(Time::NEVER, Time::ZERO);
+        let second = waiters.join(Time::NEVER, Time::ZERO);
         assert!(waiters.leave(first).is_none());
         assert!(waiters.leave(first).is_none());
         assert_eq!(waiters.len(), 1);
         assert_eq!(waiters.live_front(), Some(second));
         // The slot of the first is reused without mixing up the tickets.
-        let third = waiters.join(Time::NEVER);
+        let third = waiters.join(Time::NEVER, Time::ZERO);
         assert_eq!(third.slot, first.slot);
         assert!(poll(&mut waiters, first).is_none());
         assert_eq!(waiters.live_front(), Some(second));

@@ -168,10 +168,11 @@ impl Session {
     }
 
     fn wait_for_route(&mut self, mut reader: TopologyReader, why: Arc<str>) {
-        let deadline = self.deadline();
-        if deadline <= self.deps.clock.now() {
+        let (deadline, now) = (self.deadline(), self.deps.clock.now());
+        if deadline <= now {
             return self.deny(&Denied::NoRoute(why));
         }
+        self.handle.note_waiting(Some(now));
         let changed = Box::pin(async move { reader.changed().await });
         let deadline = Box::pin(tokio::time::sleep_until(self.deps.clock.instant(deadline)));
         self.stage = Stage::WaitingForRoute(Box::new(RouteWait { changed, deadline, why }));
@@ -205,6 +206,7 @@ impl Session {
         let deadline = self.deadline();
         match pool.join(deadline, target.fence) {
             Ok(ticket) => {
+                self.handle.note_waiting(Some(now));
                 self.stage = Stage::WaitingForBackend(BackendWait { pool, ticket, target, since: now });
             }
             Err(error) => self.granted(target, now, Err(error)),
@@ -236,7 +238,7 @@ impl Session {
     }
 
     fn attach(&mut self, checkout: Checkout, target: Target) {
-        self.handle.attach(&checkout.control);
+        self.handle.attach(target.node, &checkout.control, checkout.since());
         if target.role == Role::Primary {
             self.home = Some(checkout.id);
         }

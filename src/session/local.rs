@@ -305,6 +305,7 @@ impl Session {
     pub(super) fn deny_with(&mut self, why: &impl Classify) {
         self.note_error(why);
         let error = why.client();
+        self.handle.note_waiting(None);
         self.queue_deadline = None;
         self.attempts = 0;
         self.avoid = None;

@@ -277,7 +277,9 @@ impl Session {
     fn flush_node(&self, cx: &mut Context<'_>, attachment: &mut Attachment) {
         let before = attachment.outbox.len();
         let flushed = attachment.outbox.poll_flush(&mut attachment.checkout.stream, cx);
-        self.count(Direction::ToNodes, before - attachment.outbox.len());
+        let sent = before - attachment.outbox.len();
+        self.count(Direction::ToNodes, sent);
+        attachment.checkout.count_sent(sent);
         if let Poll::Ready(Err(_)) = flushed {
             // A node that has closed may have said why; reading tells.
             attachment.outbox.clear();
@@ -299,6 +301,7 @@ impl Session {
             Ok(_) if attachment.checkout.control.is_fenced() => Poll::Ready(Err(Loss::Fenced)),
             Ok(read) => {
                 self.count(Direction::FromNodes, read);
+                attachment.checkout.count_received(read);
                 Poll::Ready(self.on_node_bytes(attachment))
             }
         }

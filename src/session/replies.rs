@@ -271,7 +271,7 @@ impl Session {
         Ok(Fate::Stop(true))
     }
 
-    fn account(&self, attachment: &Attachment, unit: &Unit, status: TxStatus) {
+    fn account(&self, attachment: &mut Attachment, unit: &Unit, status: TxStatus) {
         let class = if self.transaction.is_open() || status != TxStatus::Idle {
             Class::Transaction
         } else if unit.access == Access::Read {
@@ -282,6 +282,7 @@ impl Session {
             Class::Other
         };
         self.deps.metrics.node(attachment.target.node).statements(class).inc();
+        attachment.checkout.count_statement();
     }
 
     fn finish_unit(&mut self, attachment: &mut Attachment, unit: Unit, status: TxStatus) {

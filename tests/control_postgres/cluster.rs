@@ -192,7 +192,7 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             client_write_timeout: ms(1),
             client_idle_timeout: None,
         },
-        admin: AdminConfig { listen: None },
+        admin: AdminConfig { listen: None, console: false, console_users: Vec::new(), console_readers: Vec::new() },
         cluster: cluster_config(state_dir),
         nodes,
         pool: PoolConfig {

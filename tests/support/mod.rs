@@ -8,6 +8,7 @@
 
 pub mod bystander;
 pub mod cluster;
+pub mod drivers;
 pub mod fakenode;
 pub mod guard;
 pub mod message;

@@ -96,14 +96,39 @@ pub(super) static SERVER: Section = Section {
 pub(super) static ADMIN: Section = Section {
     path: "admin",
     shape: Shape::One,
-    doc: "Metrics, health and API over HTTP. It has no login: keep it on an address only operators reach.",
-    settings: &[row(
-        "listen",
-        Kind::Listen,
-        Toml(r#""127.0.0.1:9187""#),
-        Whole(|c| Shown::Text(c.admin.listen.map(|a| a.to_string()).unwrap_or_default())),
-        "Address for /metrics, /health/*, /api/v1/* and the dashboard. \"\": off.",
-    )],
+    doc: "Metrics, health and API over HTTP, without a login: keep it on an address only operators reach. And the \
+          console: databases \"pgregent\" and \"pgbouncer\" on the client port, with a login.",
+    settings: &[
+        row(
+            "listen",
+            Kind::Listen,
+            Toml(r#""127.0.0.1:9187""#),
+            Whole(|c| Shown::Text(c.admin.listen.map(|a| a.to_string()).unwrap_or_default())),
+            "Address for /metrics, /health/*, /api/v1/* and the dashboard. \"\": off.",
+        ),
+        live(
+            "console",
+            Kind::Bool,
+            Toml("true"),
+            Whole(|c| Shown::of(c.admin.console)),
+            "Whether the databases \"pgregent\" and \"pgbouncer\" are the console. false: they are databases of the \
+             cluster, if it has them.",
+        ),
+        live(
+            "console_users",
+            Kind::Texts,
+            Toml("[]"),
+            Whole(|c| Shown::list(&c.admin.console_users)),
+            "Who may use the console. They log in like every user.",
+        ),
+        live(
+            "console_readers",
+            Kind::Texts,
+            Toml("[]"),
+            Whole(|c| Shown::list(&c.admin.console_readers)),
+            "Who may look in the console, and change nothing.",
+        ),
+    ],
 };
 
 pub(super) static AUTH: Section = Section {

@@ -84,7 +84,10 @@ fn unknown_keys() {
     );
     with("[server]\npool_mode = 3\n", r#"E p.toml:11:1: [server] pool_mode: unknown key; here it is "mode" in [pool]"#);
     with("[server]\nsize = 3\n", "E p.toml:11:1: [server] size: unknown key; it belongs in [pool]");
-    with("[admin]\nbanana = 3\n", "E p.toml:11:1: [admin] banana: unknown key; [admin] knows listen");
+    with(
+        "[admin]\nbanana = 3\n",
+        "E p.toml:11:1: [admin] banana: unknown key; [admin] knows listen, console, console_users, console_readers",
+    );
     with("[log.x]\n", "E p.toml:10:6: [log] x: unknown key; [log] knows json, filter");
     with(
         "\"\\u001b[2J\" = 1\n",

@@ -1,0 +1,61 @@
+//! SHOW NODES: who is primary, who takes reads, how far behind, and how much of each is in use.
+//!
+//! Invariant: what is not known is NULL. Absent on purpose: why no failover happens (`/api/v1/cluster`).
+
+use super::super::snapshot::Snapshot;
+use super::super::table::{Row, Value, int8, text};
+use super::{Report, Show};
+use crate::config::value::format_address;
+use crate::pool::BackendPlace;
+
+pub(super) static NODES: Show = Show {
+    name: "nodes",
+    alias: None,
+    doc: "The nodes: role, health, lag, and how much of their budget is used.",
+    own: Some(Report {
+        columns: &[
+            text("name"),
+            text("address"),
+            text("role"),
+            text("health"),
+            text("reads"),
+            int8("backends"),
+            int8("budget"),
+            int8("replication"),
+            int8("lag_bytes"),
+            int8("replay_lag_ms"),
+            int8("timeline"),
+            text("lsn"),
+            text("note"),
+        ],
+        rows,
+    }),
+    bouncer: None,
+};
+
+fn rows(snapshot: &Snapshot) -> Vec<Row> {
+    let nodes = snapshot.topology.nodes.iter().map(|view| {
+        let config = snapshot.config.nodes.get(view.id.index());
+        let budget = snapshot.budgets.get(view.id.index());
+        let dedicated = snapshot
+            .backends
+            .iter()
+            .filter(|backend| backend.key.node == view.id && backend.place == BackendPlace::Dedicated);
+        vec![
+            Value::from(&*view.name),
+            Value::from(config.map(|node| format_address(&node.host, node.port))),
+            Value::from(view.role.word()),
+            Value::from(view.health.word()),
+            Value::from(if view.accepts_reads { "yes" } else { "no" }),
+            Value::from(budget.map(|(used, _)| *used)),
+            Value::from(budget.map(|(_, limit)| *limit)),
+            Value::from(dedicated.count()),
+            Value::from(view.lag_bytes),
+            Value::from(view.replay_lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))),
+            Value::from(view.timeline.map(|timeline| u64::from(timeline.0))),
+            Value::from(view.lsn.map(|lsn| lsn.to_string())),
+            Value::from(view.note.as_deref()),
+        ]
+    });
+    nodes.collect()
+}

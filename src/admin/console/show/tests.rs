@@ -1,0 +1,225 @@
+//! Tests of `show`: shapes that others rely on, and values of a made-up moment.
+
+use super::super::table::{Kind, Value};
+use super::*;
+use crate::backend::{BackendControl, Target};
+use crate::client::{ClientIdentity, ClientKind, ClientView, Holding, PinRecord, Replication};
+use crate::clock::Time;
+use crate::config::Config;
+use crate::ids::{BackendId, NodeId, PoolKey, SessionId};
+use crate::net::{Peer, Stream};
+use crate::pool::{BackendPlace, BackendView, PoolStats, Totals};
+use crate::topology::{Role, Topology};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// PgBouncer 1.25's columns; exporters break when one is added, renamed or moved.
+const FROZEN: &[(&str, &str)] = &[
+    (
+        "databases",
+        "name host port database force_user pool_size min_pool_size reserve_pool_size server_lifetime pool_mode \
+         load_balance_hosts max_connections current_connections max_client_connections current_client_connections \
+         paused disabled",
+    ),
+    (
+        "pools",
+        "database user cl_active cl_waiting cl_active_cancel_req cl_waiting_cancel_req sv_active sv_active_cancel \
+         sv_being_canceled sv_idle sv_used sv_tested sv_login maxwait maxwait_us pool_mode load_balance_hosts",
+    ),
+    (
+        "stats",
+        "database total_server_assignment_count total_xact_count total_query_count total_received total_sent \
+         total_xact_time total_query_time total_wait_time total_client_parse_count total_server_parse_count \
+         total_bind_count total_client_login_count avg_server_assignment_count avg_xact_count avg_query_count avg_recv \
+         avg_sent avg_xact_time avg_query_time avg_wait_time avg_client_parse_count avg_server_parse_count \
+         avg_bind_count avg_client_login_count",
+    ),
+    (
+        "stats_totals",
+        "database server_assignment_count xact_count query_count bytes_received bytes_sent xact_time query_time \
+         wait_time client_parse_count server_parse_count bind_count client_login_count",
+    ),
+    (
+        "clients",
+        "type user database replication state addr port local_addr local_port connect_time request_time wait wait_us \
+         close_needed ptr link remote_pid tls application_name prepared_statements id",
+    ),
+    (
+        "servers",
+        "type user database replication state addr port local_addr local_port connect_time request_time wait wait_us \
+         close_needed ptr link remote_pid tls application_name prepared_statements id",
+    ),
+    ("lists", "list items"),
+    (
+        "users",
+        "name pool_size reserve_pool_size pool_mode max_user_connections current_connections \
+         max_user_client_connections current_client_connections",
+    ),
+    ("config", "key value default changeable"),
+    ("state", "key value"),
+    ("version", "version"),
+];
+
+const CONFIG: &str = "[cluster]\nname = \"c\"\nmonitor_user = \"m\"\nfailover = \"manual\"\nstate_dir = \"/tmp\"\n\
+    [[node]]\nname = \"pg1\"\naddress = \"10.0.0.1\"\n[[node]]\nname = \"pg2\"\naddress = \"10.0.0.2\"\n\
+    [[auth.user]]\nname = \"ann\"\npassword = \"very-secret\"\n";
+
+/// A backend needs a socket for its severer; any will do.
+async fn control(port: u16) -> Arc<BackendControl> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stream = Stream::tcp(tokio::net::TcpStream::connect(address).await.unwrap(), address).unwrap();
+    let target = Target { host: "10.0.0.1".into(), port };
+    Arc::new(BackendControl::new(4711, Box::from(&[0u8; 4][..]), target, stream.severer().unwrap()))
+}
+
+fn at(second: u64) -> Time {
+    Time::ZERO + Duration::from_secs(second)
+}
+
+fn client(id: u64, user: &str, kind: ClientKind) -> ClientView {
+    let identity = ClientIdentity {
+        user: user.into(),
+        database: "app".into(),
+        peer: Peer::Tcp(([10, 9, 8, 7], 5555).into()),
+        kind,
+        application_name: "psql".into(),
+        tls: Some("TLSv1.3/x".into()),
+        since: at(10),
+    };
+    let identity = Arc::new(identity);
+    ClientView { id: SessionId(id), pid: 1, identity, holding: None, waiting: None, pins: Vec::new() }
+}
+
+/// At second 100: one client holds a backend, pinned since 40; one waits since 97.5; one replicates.
+async fn moment() -> Snapshot {
+    let (used, free) = (control(5432).await, control(5432).await);
+    let mut busy = client(1, "ann", ClientKind::Session);
+    busy.holding = Some(Holding { node: NodeId(0), control: Arc::clone(&used), since: at(90) });
+    let pin = |reason, statement: &str, second| PinRecord { reason, statement: statement.into(), since: at(second) };
+    busy.pins = vec![pin("temp_table", "CREATE TEMP TABLE t …", 40), pin("listen", "LISTEN x", 60)];
+    let mut waiting = client(2, "ann", ClientKind::Session);
+    waiting.waiting = Some(Time::ZERO + Duration::from_millis(97_500));
+    let key = PoolKey { node: NodeId(0), database: "app".into(), user: "ann".into() };
+    let backend =
+        |id, place, control| BackendView { id: BackendId(id), key: key.clone(), place, control, opened: at(50) };
+    let mut topology = Topology::starting(&["pg1".into(), "pg2".into()]);
+    topology.nodes[0].role = Role::Primary;
+    topology.primary = Some(NodeId(0));
+    let totals = Totals {
+        checkouts: 7,
+        statements: 9,
+        sent: 100,
+        received: 200,
+        busy: Duration::from_millis(3),
+        waited: Duration::from_micros(4),
+    };
+    Snapshot {
+        now: at(100),
+        wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000),
+        clients: vec![busy, waiting, client(3, "rep", ClientKind::Replication(Replication::Logical))],
+        backends: vec![backend(21, BackendPlace::Active, used), backend(22, BackendPlace::Idle(at(95)), free)],
+        pools: vec![(key, PoolStats { idle: 1, active: 1, connecting: 2, waiting: 1 })],
+        totals: vec![("app".into(), totals)],
+        budgets: vec![(5, 90), (0, 90)],
+        topology: Arc::new(topology),
+        config: Arc::new(Config::parse(CONFIG, "test").unwrap()),
+    }
+}
+
+/// One value of a command's answer, as text.
+fn told(snapshot: &Snapshot, name: &str, flavour: Flavour, row: usize, column: &str) -> String {
+    let report = find(name).unwrap().report(flavour);
+    let place = report.columns.iter().position(|known| known.name == column).unwrap_or_else(|| panic!("{column}"));
+    match &(report.rows)(snapshot)[row][place] {
+        Value::Null => "NULL".to_owned(),
+        Value::Text(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+    }
+}
+
+#[test]
+fn pgbouncers_columns_are_frozen() {
+    for (name, columns) in FROZEN {
+        let report = find(name).unwrap().report(Flavour::Bouncer);
+        let got: Vec<_> = report.columns.iter().map(|column| column.name).collect();
+        assert_eq!(got, columns.split_whitespace().collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn rows_fit_their_columns_in_both_databases() {
+    let snapshot = moment().await;
+    for show in SHOWS {
+        for flavour in [Flavour::Own, Flavour::Bouncer] {
+            let report = show.report(flavour);
+            let rows = (report.rows)(&snapshot);
+            assert!(!rows.is_empty(), "{}", show.name);
+            for row in rows {
+                assert_eq!(row.len(), report.columns.len(), "{} {flavour:?}", show.name);
+                for (column, value) in report.columns.iter().zip(&row) {
+                    let fits = match value {
+                        Value::Null => true,
+                        Value::Text(_) => column.kind == Kind::Text,
+                        Value::Number(number) => match column.kind {
+                            Kind::Int4 => i32::try_from(*number).is_ok(),
+                            kind => kind == Kind::Int8,
+                        },
+                    };
+                    assert!(fits, "{} {flavour:?} {}: {value:?}", show.name, column.name);
+                }
+            }
+        }
+        assert_eq!(find(&show.name.to_uppercase()).map(|found| found.name), Some(show.name));
+    }
+}
+
+#[tokio::test]
+async fn values_are_those_of_the_moment() {
+    let snapshot = moment().await;
+    let own = |name: &str, row, column: &str| told(&snapshot, name, Flavour::Own, row, column);
+    let bouncer = |name: &str, row, column: &str| told(&snapshot, name, Flavour::Bouncer, row, column);
+    let pins: Vec<_> = ["session", "node", "reason", "since", "address"].map(|column| own("pins", 0, column)).to_vec();
+    assert_eq!(pins, ["1", "pg1", "temp_table", "60", "10.9.8.7:5555"]);
+    assert_eq!(own("pins", 1, "statement"), "LISTEN x");
+    let states: Vec<_> = (0..3).map(|row| own("clients", row, "state")).collect();
+    assert_eq!(states, ["active", "waiting", "idle"]);
+    assert_eq!((own("clients", 0, "backend_pid"), own("clients", 0, "state_s")), ("4711".into(), "10".into()));
+    assert_eq!(own("clients", 2, "kind"), "replication");
+    assert_eq!((bouncer("clients", 0, "link"), bouncer("servers", 0, "link")), ("s21".into(), "c1".into()));
+    assert_eq!((bouncer("clients", 1, "wait"), bouncer("clients", 1, "wait_us")), ("2".into(), "500000".into()));
+    assert_eq!(bouncer("clients", 2, "replication"), "logical");
+    assert_eq!(bouncer("clients", 0, "connect_time"), "2001-09-09 01:45:10 UTC");
+    assert_eq!((own("servers", 1, "state"), own("backends", 1, "idle_s")), ("idle".into(), "5".into()));
+    assert_eq!((bouncer("pools", 0, "cl_active"), bouncer("pools", 0, "cl_waiting")), ("1".into(), "1".into()));
+    assert_eq!((bouncer("pools", 0, "sv_login"), bouncer("pools", 0, "maxwait")), ("2".into(), "2".into()));
+    assert_eq!((own("pools", 0, "node"), own("pools", 0, "waiting")), ("pg1".into(), "1".into()));
+    assert_eq!((own("nodes", 0, "role"), own("nodes", 0, "backends")), ("primary".into(), "5".into()));
+    assert_eq!((own("nodes", 1, "lag_bytes"), own("nodes", 0, "address")), ("NULL".into(), "10.0.0.1:5432".into()));
+    assert_eq!(
+        (bouncer("databases", 0, "host"), bouncer("databases", 1, "name")),
+        ("10.0.0.1".into(), "pgbouncer".into())
+    );
+    assert_eq!(bouncer("databases", 0, "current_client_connections"), "3");
+    assert_eq!((own("stats", 0, "total_query_count"), own("stats", 0, "total_xact_time")), ("9".into(), "3000".into()));
+    assert_eq!((own("stats", 0, "total_received"), own("stats", 0, "avg_recv")), ("100".into(), "NULL".into()));
+    assert_eq!((bouncer("lists", 6, "items"), bouncer("lists", 9, "items")), ("3".into(), "1".into()));
+}
+
+#[tokio::test]
+async fn settings_are_told_without_secrets() {
+    let snapshot = moment().await;
+    for flavour in [Flavour::Own, Flavour::Bouncer] {
+        let report = find("config").unwrap().report(flavour);
+        let rows = (report.rows)(&snapshot);
+        assert!(rows.len() > 10);
+        assert!(!format!("{rows:?}").contains("very-secret"), "{rows:?}");
+    }
+    let row = |key: &str, flavour| {
+        let rows = (find("config").unwrap().report(flavour).rows)(&snapshot);
+        rows.into_iter().find(|row| row[0] == Value::from(key)).unwrap()
+    };
+    assert_eq!(row("pool.size", Flavour::Own)[1..], ["20", "20", "yes"].map(Value::from));
+    assert_eq!(row("query_wait_timeout", Flavour::Bouncer)[1], Value::from("30"));
+    assert_eq!(row("max_client_conn", Flavour::Bouncer)[1], Value::from("10000"));
+}
