@@ -39,6 +39,10 @@ pub enum Signal {
     Kill = 2,
     /// Stop waiting for a backend: the client canceled its statement.
     CancelWait = 4,
+    /// End now: another client has asked the server for it.
+    Terminate = 8,
+    /// Its backend is being terminated by another client's statement: that is for its client to hear.
+    Doomed = 16,
 }
 
 /// The key that a client is given.
@@ -169,6 +173,22 @@ impl SessionHandle {
         self.pins.lock().clone()
     }
 
+    /// The attached backend, if it is on this node and is about to be signaled there: it is not reused.
+    #[must_use]
+    pub fn signaled_on(&self, node: NodeId) -> Option<Arc<BackendControl>> {
+        let mut attached = self.attached.lock();
+        let holding = attached.holding.as_ref().filter(|holding| holding.node == node)?;
+        let control = Arc::clone(&holding.control);
+        attached.canceled = true;
+        Some(control)
+    }
+
+    /// Who its client is.
+    #[must_use]
+    pub fn identity(&self) -> &ClientIdentity {
+        &self.identity
+    }
+
     /// Marks the attached backend as canceled and returns where to send the request.
     fn cancel(&self) -> Option<Arc<BackendControl>> {
         let mut attached = self.attached.lock();
@@ -222,6 +242,12 @@ impl CancelRegistry {
     #[must_use]
     pub fn sessions(&self) -> Vec<Arc<SessionHandle>> {
         self.sessions.lock().values().cloned().collect()
+    }
+
+    /// The session whose client knows itself by this process id.
+    #[must_use]
+    pub fn by_pid(&self, pid: i32) -> Option<Arc<SessionHandle>> {
+        self.sessions.lock().get(&pid).cloned()
     }
 
     fn find(&self, pid: i32, secret: &[u8]) -> Option<Arc<SessionHandle>> {

@@ -214,6 +214,10 @@ impl Session {
                 let text = frontend::query(self.inbox.body(message))?;
                 self.unit.add_effects(&class, text, self.strings, quiet);
                 renamed = self.align_names(attachment, &class, message);
+                if class.effects.signals.is_some() {
+                    let text = frontend::query(self.inbox.body(message))?;
+                    renamed = self.signals_in_text(attachment, &class, text).or(renamed);
+                }
             }
             // Too long to look at: it may do anything.
             None => self.unit.add_unknown(),

@@ -15,6 +15,7 @@
 //! became of a commit.
 
 use super::{Attachment, Gate, Session, SessionEnd, Stage, Transaction};
+use crate::client::Signal;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
 use crate::pool::DiscardReason;
 use crate::sql::Access;
@@ -132,7 +133,7 @@ impl Session {
         self.abandon(attachment, loss.discard_reason());
         self.stage = Stage::Detached;
         self.skip_bytes = to_node;
-        if movable {
+        if movable && !self.handle.is_signaled(Signal::Doomed) {
             return self.move_read(node, loss);
         }
         self.outbox.release();
@@ -142,7 +143,12 @@ impl Session {
         self.after.uncertain = false;
         self.after.suspects.clear();
         self.held_confirms = 0;
-        if inside_message {
+        if let (true, Loss::Ended { sqlstate, message }) = (self.handle.is_signaled(Signal::Doomed), loss) {
+            // Somebody wanted this client's session to end, and PostgreSQL has said so.
+            let error = ClientError::fatal(SqlState::known(sqlstate.as_bytes()), message.to_string());
+            encode::error(self.outbox.tail(), &error);
+            self.ending = Some(SessionEnd::Terminated);
+        } else if inside_message {
             // Half a message is on its way to the client: nothing can follow it.
             self.ending = Some(SessionEnd::StateLost);
         } else if self.pins.has_state() {

@@ -23,6 +23,7 @@ mod passthrough;
 mod poll;
 mod prepared;
 mod replies;
+mod signals;
 mod statements;
 mod tracked;
 mod transaction;
@@ -67,6 +68,8 @@ pub enum SessionEnd {
     TransactionTimeout,
     /// State that cannot move was lost with its backend.
     StateLost,
+    /// Another client has terminated it.
+    Terminated,
     /// The proxy stops.
     Drained,
 }
@@ -83,6 +86,7 @@ impl SessionEnd {
             Self::IdleTimeout => "idle_timeout",
             Self::TransactionTimeout => "transaction_timeout",
             Self::StateLost => "state_lost",
+            Self::Terminated => "terminated",
             Self::Drained => "drained",
         }
     }

@@ -30,7 +30,10 @@ impl Session {
     pub async fn run(mut self: Box<Self>) -> SessionEnd {
         let end = poll_fn(|cx| self.poll(cx)).await;
         self.leave(end);
-        if matches!(end, SessionEnd::Drained | SessionEnd::IdleTimeout | SessionEnd::TransactionTimeout) {
+        if matches!(
+            end,
+            SessionEnd::Drained | SessionEnd::Terminated | SessionEnd::IdleTimeout | SessionEnd::TransactionTimeout
+        ) {
             Box::pin(self.say_goodbye(end)).await;
         }
         end
@@ -43,6 +46,9 @@ impl Session {
             }
             SessionEnd::IdleTimeout => {
                 ClientError::fatal(SqlState("57P05"), "terminating connection due to idle-session timeout")
+            }
+            SessionEnd::Terminated => {
+                ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
             }
             _ => ClientError::fatal(
                 SqlState::ADMIN_SHUTDOWN,
@@ -115,6 +121,9 @@ impl Session {
     fn on_signals(&mut self) -> Option<SessionEnd> {
         if self.handle.is_signaled(Signal::Kill) {
             return Some(SessionEnd::Drained);
+        }
+        if self.handle.is_signaled(Signal::Terminate) {
+            return Some(SessionEnd::Terminated);
         }
         if self.handle.is_signaled(Signal::CancelWait) {
             self.handle.clear(Signal::CancelWait);

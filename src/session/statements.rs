@@ -40,7 +40,10 @@ impl Session {
         self.show_statements(attachment, &class);
         let view = frontend::parse(self.inbox.body(message))?;
         if view.name.is_empty() {
-            let renamed = self.renamed(&view, &class);
+            let renamed = self.renamed(&view, &class).or_else(|| {
+                let text = self.signals_in_text(attachment, &class, view.text)?;
+                Some([&text, &view.content[view.text.len()..]].concat())
+            });
             let serial = UNNAMED_SERIAL.fetch_add(1, Ordering::Relaxed);
             let unnamed = &mut self.prepared.unnamed;
             unnamed.content.clear();
@@ -113,6 +116,11 @@ impl Session {
             let portal = view.portal.to_vec();
             self.ensure_unnamed(attachment);
             self.note_bound(attachment, &portal, None);
+            if let Some(class) = self.prepared.unnamed.class.clone()
+                && let Some(passed) = self.bind_signal(attachment, message, &class, (b"", 0))
+            {
+                return Ok(passed);
+            }
             attachment.checkout.owed.push(Owed::Bind { id: 0 });
             return Ok(self.stream(attachment, message));
         }
@@ -150,7 +158,34 @@ impl Session {
         }
         attachment.know(&statement, self.deps.schema());
         self.note_bound(attachment, &portal, Some(&statement));
+        let named: (&[u8], u64) = (&statement.backend_name, statement.id);
+        if let Some(passed) = self.bind_signal(attachment, message, &statement.class, named) {
+            return Ok(passed);
+        }
         Ok(self.bind_as(attachment, message, (portal_len, names_len), (&statement.backend_name, statement.id)))
+    }
+
+    /// Passes on a Bind whose values name processes by the ids that we told clients.
+    fn bind_signal(
+        &mut self,
+        attachment: &mut Attachment,
+        message: Message,
+        class: &Classification,
+        (name, id): (&[u8], u64),
+    ) -> Option<Passed> {
+        class.effects.signals.filter(|_| message.whole)?;
+        let body = self.signals_in_values(attachment, class, self.inbox.body(message))?;
+        let view = frontend::bind(&body).ok()?;
+        encode::message(attachment.outbox.tail(), frontend::BIND, |out| {
+            out.extend_from_slice(view.portal);
+            out.push(0);
+            out.extend_from_slice(name);
+            out.push(0);
+            out.extend_from_slice(&body[view.names_len..]);
+        });
+        attachment.checkout.owed.push(Owed::Bind { id });
+        self.inbox.advance(message.len);
+        Some(Passed::Yes)
     }
 
     /// Passes a Bind on with another name for its statement. `lens`: bytes of the portal's name, and of

@@ -124,6 +124,8 @@ pub struct Effects {
     pub sequences: Sequences,
     /// It may change what names and types mean, so that statements prepared before may fail.
     pub schema: bool,
+    /// It signals processes of the server.
+    pub signals: Option<BackendSignal>,
     /// It reads the view of prepared statements, which must be the session's.
     pub shows_statements: bool,
     /// It may change what functions and triggers do.
@@ -132,6 +134,15 @@ pub struct Effects {
     pub vacates: Option<Arc<str>>,
     /// It changes who may log in, or what a session begins with.
     pub logins: bool,
+}
+
+/// What a statement does to other processes of the server. Ordered by strength.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BackendSignal {
+    /// `pg_cancel_backend()`
+    Cancel,
+    /// `pg_terminate_backend()`
+    Terminate,
 }
 
 /// What a statement has to do with what a session remembers of sequences (`currval()`, `lastval()`). Ordered.

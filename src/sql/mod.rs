@@ -31,9 +31,9 @@ mod tests;
 
 pub use cache::CacheCounts;
 pub use class::{
-    Access, BeginOptions, Change, Classification, Effects, Hint, Isolation, PinReason, Pins, Sequences, Step,
-    TxControl, Why,
+    Access, BackendSignal, BeginOptions, Change, Classification, Effects, Hint, Isolation, PinReason, Pins, Sequences,
+    Step, TxControl, Why,
 };
 pub use classifier::{Classifier, Settings};
 pub use grammar::StringSyntax;
-pub use pieces::{pieces, prepared_name};
+pub use pieces::{integers, pieces, prepared_name};

@@ -43,6 +43,19 @@ pub fn prepared_name(text: &[u8], name: &str) -> Option<Range<usize>> {
     None
 }
 
+/// Where plain integers stand in a text.
+#[must_use]
+pub fn integers(text: &[u8]) -> Vec<Range<usize>> {
+    let mut lexer = Lexer::new(text);
+    let mut found = Vec::new();
+    while let Ok(Some(token)) = lexer.next_token() {
+        if token.kind == Kind::Literal && text[token.start..token.end].iter().all(u8::is_ascii_digit) {
+            found.push(token.start..token.end);
+        }
+    }
+    found
+}
+
 fn unquote(quoted: &[u8]) -> Vec<u8> {
     let inner = &quoted[1..quoted.len() - 1];
     let mut out = Vec::with_capacity(inner.len());
@@ -70,6 +83,13 @@ mod tests {
         let want = ["set a = ';'", "create function f() returns int begin atomic select 1; select 2; end", "select 3"];
         assert_eq!(got, want);
         assert!(pieces(b"selec", StringSyntax::Standard).is_empty());
+    }
+
+    #[test]
+    fn integers_are_found_where_they_are_no_part_of_something_else() {
+        let text = "select f(17), '18', 1.5, $2, a19 -- 20\n, 21";
+        let got: Vec<_> = integers(text.as_bytes()).into_iter().map(|place| &text[place]).collect();
+        assert_eq!(got, ["17", "21"]);
     }
 
     #[test]

@@ -77,6 +77,7 @@ impl Verdict {
         verdict.effects.releases = walk.releases;
         verdict.effects.sequences = walk.sequences;
         verdict.effects.shows_statements = walk.shows_statements;
+        verdict.effects.signals = walk.signals;
         if walk.sets_local {
             verdict.effects.change = Change::SetLocal { name: None };
         }

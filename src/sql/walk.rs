@@ -15,7 +15,7 @@ use pg_query::protobuf::{
     RangeVar, ResTarget, SelectStmt, SortBy, SubLink, TypeCast, TypeName, WindowDef, WithClause, a_const,
 };
 
-use super::class::{PinReason, Pins, Sequences, Why};
+use super::class::{BackendSignal, PinReason, Pins, Sequences, Why};
 use super::functions::{self, FunctionLists};
 use super::label::label;
 use super::setting;
@@ -35,6 +35,8 @@ pub(super) struct Walk<'l> {
     pub uncertain: bool,
     /// Something may end the cause of a pin.
     pub releases: bool,
+    /// It signals processes of the server.
+    pub signals: Option<BackendSignal>,
     /// It reads `pg_prepared_statements`.
     pub shows_statements: bool,
     /// Functions that nobody vouches for, by the last part of their names, lower case.
@@ -58,6 +60,7 @@ impl<'l> Walk<'l> {
             sets_local: false,
             uncertain: false,
             releases: false,
+            signals: None,
             shows_statements: false,
             functions: Vec::new(),
             sequences: Sequences::None,
@@ -476,6 +479,8 @@ impl<'l> Walk<'l> {
             "current_setting" if !args.first().and_then(string_constant).is_some_and(setting::is_shared) => {
                 self.object(Why::NodeLocalSetting);
             }
+            "pg_cancel_backend" => self.signals = self.signals.max(Some(BackendSignal::Cancel)),
+            "pg_terminate_backend" => self.signals = Some(BackendSignal::Terminate),
             "nextval" | "setval" => self.sequences = self.sequences.max(Sequences::Moved),
             "currval" | "lastval" => self.sequences = Sequences::Read,
             _ => {}

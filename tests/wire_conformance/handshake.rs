@@ -141,3 +141,42 @@ fn terminate_closes_at_once() {
         assert_eq!(client.read_to_end(), Ok(Vec::new()));
     }
 }
+
+/// A client's process id, as it was told, can be signaled by another client.
+#[test]
+fn a_told_process_id_can_be_signaled() {
+    let connect = || {
+        let client = RawClient::login(PROXY.port, &app_login()).unwrap();
+        let pid = client.greeting.iter().find(|message| message.tag == b'K').unwrap().cancel_key().0;
+        (client, pid)
+    };
+    let mut killer = connect().0;
+    // In a transaction: the node ends it, and its client hears what the node said.
+    let (mut busy, pid) = connect();
+    busy.simple("BEGIN").unwrap();
+    assert_eq!(killer.simple(&format!("SELECT pg_terminate_backend({pid})")).unwrap().rows[0][0].as_deref(), Some("t"));
+    let refused = busy.simple("SELECT 1").unwrap_err();
+    assert!(matches!(&refused, Gone::Refused(fields) if fields.sqlstate() == "57P01"), "{refused:?}");
+    // Canceled by a parameter in the extended protocol.
+    let (mut sleeper, pid) = connect();
+    sleeper.send(&query("SELECT pg_sleep(20)")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let value = pid.to_string();
+    killer
+        .send(&batch(&[
+            parse("", "SELECT pg_cancel_backend($1)"),
+            bind("", "", &[Some(value.as_bytes())]),
+            execute("", 0),
+            sync(),
+        ]))
+        .unwrap();
+    assert_eq!(killer.answer().unwrap().rows[0][0].as_deref(), Some("t"));
+    let refused = sleeper.answer().unwrap_err();
+    assert!(matches!(&refused, Gone::Refused(fields) if fields.sqlstate() == "57014"), "{refused:?}");
+    assert_eq!(sleeper.value("SELECT 1"), "1");
+    // Idle, so that no node knows of it: it is ended all the same.
+    let (mut idle, pid) = connect();
+    killer.simple(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
+    let refused = idle.simple("SELECT 1").unwrap_err();
+    assert!(matches!(&refused, Gone::Refused(fields) if fields.sqlstate() == "57P01"), "{refused:?}");
+}
