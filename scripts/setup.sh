@@ -40,6 +40,7 @@ need libc6-dev test -e /usr/include/stdio.h
 need make command -v make
 need pkg-config command -v pkg-config
 need pgbouncer has_one_of /usr/sbin/pgbouncer /usr/bin/pgbouncer
+need openssl command -v openssl
 need python3 command -v python3
 need util-linux command -v ipcrm
 

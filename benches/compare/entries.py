@@ -1,7 +1,8 @@
 """What is compared: direct connections, PgBouncer, and pgregent with and without read/write splitting.
 
-Every entry takes the same clients (no proof asked on loopback) and logs in to the nodes with SCRAM. An entry
-says for each workload which port clients use and which processes then do the work.
+Every entry takes the same clients (no proof asked on loopback) and logs in to the nodes with SCRAM. Login workloads
+that ask for a proof or TLS have processes of their own. An entry says for each workload which port clients use and
+which processes then do the work.
 """
 
 import os
@@ -23,6 +24,21 @@ PREPARED_SINCE = (1, 21)
 """First PgBouncer that keeps prepared statements apart in transaction mode."""
 
 
+LOGIN_MODES = ("trust", "scram-sha-256")
+"""What the processes for login workloads ask their clients for."""
+
+
+def make_certificate(children, directory):
+    """A self-signed certificate and its key, the same kind for every proxy; made once per directory."""
+    certificate, key = os.path.join(directory, "server.crt"), os.path.join(directory, "server.key")
+    if not os.path.exists(certificate):
+        argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        argv += ["-days", "30", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
+        children.run("openssl req", argv)
+        os.chmod(key, 0o600)
+    return certificate, key
+
+
 def allow_open_files():
     """Raises the soft limit of open files to the hard one, for us and what we start; returns it."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -41,7 +57,12 @@ class Entry:
         self.children = children
         self.directory = os.path.join(directory, self.name)
         self.running = []
+        self.logins = False
         os.mkdir(self.directory, 0o700)
+
+    def serves(self, workload):
+        """Whether this workload means something here."""
+        return True
 
     def description(self):
         """What it is and how it is configured, one line for the report."""
@@ -75,7 +96,8 @@ class Entry:
 
         def answers():
             child.require_alive()
-            code, out, _ = self.children.run("psql", argv, check=False, env=clean_environment(PGCONNECT_TIMEOUT="2"))
+            environment = clean_environment(PGCONNECT_TIMEOUT="2", PGPASSWORD=self.cluster.password, PGSSLMODE="disable")
+            code, out, _ = self.children.run("psql", argv, check=False, env=environment)
             return code == 0 and out.strip() == "1"
 
         try:
@@ -92,6 +114,10 @@ class Direct(Entry):
 
     def description(self):
         return "pgbench connected to the primary"
+
+    def serves(self, workload):
+        # The nodes ask for SCRAM and speak no TLS.
+        return not workload.is_login or workload.protocol == "scram"
 
     def port(self, workload):
         return self.cluster.primary.port
@@ -133,9 +159,12 @@ class PgBouncer(Entry):
         return f"PgBouncer {'.'.join(map(str, self.version))}, {mode}, pool {POOL_SIZE}, primary only"
 
     def start(self):
+        if self.logins:
+            self.ports.setdefault("trust", free_port())
+            self.ports.setdefault("scram-sha-256", free_port())
         for mode, port in self.ports.items():
             child = self.children.start(
-                f"pgbouncer ({mode} mode)",
+                f"pgbouncer ({mode})",
                 self._command(mode),
                 log_path=os.path.join(self.directory, f"{mode}.log"),
                 user=server_user(),
@@ -163,6 +192,8 @@ class PgBouncer(Entry):
         return [self.program, "-q", self._write_config(mode, self.ports[mode])]
 
     def _mode(self, workload):
+        if workload.is_login:
+            return "scram-sha-256" if workload.asks_password else "trust"
         return "session" if workload.protocol == "prepared" and not self.keeps_prepared else "transaction"
 
     def _write_config(self, mode, port):
@@ -176,9 +207,9 @@ class PgBouncer(Entry):
             "listen_addr = 127.0.0.1",
             f"listen_port = {port}",
             "unix_socket_dir =",
-            "auth_type = trust",
+            f"auth_type = {mode if mode == 'scram-sha-256' else 'trust'}",
             f"auth_file = {users}",
-            f"pool_mode = {mode}",
+            f"pool_mode = {'session' if mode == 'session' else 'transaction'}",
             f"default_pool_size = {size}",
             f"max_client_conn = {CLIENTS_MAX}",
             "ignore_startup_parameters = extra_float_digits",
@@ -188,6 +219,12 @@ class PgBouncer(Entry):
         ]
         if self.keeps_prepared:
             lines.append("max_prepared_statements = 200")
+        if mode in LOGIN_MODES:
+            certificate, key = make_certificate(self.children, self.directory)
+            lines += ["client_tls_sslmode = allow", f"client_tls_cert_file = {certificate}", f"client_tls_key_file = {key}"]
+            if server_user():
+                for owned in (certificate, key):
+                    shutil.chown(owned, server_user(), server_user())
         for file_path, text in ((users, f'"{USER}" "{self.cluster.password}"\n'), (path, "\n".join(lines) + "\n")):
             with open(file_path, "w", encoding="ascii") as file:
                 file.write(text)
@@ -210,6 +247,7 @@ class Pgregent(Entry):
         self.workers = workers
         self.client_port = free_port()
         self.admin_port = free_port()
+        self.login_ports = {}
 
     def description(self):
         split = "on" if self.split else "off"
@@ -224,14 +262,31 @@ class Pgregent(Entry):
         )
         self.running.append(child)
         self.await_answer(child, self.client_port)
+        for method in LOGIN_MODES if self.logins else ():
+            port = self.login_ports.setdefault(method, free_port())
+            log_path = os.path.join(self.directory, f"{method}.log")
+            child = self.children.start(f"{self.name} ({method})", self.login_command(method, port), log_path=log_path)
+            self.running.append(child)
+            self.await_answer(child, port)
 
     def command(self):
         """Writes the config and returns the command line."""
-        path = os.path.join(self.directory, "pgregent.toml")
+        return self._serve("pgregent.toml", self.config())
+
+    def _serve(self, name, text):
+        path = os.path.join(self.directory, name)
         with open(path, "w", encoding="ascii") as file:
-            file.write(self.config())
+            file.write(text)
         os.chmod(path, 0o600)
         return [self.program, "serve", "--config", path]
+
+    def login_command(self, method, port):
+        """The same proxy for the login workloads: another port, this proof, TLS for who wants it."""
+        certificate, key = make_certificate(self.children, self.directory)
+        text = self.config().replace(f"127.0.0.1:{self.client_port}", f"127.0.0.1:{port}")
+        text = text.replace(f"127.0.0.1:{self.admin_port}", f"127.0.0.1:{free_port()}")
+        text = text.replace('method = "trust"', f'method = "{method}"').replace('name = "bench"', f'name = "bench-{method}"', 1)
+        return self._serve(f"{method}.toml", f'[tls]\ncert_file = "{certificate}"\nkey_file = "{key}"\n\n{text}')
 
     def config(self):
         """The config file's text."""
@@ -252,8 +307,15 @@ class Pgregent(Entry):
             f'[[auth.user]]\nname = "{USER}"\npassword = "{self.cluster.password}"\n'
         )
 
+    def _login_method(self, workload):
+        return "scram-sha-256" if workload.asks_password else "trust"
+
     def port(self, workload):
-        return self.client_port
+        return self.login_ports[self._login_method(workload)] if workload.is_login else self.client_port
+
+    def pids(self, workload):
+        index = 1 + LOGIN_MODES.index(self._login_method(workload)) if workload.is_login else 0
+        return [child.pid for child in self.running[index : index + 1]]
 
 
 class PgregentWhole(Pgregent):

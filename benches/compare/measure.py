@@ -19,6 +19,9 @@ from processes import Failure, clean_environment
 
 PROTOCOLS = ("simple", "extended", "prepared")
 CLIENT_COUNTS = (1, 16, 64)
+LOGINS = ("trust", "scram", "tls", "scram+tls")
+"""How clients of the login workloads prove themselves, and whether over TLS."""
+LOGIN_CLIENTS = 8
 BAR_CLIENTS = 16
 SAMPLING_RATE = 0.1
 """Share of transactions whose latency pgbench logs."""
@@ -54,6 +57,21 @@ class Workload:
         return f"{self.script} {self.protocol} {self.clients}"
 
     @property
+    def is_login(self):
+        """Whether every transaction is a connection of its own."""
+        return self.script == "login"
+
+    @property
+    def is_encrypted(self):
+        """Whether clients speak TLS."""
+        return self.is_login and self.protocol.endswith("tls")
+
+    @property
+    def asks_password(self):
+        """Whether clients log in with SCRAM."""
+        return self.is_login and self.protocol.startswith("scram")
+
+    @property
     def is_barred(self):
         """Whether the bars are about this workload."""
         return self.script == "select" and self.clients == BAR_CLIENTS
@@ -65,9 +83,10 @@ class Workload:
 
 
 def all_workloads():
-    """Select-only in three protocols at three client counts, and the TPC-B-like script."""
+    """Select-only in three protocols at three client counts, the TPC-B-like script, and a login per SELECT."""
     selects = [Workload("select", protocol, clients) for protocol in PROTOCOLS for clients in CLIENT_COUNTS]
-    return [*selects, Workload("tpcb", "prepared", BAR_CLIENTS)]
+    logins = [Workload("login", way, LOGIN_CLIENTS) for way in LOGINS]
+    return [*selects, Workload("tpcb", "prepared", BAR_CLIENTS), *logins]
 
 
 @dataclass
@@ -177,7 +196,7 @@ def parse_pgbench(text):
     return {
         "transactions": int(number(r"transactions actually processed: (\d+)")),
         "failed": int(number(r"number of failed transactions: (\d+)", 0)),
-        "tps": number(r"tps = ([\d.]+) \(without initial"),
+        "tps": number(r"tps = ([\d.]+) \((?:without initial|including reconnection)"),
         "latency_ms": number(r"latency average = ([\d.]+) ms"),
     }
 
@@ -214,9 +233,11 @@ class Meter:
     def pgbench(self, entry, workload, bound, *extra):
         """The command line; `bound` is ("-T", seconds) or ("-t", transactions)."""
         script = "tpcb-like" if workload.script == "tpcb" else "select-only"
-        argv = [self.cluster.tool("pgbench"), "-n", "-b", script, "-M", workload.protocol]
+        protocol = ["-M", "simple", "-C"] if workload.is_login else ["-M", workload.protocol]
+        argv = [self.cluster.tool("pgbench"), "-n", "-b", script, *protocol]
         argv += ["-c", str(workload.clients), "-j", str(min(workload.clients, 2)), *map(str, bound), *extra]
-        return argv + ["-h", "127.0.0.1", "-p", str(entry.port(workload)), "-U", USER, "-d", DATABASE]
+        database = f"dbname={DATABASE} sslmode={'require' if workload.is_encrypted else 'disable'}"
+        return argv + ["-h", "127.0.0.1", "-p", str(entry.port(workload)), "-U", USER, "-d", database]
 
     def run_pgbench(self, argv, seconds):
         """Runs it and returns its figures. Raises `Failure` if it failed or a client was aborted."""

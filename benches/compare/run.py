@@ -154,6 +154,8 @@ def measure_rounds(options, entries, meter, errors):
             row = cells.setdefault(workload.name, {})
             shift = (number + index) % len(entries)
             for entry in entries[shift:] + entries[:shift]:
+                if not entry.serves(workload):
+                    continue
                 try:
                     cell = meter.cell(entry, workload, options.seconds)
                 except Failure as failure:
@@ -214,7 +216,7 @@ def facts(options, cluster, binary_note):
         "machine": f"{os.cpu_count()} cores, {model}, Linux {platform.release()}; load at the start {load[0]:.2f}",
         "cluster": f"{cluster.version()}, primary and two streaming standbys, scale {options.scale}, durability off, "
         "scram-sha-256 towards the nodes",
-        "clients": "pgbench over TCP on loopback, no TLS, no password asked by the proxies",
+        "clients": "pgbench over TCP on loopback, no TLS, no password asked by the proxies; login: a connection per SELECT",
         "rounds": f"{options.rounds} of {options.seconds} s per cell after a warm-up; medians over rounds",
         "pgregent binary": binary_note,
     }
@@ -247,6 +249,8 @@ def measure(options, children, directory):
         "facts": facts(options, cluster, binary_note(options.binary)),
         "descriptions": {entry.name: entry.description() for entry in entries},
     }
+    for entry in entries:
+        entry.logins = any(workload.is_login for workload in options.workloads)
     notes = {e.name: {w.name: e.note(w) for w in options.workloads if e.note(w)} for e in entries}
     started = start_entries(entries, errors)
     cells = measure_rounds(options, started, meter, errors)

@@ -98,6 +98,16 @@ class Parsing(unittest.TestCase):
             measure.parse_pgbench(PGBENCH), {"transactions": 48640, "failed": 3, "tps": 24319.25, "latency_ms": 0.658}
         )
 
+    def test_pgbench_with_a_connection_per_transaction(self):
+        text = PGBENCH.replace("(without initial connection time)", "(including reconnection times)")
+        self.assertEqual(measure.parse_pgbench(text)["tps"], 24319.25)
+
+    def test_login_workloads_say_what_they_ask(self):
+        logins = {w.name: (w.asks_password, w.is_encrypted) for w in measure.all_workloads() if w.is_login}
+        ways = [(False, False), (True, False), (False, True), (True, True)]
+        self.assertEqual(logins, dict(zip((f"login {way} 8" for way in measure.LOGINS), ways, strict=True)))
+        self.assertFalse(any(w.asks_password or w.is_encrypted for w in measure.all_workloads() if not w.is_login))
+
     def test_pgbench_without_a_summary_is_a_failure(self):
         with self.assertRaises(Failure):
             measure.parse_pgbench("pgbench: error: connection refused")
@@ -209,7 +219,7 @@ class OptionsFromEnvironment(unittest.TestCase):
     def test_workloads_are_chosen_by_whole_words(self):
         names = [w.name for w in run.Options.read({"WORKLOADS": "simple 1, tpcb"}).workloads]
         self.assertEqual(names, ["select simple 1", "tpcb prepared 16"])
-        self.assertEqual(len(run.Options.read({}).workloads), 10)
+        self.assertEqual(len(run.Options.read({}).workloads), 14)
 
 
 class Processes(unittest.TestCase):
