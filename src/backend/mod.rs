@@ -88,12 +88,12 @@ impl BackendControl {
         self.severer.sever();
     }
 
-    /// A session has it from now on, whose client knows itself by this process id.
+    /// A session writes on it from now on, whose client knows itself by this process id.
     pub fn note_session(&self, pid: i32) {
         self.session_pid.store(pid, Ordering::Relaxed);
     }
 
-    /// The process id by which the client of the session that has it (or had it last) knows itself.
+    /// The process id by which the client of the session that wrote on it last knows itself.
     #[must_use]
     pub fn session_pid(&self) -> Option<i32> {
         Some(self.session_pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)

@@ -125,6 +125,12 @@ impl Pipeline {
         self.entries.is_empty()
     }
 
+    /// Is anything owed to the client, beside what we asked for ourselves?
+    #[must_use]
+    pub fn owes_client(&self) -> bool {
+        self.entries.iter().any(|owed| !owed.swallowed())
+    }
+
     /// How many replies are owed.
     #[must_use]
     pub fn len(&self) -> usize {

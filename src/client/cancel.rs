@@ -126,7 +126,6 @@ impl SessionHandle {
     /// The session holds this backend of this node from now on, and waits for none.
     pub fn attach(&self, node: NodeId, control: &Arc<BackendControl>, since: Time) {
         self.note_waiting(None);
-        control.note_session(self.key.pid);
         let mut attached = self.attached.lock();
         attached.holding = Some(Holding { node, control: Arc::clone(control), since });
         attached.canceled = false;

@@ -241,6 +241,12 @@ impl Pins {
         self.session_mode = true;
     }
 
+    /// Does the session keep its backend whatever it does?
+    #[must_use]
+    pub fn is_for_good(self) -> bool {
+        self.session_mode
+    }
+
     /// The session changed in a way that could not be followed.
     pub fn for_unknown(&mut self) {
         self.unknown = true;

@@ -126,7 +126,7 @@ impl Session {
         self.attempts += 1;
         match refusal {
             StandbyRefusal::Conflict => self.avoid = Some(attachment.target.node),
-            StandbyRefusal::Unable => self.force_primary = true,
+            StandbyRefusal::Unable | StandbyRefusal::Behind => self.force_primary = true,
             StandbyRefusal::Write => {
                 self.force_primary = true;
                 self.learn_writes();
@@ -159,11 +159,17 @@ impl Session {
     }
 }
 
+/// PostgreSQL's own words, its routine included: drivers know the error by it and prepare the statement anew.
+const OTHER_ROWS: &[u8] = b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0\
+    Fplancache.c\0L0\0RRevalidateCachedQuery\0\0";
+
 /// The error of a request that we refused.
 fn refusal(refused: Refused) -> Vec<u8> {
+    let mut out = Vec::new();
     let error = match refused {
         Refused::OtherRows => {
-            ClientError::error(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
+            encode::message(&mut out, tags::ERROR, |out| out.extend_from_slice(OTHER_ROWS));
+            return out;
         }
         Refused::Pin => ClientError::error(
             SqlState::FEATURE_NOT_SUPPORTED,
@@ -171,7 +177,6 @@ fn refusal(refused: Refused) -> Vec<u8> {
         )
         .hint("Temporary tables, LISTEN, session locks and the like need [pool] pinning = \"allow\"."),
     };
-    let mut out = Vec::new();
     encode::error(&mut out, &error);
     out
 }
@@ -183,6 +188,8 @@ enum StandbyRefusal {
     Write,
     /// It may need something that only a primary has.
     Unable,
+    /// It may not know yet what the statement names.
+    Behind,
     /// Replay needed what the read held.
     Conflict,
 }
@@ -195,6 +202,8 @@ impl StandbyRefusal {
         match sqlstate {
             b"25006" => Some(Self::Write),
             b"0A000" | b"55000" | b"XX000" => Some(Self::Unable),
+            // What was made, renamed or granted a moment ago may not have been replayed.
+            b"42P01" | b"42703" | b"42704" | b"42883" | b"42501" | b"3F000" | b"3D000" => Some(Self::Behind),
             b"40001" => Some(Self::Conflict),
             _ => None,
         }
@@ -204,6 +213,7 @@ impl StandbyRefusal {
         match self {
             Self::Write => "standby_refused",
             Self::Unable => "standby_unable",
+            Self::Behind => "standby_behind",
             Self::Conflict => "recovery_conflict",
         }
     }

@@ -271,6 +271,9 @@ impl Session {
     pub(super) fn unit_sent(&mut self, attachment: &mut Attachment) {
         let unit = std::mem::take(&mut self.unit);
         let shown = unit.shows_statements;
+        if unit.writes {
+            attachment.checkout.control.note_session(self.handle.key().pid);
+        }
         self.sent.push_back(unit);
         if shown {
             Self::send_hidden(attachment, b"DEALLOCATE ALL", Hidden::Forget);

@@ -123,6 +123,11 @@ impl Session {
         if !between || attachment.to_node > 0 {
             return;
         }
+        if self.pins.is_for_good() {
+            // Nobody else gets this backend before it is reset.
+            (self.after.uncertain, self.after.wants_hazards) = (false, false);
+            return;
+        }
         if std::mem::take(&mut self.after.wants_hazards) {
             let hazards = Hazards::asked(self.deps.code(), self.deps.clock.now());
             // What it answers belongs to the next question.
@@ -140,7 +145,12 @@ impl Session {
     /// A text calls functions that nobody vouches for, or writes: does one of them, or a trigger, change the
     /// session? While that is not known, it may.
     pub(super) fn beware(&mut self, class: &Classification) {
-        let writes = class.access == Access::Write && matches!(class.why, Why::Statement(_) | Why::Modifies(_));
+        // Transaction control and settings fire no trigger.
+        let writes = class.access == Access::Write
+            && matches!(
+                class.why,
+                Why::Statement("insert" | "update" | "delete" | "merge" | "copy") | Why::Modifies(_)
+            );
         if class.functions.is_empty() && !writes {
             return;
         }

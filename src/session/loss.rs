@@ -128,7 +128,7 @@ impl Session {
         let movable = matches!(attachment.gate, Gate::OneRead | Gate::Shut) && self.outbox.is_holding();
         let inside_message = attachment.scan.is_inside();
         let to_node = attachment.to_node;
-        let untouched = attachment.checkout.owed.is_empty() && to_node == 0 && !self.unit.begun;
+        let untouched = !attachment.checkout.owed.owes_client() && to_node == 0 && !self.unit.begun;
         let node = attachment.target.node;
         self.abandon(attachment, loss.discard_reason());
         self.stage = Stage::Detached;

@@ -3,7 +3,8 @@
 //! Invariants: PostgreSQL's own count of connections per role is what is believed. Absent on purpose: several pools (budget).
 
 use crate::support::cluster;
-use crate::support::rawclient::RawClient;
+use crate::support::message::{batch, bind, execute, parse, sync};
+use crate::support::rawclient::{Gone, RawClient};
 use crate::support::wait_for;
 use crate::{Census, LATE_MAX, login, with_role};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -121,4 +122,43 @@ fn dead_idle_backends_are_noticed_before_they_are_used() {
     }
     assert_eq!(superuser.value("SELECT count(*) FROM mortal_rows"), "10", "each write ran once");
     assert_eq!(Census::new().of("mortal"), 1);
+}
+
+/// With `pinning = "refuse"` what cannot move is refused, in both protocols, and a transaction fails by it.
+#[test]
+fn what_would_pin_can_be_refused() {
+    let proxy = with_role("loose").set("pool.pinning", "\"refuse\"").start_ready();
+    let mut client = login(&proxy, "loose");
+    let code = |outcome: Result<_, Gone>| match outcome {
+        Err(Gone::Refused(fields)) => fields.sqlstate().to_owned(),
+        Err(gone) => format!("{gone:?}"),
+        Ok(_) => "fine".to_owned(),
+    };
+    assert_eq!(code(client.simple("LISTEN heard")), "0A000");
+    assert_eq!(code(client.simple("SELECT pg_advisory_xact_lock(1)")), "fine");
+    assert_eq!(code(client.simple("BEGIN")), "fine");
+    assert_eq!(code(client.simple("CREATE TEMP TABLE t (i int)")), "0A000");
+    assert_eq!(code(client.simple("SELECT 1")), "25P02");
+    assert_eq!(code(client.simple("ROLLBACK")), "fine");
+    let lock = [parse("", "SELECT pg_advisory_lock(1)"), bind("", "", &[]), execute("", 0), sync()];
+    client.send(&batch(&lock)).unwrap();
+    assert_eq!(code(client.answer()), "0A000");
+    assert_eq!(client.value("SELECT 1"), "1");
+}
+
+/// A backend that dies while we ask it something ourselves leaves its client as it was.
+#[test]
+fn a_backend_lost_while_it_is_asked_does_not_matter() {
+    let proxy = with_role("asked").set("pool.size", "2").start_ready();
+    let mut superuser = cluster::shared().superuser("postgres");
+    let mut client = login(&proxy, "asked");
+    for round in 0..10 {
+        // DO does not tell what it did, so that the backend is asked afterwards.
+        client.simple("DO $$ BEGIN NULL; END $$").unwrap();
+        superuser
+            .simple("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'asked'")
+            .unwrap();
+        assert_eq!(client.value(&format!("SELECT {round}")), round.to_string());
+        client.simple("SELECT pg_backend_pid()").unwrap();
+    }
 }
