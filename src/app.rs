@@ -7,7 +7,9 @@
 use crate::admin::console::{Console, RELOADS_MAX, ReloadRequest, Reloaded, Sources};
 use crate::admin::{AdminDeps, NodeAddress, Phase, Readiness};
 use crate::auth::hba::Hba;
-use crate::auth::{AuthQuery, Candidates, LoginLimiter, LoginLimits, Memberships, NodeLink, SecretSource, Secrets};
+use crate::auth::{
+    AuthQuery, Candidates, LoginLimiter, LoginLimits, Memberships, NodeLink, Protection, SecretSource, Secrets,
+};
 use crate::backend::{StatementTable, Target};
 use crate::client::{Access, Admission, AuthDeps, CancelRegistry, Hashing, Inquirer, Signal};
 use crate::clock::Clock;
@@ -16,7 +18,7 @@ use crate::failover::controller::{ControlDeps, ControlHandle, ControlMetrics, Co
 use crate::failover::{Machine, Policy};
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
-use crate::net::{Listener, TlsAcceptor, bind};
+use crate::net::{Listener, NodeTls, TlsAcceptor, bind};
 use crate::pool::{PoolDeps, PoolNode, PoolSet};
 use crate::route::Reason;
 use crate::serve::{Server, accept};
@@ -98,6 +100,11 @@ struct App {
 
 impl App {
     fn start(path: PathBuf, config: Arc<Config>) -> Result<Self> {
+        for node in &config.nodes {
+            if let Some(why) = NodeTls::new(&node.tls).problem() {
+                anyhow::bail!("[[node]] {}: TLS cannot be used as configured: {why}", node.name);
+            }
+        }
         let listeners = listen(&config)?;
         let admin = admin_listener(&config)?;
         let names: Vec<Arc<str>> = config.nodes.iter().map(|node| Arc::clone(&node.name)).collect();
@@ -325,7 +332,7 @@ fn make_server(
 ) -> Result<(Arc<Server>, mpsc::Receiver<ReloadRequest>)> {
     let nodes = config.nodes.iter().map(|node| PoolNode {
         name: Arc::clone(&node.name),
-        target: Target { host: node.host.as_str().into(), port: node.port },
+        target: Target { host: node.host.as_str().into(), port: node.port, tls: NodeTls::new(&node.tls) },
         budget: node.budget,
     });
     let pools = PoolSet::start(PoolDeps {
@@ -393,7 +400,7 @@ fn login_limits(config: &Config) -> LoginLimits {
 
 fn auth_deps(config: &Arc<Config>, clock: &Clock, topology: &TopologyReader, memory: LoginMemory) -> Result<AuthDeps> {
     let (secrets, rules) = login_files(config).map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
-    let link = NodeLink::new(&config.auth, candidates(config, topology));
+    let link = NodeLink::protected(&config.auth, candidates(config, topology), protection(config));
     let query = AuthQuery::new(&config.auth, &link);
     Ok(AuthDeps {
         access: rules.map_or(Access::Method(config.auth.method), Access::Rules),
@@ -413,6 +420,14 @@ pub(crate) fn login_files(config: &Config) -> Result<(Secrets, Option<Hba>), Vec
         (Ok(secrets), Ok(rules)) => Ok((secrets, rules)),
         (secrets, rules) => Err([secrets.err(), rules.err()].into_iter().flatten().flatten().collect()),
     }
+}
+
+/// How `auth_query` connects to each of them.
+fn protection(config: &Config) -> Protection {
+    let nodes = config.nodes.iter();
+    let known: Vec<_> = nodes.map(|node| ((node.host.clone(), node.port), NodeTls::new(&node.tls))).collect();
+    // Only nodes of the config are candidates.
+    Arc::new(move |wanted| known.iter().find(|(node, _)| node == wanted).map_or(NodeTls::NEVER, |(_, tls)| tls.clone()))
 }
 
 /// Where `auth_query` may run: the primary first, then any node that takes reads, then any.

@@ -12,6 +12,8 @@ mod support;
 mod clients;
 #[path = "tls/doors.rs"]
 mod doors;
+#[path = "tls/nodes.rs"]
+mod nodes;
 
 use pgregent::demo::cluster::{Cluster, ClusterOptions};
 use std::path::PathBuf;
