@@ -18,7 +18,7 @@ use crate::failover::controller::{ControlDeps, ControlHandle, ControlMetrics, Co
 use crate::failover::{Machine, Policy};
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
-use crate::net::{Listener, NodeTls, TlsAcceptor, bind};
+use crate::net::{Listener, NodeTls, TlsAcceptor, bind, bind_unix};
 use crate::pool::{PoolDeps, PoolNode, PoolSet};
 use crate::route::Reason;
 use crate::serve::{Server, accept};
@@ -132,8 +132,7 @@ impl App {
         let accepting = TaskTracker::new();
         let stop_accepting = CancellationToken::new();
         for listener in std::mem::take(&mut self.listeners) {
-            let address = listener.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
-            tracing::info!(%address, "listening");
+            tracing::info!(address = %listener, "listening");
             accepting.spawn(accept(Arc::clone(&self.server), listener, stop_accepting.clone()));
         }
         self.readiness.set(Phase::Serving);
@@ -254,6 +253,8 @@ impl App {
         kept.log = running.log.clone();
         kept.server.listen.clone_from(&running.server.listen);
         kept.server.workers = running.server.workers;
+        kept.server.unix_socket_dir.clone_from(&running.server.unix_socket_dir);
+        kept.server.unix_socket_permissions = running.server.unix_socket_permissions;
         if next.pool.node_budget != running.pool.node_budget {
             for node in kept.nodes.iter_mut().filter(|node| node.budget == running.pool.node_budget) {
                 node.budget = next.pool.node_budget;
@@ -303,7 +304,14 @@ fn listen(config: &Config) -> Result<Vec<Listener>> {
     let bound = |address: &std::net::SocketAddr| {
         bind(*address).with_context(|| format!("[server] listen: cannot listen on {address}"))
     };
-    config.server.listen.iter().map(bound).collect()
+    let mut listeners = config.server.listen.iter().map(bound).collect::<Result<Vec<_>>>()?;
+    if let Some(directory) = &config.server.unix_socket_dir {
+        let port = listeners.first().and_then(Listener::port).unwrap_or_default();
+        let unix = bind_unix(directory, port, config.server.unix_socket_permissions);
+        let told = || format!("[server] unix_socket_dir: cannot listen in {}", directory.display());
+        listeners.push(unix.with_context(told)?);
+    }
+    Ok(listeners)
 }
 
 fn admin_listener(config: &Config) -> Result<Option<std::net::TcpListener>> {

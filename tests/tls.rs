@@ -8,6 +8,8 @@
 
 mod support;
 
+#[path = "tls/balancer.rs"]
+mod balancer;
 #[path = "tls/clients.rs"]
 mod clients;
 #[path = "tls/doors.rs"]

@@ -13,10 +13,11 @@ mod proxy_header;
 mod socket;
 mod stream;
 mod tls;
+mod unix;
 
 pub use buffer::{BUFFER_LEN, Buffer};
 pub use driver::{DriverLink, DriverStream, connect_driver};
-pub use listen::{Listener, bind};
+pub use listen::{Listener, UnixPlace, bind, bind_unix};
 pub use peer::{ClientCertificate, Peer, TlsInfo};
 pub use proxy_header::{BadProxyHeader, PROXY_HEADER_MAX, ProxyHeader, parse_proxy_header};
 pub use stream::{Severer, Stream};
