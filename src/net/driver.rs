@@ -10,7 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Config, Connection, Error, Socket};
 use tokio_rustls::client;
@@ -26,7 +26,10 @@ pub type DriverLink = Connection<Socket, DriverStream<Socket>>;
 /// # Errors
 /// What the driver says of the last attempt.
 pub async fn connect_driver(config: &Config, tls: &NodeTls) -> Result<(Client, DriverLink), Error> {
-    let mut attempts = tls.attempts().iter().peekable();
+    // Over a Unix socket there is no TLS, as in PostgreSQL: nobody is in between.
+    let is_local = config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)));
+    let attempts: &[TlsAttempt] = if is_local { &[TlsAttempt::Plain] } else { tls.attempts() };
+    let mut attempts = attempts.iter().peekable();
     loop {
         let attempt = attempts.next().copied().unwrap_or(TlsAttempt::Plain);
         let mut config = config.clone();
