@@ -59,7 +59,7 @@ async fn node(listener: TcpListener) {
 /// The publisher must outlive the pools: its end would end their upkeep.
 async fn pool(clock: &Clock) -> (PoolSet, Arc<Pool>, TopologyPublisher) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = Target { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+    let target = Target::plain("127.0.0.1", listener.local_addr().unwrap().port());
     tokio::spawn(node(listener));
     let config = Config::parse(CONFIG, "bench.toml").unwrap();
     let names = ["pg1".into()];

@@ -7,7 +7,9 @@
 use crate::admin::console::{Console, RELOADS_MAX, ReloadRequest, Reloaded, Sources};
 use crate::admin::{AdminDeps, NodeAddress, Phase, Readiness};
 use crate::auth::hba::Hba;
-use crate::auth::{AuthQuery, Candidates, LoginLimiter, LoginLimits, Memberships, NodeLink, SecretSource, Secrets};
+use crate::auth::{
+    AuthQuery, Candidates, LoginLimiter, LoginLimits, Memberships, NodeLink, Protection, SecretSource, Secrets,
+};
 use crate::backend::{StatementTable, Target};
 use crate::client::{Access, Admission, AuthDeps, CancelRegistry, Hashing, Inquirer, Signal};
 use crate::clock::Clock;
@@ -16,7 +18,7 @@ use crate::failover::controller::{ControlDeps, ControlHandle, ControlMetrics, Co
 use crate::failover::{Machine, Policy};
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
-use crate::net::{Listener, TlsAcceptor, bind};
+use crate::net::{Listener, NodeTls, TlsAcceptor, bind, bind_unix};
 use crate::pool::{PoolDeps, PoolNode, PoolSet};
 use crate::route::Reason;
 use crate::serve::{Server, accept};
@@ -98,6 +100,11 @@ struct App {
 
 impl App {
     fn start(path: PathBuf, config: Arc<Config>) -> Result<Self> {
+        for node in &config.nodes {
+            if let Some(why) = NodeTls::new(&node.tls).problem() {
+                anyhow::bail!("[[node]] {}: TLS cannot be used as configured: {why}", node.name);
+            }
+        }
         let listeners = listen(&config)?;
         let admin = admin_listener(&config)?;
         let names: Vec<Arc<str>> = config.nodes.iter().map(|node| Arc::clone(&node.name)).collect();
@@ -125,8 +132,7 @@ impl App {
         let accepting = TaskTracker::new();
         let stop_accepting = CancellationToken::new();
         for listener in std::mem::take(&mut self.listeners) {
-            let address = listener.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
-            tracing::info!(%address, "listening");
+            tracing::info!(address = %listener, "listening");
             accepting.spawn(accept(Arc::clone(&self.server), listener, stop_accepting.clone()));
         }
         self.readiness.set(Phase::Serving);
@@ -247,6 +253,8 @@ impl App {
         kept.log = running.log.clone();
         kept.server.listen.clone_from(&running.server.listen);
         kept.server.workers = running.server.workers;
+        kept.server.unix_socket_dir.clone_from(&running.server.unix_socket_dir);
+        kept.server.unix_socket_permissions = running.server.unix_socket_permissions;
         if next.pool.node_budget != running.pool.node_budget {
             for node in kept.nodes.iter_mut().filter(|node| node.budget == running.pool.node_budget) {
                 node.budget = next.pool.node_budget;
@@ -296,7 +304,14 @@ fn listen(config: &Config) -> Result<Vec<Listener>> {
     let bound = |address: &std::net::SocketAddr| {
         bind(*address).with_context(|| format!("[server] listen: cannot listen on {address}"))
     };
-    config.server.listen.iter().map(bound).collect()
+    let mut listeners = config.server.listen.iter().map(bound).collect::<Result<Vec<_>>>()?;
+    if let Some(directory) = &config.server.unix_socket_dir {
+        let port = listeners.first().and_then(Listener::port).unwrap_or_default();
+        let unix = bind_unix(directory, port, config.server.unix_socket_permissions);
+        let told = || format!("[server] unix_socket_dir: cannot listen in {}", directory.display());
+        listeners.push(unix.with_context(told)?);
+    }
+    Ok(listeners)
 }
 
 fn admin_listener(config: &Config) -> Result<Option<std::net::TcpListener>> {
@@ -325,7 +340,7 @@ fn make_server(
 ) -> Result<(Arc<Server>, mpsc::Receiver<ReloadRequest>)> {
     let nodes = config.nodes.iter().map(|node| PoolNode {
         name: Arc::clone(&node.name),
-        target: Target { host: node.host.as_str().into(), port: node.port },
+        target: Target { host: node.host.as_str().into(), port: node.port, tls: NodeTls::new(&node.tls) },
         budget: node.budget,
     });
     let pools = PoolSet::start(PoolDeps {
@@ -393,7 +408,7 @@ fn login_limits(config: &Config) -> LoginLimits {
 
 fn auth_deps(config: &Arc<Config>, clock: &Clock, topology: &TopologyReader, memory: LoginMemory) -> Result<AuthDeps> {
     let (secrets, rules) = login_files(config).map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
-    let link = NodeLink::new(&config.auth, candidates(config, topology));
+    let link = NodeLink::protected(&config.auth, candidates(config, topology), protection(config));
     let query = AuthQuery::new(&config.auth, &link);
     Ok(AuthDeps {
         access: rules.map_or(Access::Method(config.auth.method), Access::Rules),
@@ -413,6 +428,14 @@ pub(crate) fn login_files(config: &Config) -> Result<(Secrets, Option<Hba>), Vec
         (Ok(secrets), Ok(rules)) => Ok((secrets, rules)),
         (secrets, rules) => Err([secrets.err(), rules.err()].into_iter().flatten().flatten().collect()),
     }
+}
+
+/// How `auth_query` connects to each of them.
+fn protection(config: &Config) -> Protection {
+    let nodes = config.nodes.iter();
+    let known: Vec<_> = nodes.map(|node| ((node.host.clone(), node.port), NodeTls::new(&node.tls))).collect();
+    // Only nodes of the config are candidates.
+    Arc::new(move |wanted| known.iter().find(|(node, _)| node == wanted).map_or(NodeTls::NEVER, |(_, tls)| tls.clone()))
 }
 
 /// Where `auth_query` may run: the primary first, then any node that takes reads, then any.

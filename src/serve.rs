@@ -9,7 +9,7 @@ use crate::admin::console::{Access, Console, ConsoleClient, Flavour, denied};
 use crate::backend::Settings;
 use crate::client::{
     Admission, AuthDeps, BadOptions, ClientIdentity, ClientKind, EnterError, Entrance, Facts, Hello, Joined, Permit,
-    SessionHandle, Signal, Trail, login, receive, refuse, send_last, startup_settings,
+    SessionHandle, Signal, Trail, login, receive, refuse, send_last, startup_settings, take_proxy_header,
 };
 use crate::config::{Config, ServerConfig};
 use crate::error::{Classify, ClientError, Severity, SqlState};
@@ -176,7 +176,13 @@ impl Server {
         let place = self.admission.arrive(&config)?;
         let mut input = Vec::with_capacity(512);
         let tls = self.tls.load_full();
-        let entrance = self.within(config.login_timeout, receive(stream, &mut input, tls.as_deref())).await?;
+        let receiving = async {
+            if is_balanced(&config, stream.peer()) {
+                take_proxy_header(stream, &mut input).await?;
+            }
+            receive(stream, &mut input, tls.as_deref()).await
+        };
+        let entrance = self.within(config.login_timeout, receiving).await?;
         drop(tls);
         let hello = match entrance {
             Entrance::Cancel { pid, secret } => {
@@ -288,7 +294,9 @@ impl Server {
         self.deps.metrics.clients.logins.inc(error.label());
         match error {
             // The client's own log often says no more than that the connection ended.
-            EnterError::Tls(_) | EnterError::Unnamed => tracing::info!(client = %peer, "connection refused: {error}"),
+            EnterError::Tls(_) | EnterError::Unnamed | EnterError::Balancer(_) => {
+                tracing::info!(client = %peer, "connection refused: {error}")
+            }
             _ => tracing::debug!(client = %peer, "connection refused: {error}"),
         }
         refuse(stream, error).await;
@@ -322,6 +330,18 @@ struct Entered {
 fn application_name(hello: &Hello) -> Box<str> {
     let named = hello.parameters.iter().rfind(|(name, _)| name == "application_name");
     named.map_or_else(String::new, |(_, value)| value.chars().take(NAME_CHARACTERS_MAX).collect()).into()
+}
+
+/// Does this peer speak for others?
+fn is_balanced(config: &ServerConfig, peer: Peer) -> bool {
+    match peer {
+        Peer::Tcp(address) => {
+            // On a socket for both families, IPv4 comes mapped.
+            let ip = address.ip().to_canonical();
+            config.proxy_protocol_from.iter().any(|network| network.contains(&ip))
+        }
+        Peer::Unix { .. } => false,
+    }
 }
 
 fn refused_options(error: &BadOptions) -> EnterError {

@@ -8,10 +8,14 @@
 
 mod support;
 
+#[path = "tls/balancer.rs"]
+mod balancer;
 #[path = "tls/clients.rs"]
 mod clients;
 #[path = "tls/doors.rs"]
 mod doors;
+#[path = "tls/nodes.rs"]
+mod nodes;
 
 use pgregent::demo::cluster::{Cluster, ClusterOptions};
 use std::path::PathBuf;

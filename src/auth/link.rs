@@ -14,15 +14,19 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::{Client, Statement};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::error::{AuthError, Unavailability};
 use crate::clock::Time;
 use crate::config::{AuthConfig, Secret};
+use crate::net::{NodeTls, connect_driver};
 
 /// The nodes to ask, in order of preference (primary first, then standbys), as host and port.
 pub type Candidates = Arc<dyn Fn() -> Vec<(String, u16)> + Send + Sync>;
+
+/// How connections to a node are protected.
+pub type Protection = Arc<dyn Fn(&(String, u16)) -> NodeTls + Send + Sync>;
 
 /// Connecting and login at one node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,6 +49,7 @@ pub struct NodeLink {
     password: Secret,
     pub(super) database: String,
     candidates: Candidates,
+    protection: Protection,
     slot: tokio::sync::Mutex<Slot>,
     /// Connects that failed at every node; who waited for one need not repeat it.
     failures: AtomicU64,
@@ -90,11 +95,18 @@ impl NodeLink {
     /// Connects, at the first question, as the role of `auth_query`. Inside a tokio runtime that outlives it.
     #[must_use]
     pub fn new(config: &AuthConfig, candidates: Candidates) -> Arc<Self> {
+        Self::protected(config, candidates, Arc::new(|_| NodeTls::NEVER))
+    }
+
+    /// The same, with connections protected as their node wants it.
+    #[must_use]
+    pub fn protected(config: &AuthConfig, candidates: Candidates, protection: Protection) -> Arc<Self> {
         Arc::new(Self {
             user: config.auth_query_user.clone(),
             password: config.auth_query_password.clone(),
             database: config.auth_query_database.clone(),
             candidates,
+            protection,
             slot: tokio::sync::Mutex::default(),
             failures: AtomicU64::new(0),
         })
@@ -172,7 +184,8 @@ impl NodeLink {
         if !self.password.expose().is_empty() {
             config.password(self.password.expose());
         }
-        let (client, connection) = config.connect(NoTls).await.map_err(|error| failure(&error))?;
+        let connected = connect_driver(&config, &(self.protection)(&node)).await;
+        let (client, connection) = connected.map_err(|error| failure(&error))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "auth_query: connection ended");

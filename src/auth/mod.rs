@@ -40,7 +40,7 @@ mod userlist;
 pub use client::{ClientExchange, ClientStep, NodeChannel, NodeCredential};
 pub use error::{AuthError, Flaw, NameMethod, NodeMethod, NodeRefusal, NotAdmitted, Rejection, Unavailability};
 pub use limit::{LoginLimiter, LoginLimits};
-pub use link::{Candidates, NodeLink};
+pub use link::{Candidates, NodeLink, Protection};
 pub use query::{AuthQuery, DEFAULT_AUTH_QUERY};
 pub use roles::{Memberships, ROLES_TTL};
 pub use secret::{BadSecret, Md5Hash, NodePassword, Plain, ScramKeys, ScramVerifier, StoredSecret};

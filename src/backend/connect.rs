@@ -1,21 +1,20 @@
-//! Opens a backend: TCP, startup, login, until the first ReadyForQuery.
+//! Opens a backend: socket, TLS, startup, login, until the first ReadyForQuery.
 //!
 //! Invariants: every step is inside one deadline; whatever the node sends is bounded and never
 //! believed without a check. A backend is opened neutral: settings come later. Absent on purpose:
 //! retries and backoff (the pool's matter).
 
 use super::query::{ReadError, next_message};
-use super::{Backend, BackendControl, Parameters, Pipeline, Settings, Statements};
+use super::{Backend, BackendControl, DialError, Parameters, Pipeline, Settings, Statements, Target, dial};
 use crate::auth::{AuthError, ClientExchange, ClientStep, NodeChannel, NodeCredential};
 use crate::clock::Clock;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
 use crate::ids::{BackendId, NodeId};
-use crate::net::{Severer, Stream};
+use crate::net::{Severer, Stream, TlsAttempt};
 use crate::wire::{HEADER_LEN, PROTOCOL_3_0, TxStatus, backend as tags, encode};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
 /// Longest message believed before the session begins, bytes (libpq allows 30000 for most).
@@ -24,15 +23,6 @@ const LOGIN_MESSAGE_MAX: usize = 64 * 1024;
 const LOGIN_MESSAGES_MAX: usize = 1000;
 /// How long data to a node may stay unacknowledged by its kernel.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
-
-/// Where a node listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Host name or address.
-    pub host: Arc<str>,
-    /// Port.
-    pub port: u16,
-}
 
 /// Who logs in to what.
 #[derive(Clone, Debug)]
@@ -86,6 +76,9 @@ pub enum ConnectError {
     /// The connection ended during login.
     #[error("connection lost during login")]
     Lost,
+    /// No encrypted connection came about, and `sslmode` wants one.
+    #[error("TLS to the node failed: {0}")]
+    Tls(Arc<str>),
     /// What arrived is not the protocol.
     #[error("the node does not speak the protocol: {0}")]
     Garbage(&'static str),
@@ -104,6 +97,16 @@ impl ConnectError {
         match self {
             Self::Rejected(rejection) => !matches!(&rejection.sqlstate[..2], "57" | "53" | "08" | "58" | "XX"),
             Self::Auth(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Might the same login succeed with or without TLS, whichever was not tried? Says libpq: where TLS
+    /// failed, and where the node (its pg_hba.conf, say) wants the other.
+    fn depends_on_encryption(&self) -> bool {
+        match self {
+            Self::Tls(_) => true,
+            Self::Rejected(rejection) => &*rejection.sqlstate == "28000",
             _ => false,
         }
     }
@@ -135,6 +138,7 @@ impl Classify for ConnectError {
             Self::Unreachable(_) => "unreachable",
             Self::TimedOut => "timed_out",
             Self::Lost => "lost",
+            Self::Tls(_) => "tls",
             Self::Garbage(_) => "garbage",
             Self::Rejected(_) => "rejected",
             Self::Auth(_) => "auth",
@@ -167,9 +171,26 @@ async fn open(
     statements_max: usize,
     clock: &Clock,
 ) -> Result<Backend, ConnectError> {
-    let tcp = TcpStream::connect((&*target.host, target.port)).await.map_err(|err| socket_error(&err))?;
-    let peer = tcp.peer_addr().map_err(|err| socket_error(&err))?;
-    let stream = Stream::tcp(tcp, peer).map_err(|err| socket_error(&err))?;
+    let mut attempts = target.tls.attempts().iter().peekable();
+    loop {
+        let attempt = attempts.next().copied().unwrap_or(TlsAttempt::Plain);
+        match open_once(node, id, target, attempt, login, statements_max, clock).await {
+            Err(error) if attempts.peek().is_some() && error.depends_on_encryption() => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn open_once(
+    node: NodeId,
+    id: BackendId,
+    target: &Target,
+    attempt: TlsAttempt,
+    login: &Login,
+    statements_max: usize,
+    clock: &Clock,
+) -> Result<Backend, ConnectError> {
+    let stream = dial(target, attempt).await?;
     stream.limit_unacknowledged(UNACKNOWLEDGED_MAX).map_err(|err| socket_error(&err))?;
     let severer = stream.severer().map_err(|err| socket_error(&err))?;
     let mut greeter = Greeter::new(stream, login);
@@ -183,6 +204,15 @@ fn socket_error(err: &io::Error) -> ConnectError {
         io::ErrorKind::TimedOut => ConnectError::TimedOut,
         io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => ConnectError::Lost,
         _ => ConnectError::Unreachable(err.to_string().into()),
+    }
+}
+
+impl From<DialError> for ConnectError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Socket(err) => socket_error(&err),
+            DialError::Tls(why) => Self::Tls(why.into()),
+        }
     }
 }
 
@@ -269,11 +299,13 @@ impl Greeter {
         clock: &Clock,
     ) -> Backend {
         let (pid, secret) = self.key.unwrap_or((0, Box::from(&[0u8; 4][..])));
+        // A cancel request tells the key: it must not travel less protected than the key did.
+        let target = Target { tls: target.tls.as_used(self.stream.tls_info().is_some()), ..target.clone() };
         Backend {
             id,
             node,
             stream: self.stream,
-            control: Arc::new(BackendControl::new(pid, secret, target.clone(), severer)),
+            control: Arc::new(BackendControl::new(pid, secret, target, severer)),
             opened: clock.now(),
             owed: Pipeline::default(),
             tx: TxStatus::Idle,

@@ -4,13 +4,15 @@
 //! backend is never believed again. Absent on purpose: pools and sessions.
 
 mod connect;
+mod dial;
 mod owed;
 mod parameters;
 mod query;
 mod settings;
 mod statements;
 
-pub use connect::{ConnectError, Login, NodeRejection, Target, connect};
+pub use connect::{ConnectError, Login, NodeRejection, connect};
+pub use dial::{DialError, Target, dial};
 pub use owed::{Owed, Pipeline, Refused, Reply, Unexpected};
 pub use parameters::{Parameters, is_node_local};
 pub use query::{QueryError, simple_query};

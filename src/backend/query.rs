@@ -136,7 +136,7 @@ mod tests {
                 credential: NodeCredential::None,
                 parameters: Vec::new(),
             };
-            let target = Target { host: "127.0.0.1".into(), port };
+            let target = Target::plain("127.0.0.1", port);
             let limit = Duration::from_secs(10);
             let clock = Clock::machine();
             let connecting = connect(NodeId(0), BackendId(1), &target, &login, 1, limit, &clock);

@@ -139,6 +139,9 @@ mod tests {
         let second = Duration::from_secs(1);
         ServerConfig {
             listen: Vec::new(),
+            unix_socket_dir: None,
+            unix_socket_permissions: 0,
+            proxy_protocol_from: Vec::new(),
             max_client_connections: limit,
             accept_queue: queue,
             accept_queue_timeout: second,

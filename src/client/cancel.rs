@@ -7,10 +7,10 @@
 //! session.
 
 use super::{ClientIdentity, ClientView, Holding};
-use crate::backend::{BackendControl, Target};
+use crate::backend::{BackendControl, DialError, Target, dial};
 use crate::clock::Time;
 use crate::ids::{NodeId, SessionId};
-use crate::net::Stream;
+use crate::net::TlsAttempt;
 use crate::wire::{PROTOCOL_3_2, encode};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -20,7 +20,6 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
-use tokio::net::TcpStream;
 
 /// Bytes of the secret half of a key under protocol 3.2; four under 3.0.
 const SECRET_LONG: usize = 32;
@@ -270,15 +269,17 @@ impl CancelRegistry {
     }
 }
 
-/// Sends a cancel request to a node and waits until the node has taken it (it closes the connection).
+/// Sends a cancel request to a node, protected as the backend it is about, and waits until the node has taken it (it closes the connection).
 ///
 /// # Errors
 /// What the socket says; `TimedOut`.
 pub async fn send_cancel(target: &Target, pid: i32, secret: &[u8]) -> io::Result<()> {
     let work = async {
-        let tcp = TcpStream::connect((&*target.host, target.port)).await?;
-        let peer = tcp.peer_addr()?;
-        let mut stream = Stream::tcp(tcp, peer)?;
+        let attempt = target.tls.attempts().first().copied().unwrap_or(TlsAttempt::Plain);
+        let mut stream = dial(target, attempt).await.map_err(|error| match error {
+            DialError::Socket(err) => err,
+            DialError::Tls(why) => io::Error::other(why),
+        })?;
         let mut out = Vec::with_capacity(16 + secret.len());
         encode::cancel_request(&mut out, pid, secret);
         stream.write_all(&out).await?;

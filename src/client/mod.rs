@@ -7,6 +7,7 @@
 
 mod admission;
 mod ask;
+mod balancer;
 mod cancel;
 mod first_packet;
 mod hashing;
@@ -16,6 +17,7 @@ mod view;
 
 pub use admission::{Admission, Joined, Permit};
 pub use ask::Inquirer;
+pub use balancer::take_proxy_header;
 pub use cancel::{CancelKey, CancelRegistry, PinRecord, SessionHandle, Signal, send_cancel};
 pub use first_packet::{Entrance, Hello, Replication, receive};
 pub use hashing::Hashing;
@@ -25,7 +27,7 @@ pub use view::{ClientIdentity, ClientKind, ClientView, Holding};
 
 use crate::auth::AuthError;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
-use crate::net::Stream;
+use crate::net::{BadProxyHeader, Stream};
 use crate::wire::{FrameError, StartupError, encode};
 use std::io;
 use std::time::Duration;
@@ -54,6 +56,9 @@ pub enum EnterError {
     /// It sent data behind a request for encryption, before the answer.
     #[error("unencrypted data behind a request for encryption")]
     Smuggled,
+    /// It comes from a load balancer that did not say whom it speaks for.
+    #[error("{0}, which [server] proxy_protocol_from demands from this network")]
+    Balancer(#[from] BadProxyHeader),
     /// The TLS handshake failed.
     #[error("TLS handshake failed: {0}")]
     Tls(io::Error),
@@ -108,7 +113,7 @@ impl Classify for EnterError {
             Self::Smuggled => violation("received unencrypted data after an encryption request".into()).detail(
                 "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack.",
             ),
-            Self::Tls(_) | Self::Unnamed => violation(self.to_string()),
+            Self::Balancer(_) | Self::Tls(_) | Self::Unnamed => violation(self.to_string()),
             Self::TimedOut => {
                 ClientError::fatal(SqlState::INVALID_AUTHORIZATION, "canceling authentication due to timeout")
             }
@@ -128,6 +133,7 @@ impl Classify for EnterError {
             Self::BadMessage(_) => "bad_message",
             Self::OutOfOrder(_) => "out_of_order",
             Self::Smuggled => "smuggled",
+            Self::Balancer(_) => "proxy_header",
             Self::Tls(_) => "tls",
             Self::Unnamed => "tls_alpn",
             Self::TimedOut => "login_timeout",

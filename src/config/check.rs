@@ -6,11 +6,13 @@
 
 use super::problem::Notes;
 use super::raw::{Fields, Raw};
-use super::value::Flaw;
+use super::value::{Flaw, quoted};
 use super::{
     AdminConfig, AuthConfig, ClusterConfig, Config, LogConfig, NodeConfig, NodeTlsConfig, PoolConfig, RouteConfig,
     Secret, ServerConfig, UserConfig, files, tls,
 };
+use ipnet::IpNet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,7 +52,7 @@ impl<'t, 'i> Tables<'t, 'i> {
         let pool = pool(&self.pool, notes);
         let users = self.users.iter().map(|fields| user(fields, folder, notes)).collect();
         Config {
-            server: server(&self.server, notes),
+            server: server(&self.server, folder, notes),
             tls: tls::towards_clients(&self.tls, folder, notes),
             admin: admin(&self.admin, notes),
             nodes: self
@@ -67,9 +69,12 @@ impl<'t, 'i> Tables<'t, 'i> {
     }
 }
 
-fn server(f: &Fields<'_, '_>, notes: &mut Notes) -> ServerConfig {
+fn server(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ServerConfig {
     ServerConfig {
         listen: f.listens("listen", notes).unwrap_or_default(),
+        unix_socket_dir: f.path("unix_socket_dir", notes).map(|path| folder.join(path)),
+        unix_socket_permissions: permissions(f, "unix_socket_permissions", notes),
+        proxy_protocol_from: networks(f, "proxy_protocol_from", notes),
         max_client_connections: f.count("max_client_connections", notes),
         accept_queue: f.count("accept_queue", notes),
         accept_queue_timeout: f.duration("accept_queue_timeout", notes),
@@ -89,6 +94,35 @@ fn admin(f: &Fields<'_, '_>, notes: &mut Notes) -> AdminConfig {
         console_users: f.texts("console_users", notes).unwrap_or_default(),
         console_readers: f.texts("console_readers", notes).unwrap_or_default(),
     }
+}
+
+/// Permissions as `chmod` takes them.
+fn permissions(f: &Fields<'_, '_>, key: &str, notes: &mut Notes) -> u32 {
+    let text = f.text(key, notes).unwrap_or_default();
+    let octal = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    match u32::from_str_radix(&text, 8) {
+        Ok(mode) if octal && mode <= 0o777 => mode,
+        _ => {
+            let flaw = Flaw::new(format!("{} is not a set of permissions", quoted(&text)));
+            f.problem(key, flaw.suggest("write three octal digits, such as \"0770\""), notes);
+            0
+        }
+    }
+}
+
+/// Networks as `10.0.0.0/8`, or single addresses.
+fn networks(f: &Fields<'_, '_>, key: &str, notes: &mut Notes) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for text in f.texts(key, notes).unwrap_or_default() {
+        match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+            Ok(network) => networks.push(network),
+            Err(_) => {
+                let flaw = Flaw::new(format!("{} is not a network", quoted(&text)));
+                f.problem(key, flaw.suggest("write one such as \"10.0.0.0/8\", or an IP address"), notes);
+            }
+        }
+    }
+    networks
 }
 
 fn cluster(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ClusterConfig {

@@ -38,6 +38,7 @@ pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use tls::{NodeTlsConfig, SslMode, TlsConfig, TlsFiles, TlsMode, TlsVersion};
 
+use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,6 +72,12 @@ pub struct Config {
 pub struct ServerConfig {
     /// TCP addresses to listen on. Default `["0.0.0.0:5432"]`.
     pub listen: Vec<SocketAddr>,
+    /// Directory of a Unix socket to listen on, too; `None`: no such socket.
+    pub unix_socket_dir: Option<PathBuf>,
+    /// Its permissions. Default 0777.
+    pub unix_socket_permissions: u32,
+    /// Networks of load balancers whose connections begin with a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Clients served at once; more wait in the accept queue. Default 10000.
     pub max_client_connections: usize,
     /// Clients that may wait in the accept queue; more are refused. Default 1000.

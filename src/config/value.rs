@@ -125,7 +125,8 @@ pub fn parse_address(text: &str) -> Result<(String, u16), Flaw> {
         return Err(flaw("leave the scheme out: only host and port"));
     }
     if text.starts_with('/') {
-        return Err(flaw("directories of Unix sockets are not supported; write a host and a port"));
+        return parse_directory(text)
+            .ok_or_else(|| flaw("write a directory and a port, such as \"/run/postgresql:5432\""));
     }
     if text.parse::<std::net::Ipv6Addr>().is_ok() {
         return Err(flaw(&format!("did you mean \"[{text}]:{NODE_PORT}\"?")));
@@ -149,6 +150,16 @@ pub fn parse_address(text: &str) -> Result<(String, u16), Flaw> {
         return Err(flaw(usual));
     }
     Ok((host.to_owned(), port))
+}
+
+/// A directory of Unix sockets and a port.
+fn parse_directory(text: &str) -> Option<(String, u16)> {
+    let (directory, port) = match text.split_once(':') {
+        Some((directory, port)) => (directory, parse_port(port)?),
+        None => (text, NODE_PORT),
+    };
+    let fine = directory.len() <= HOST_BYTES_MAX && !directory.contains(|c: char| c.is_control() || c == ',');
+    fine.then(|| (directory.to_owned(), port))
 }
 
 /// `host:port`, with brackets around an IPv6 address.
@@ -271,7 +282,7 @@ mod tests {
             ("[::1:5432", "close the bracket: \"[::1]:5432\""),
             ("[pg1]:5432", "within brackets an IPv6 address is expected"),
             ("postgres://pg1", "leave the scheme out: only host and port"),
-            ("/var/run/postgresql", "directories of Unix sockets are not supported; write a host and a port"),
+            ("/var/run/postgresql:x", "write a directory and a port, such as \"/run/postgresql:5432\""),
         ] {
             assert_eq!(parse_address(text).unwrap_err().suggestion.as_deref(), Some(suggestion), "{text}");
         }

@@ -6,6 +6,7 @@
 use super::CheckArgs;
 use super::connect;
 use crate::config::{Config, Report};
+use crate::net::{NodeTls, TlsAcceptor};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -44,7 +45,9 @@ pub fn run(args: &CheckArgs, out: &mut dyn Write) -> io::Result<Verdict> {
         writeln!(out, "{}", told(&report.file, report.problems.len(), report.warnings.len()))?;
         return Ok(Verdict::Bad);
     };
-    if let Err(problems) = crate::app::login_files(config) {
+    let mut problems = crate::app::login_files(config).err().unwrap_or_default();
+    problems.extend(unusable_tls(config));
+    if !problems.is_empty() {
         for problem in &problems {
             writeln!(out, "{problem}")?;
         }
@@ -61,6 +64,15 @@ pub fn run(args: &CheckArgs, out: &mut dyn Write) -> io::Result<Verdict> {
     let counts = connect::print(config, &findings, out)?;
     writeln!(out, "\n{}", told("nodes", counts.problems, counts.warnings))?;
     Ok(if counts.problems == 0 { Verdict::Good } else { Verdict::Bad })
+}
+
+/// What the TLS library does not take, although each file is what it should be.
+fn unusable_tls(config: &Config) -> Vec<String> {
+    let clients = TlsAcceptor::new(&config.tls).err().map(|error| format!("[tls]: cannot be used: {error}"));
+    let nodes = config.nodes.iter().filter_map(|node| {
+        NodeTls::new(&node.tls).problem().map(|why| format!("[[node]] {}: TLS cannot be used: {why}", node.name))
+    });
+    clients.into_iter().chain(nodes).collect()
 }
 
 /// "pgregent.toml: 2 problems, 1 warning".

@@ -1,17 +1,17 @@
 //! Opens sessions to nodes as the monitor role, and says exactly why one could not be opened.
 //!
 //! Invariants: an attempt has a deadline; a [`HeldSession`] owns its connection's task, which ends
-//! with it. Absent on purpose: retries (the callers have their own schedules) and TLS (not offered
-//! for nodes yet).
+//! with it. Absent on purpose: retries (the callers have their own schedules).
 
 use crate::config::Config;
 use crate::ids::NodeId;
+use crate::net::{DriverLink, NodeTls, connect_driver};
 use crate::topology::ProbeFailure;
 use std::error::Error as _;
 use std::io::ErrorKind;
 use std::time::Duration;
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Longest text kept of what a node said when it rejected us, bytes.
@@ -21,6 +21,7 @@ const REASON_BYTES_MAX: usize = 300;
 #[derive(Clone, Debug)]
 pub struct Connector {
     config: tokio_postgres::Config,
+    tls: NodeTls,
 }
 
 /// A session that stays open, with the task that drives its connection.
@@ -36,7 +37,9 @@ impl Connector {
     #[must_use]
     pub fn new(config: &Config, node: NodeId) -> Self {
         let mut pg = tokio_postgres::Config::new();
-        if let Some(node) = config.nodes.get(node.index()) {
+        let node = config.nodes.get(node.index());
+        let tls = node.map_or(NodeTls::NEVER, |node| NodeTls::new(&node.tls));
+        if let Some(node) = node {
             pg.host(&node.host).port(node.port);
         }
         pg.user(&config.cluster.monitor_user).dbname(&config.cluster.monitor_database).application_name("pgregent");
@@ -46,7 +49,7 @@ impl Connector {
         if !password.is_empty() {
             pg.password(password);
         }
-        Self { config: pg }
+        Self { config: pg, tls }
     }
 
     /// The driver's form of the same, for a pool.
@@ -55,13 +58,21 @@ impl Connector {
         self.config.clone()
     }
 
+    /// A driver's session with nothing around it, for a pool.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn connect(&self) -> Result<(Client, DriverLink), tokio_postgres::Error> {
+        connect_driver(&self.config, &self.tls).await
+    }
+
     /// Opens a session.
     ///
     /// # Errors
     /// Why not, after at most `limit`.
     pub async fn open(&self, limit: Duration) -> Result<HeldSession, ProbeFailure> {
         let attempt = async {
-            let (client, connection) = self.config.connect(NoTls).await?;
+            let (client, connection) = self.connect().await?;
             let task = tokio::spawn(async move {
                 if let Err(e) = connection.await {
                     tracing::debug!(error = %e, "monitor session ended");
@@ -94,17 +105,18 @@ pub fn classify(error: &tokio_postgres::Error) -> ProbeFailure {
     if let Some(db) = error.as_db_error() {
         return classify_answer(db.code(), db.message());
     }
-    let mut cause = error.source();
+    let (mut cause, mut text) = (error.source(), error.to_string());
     while let Some(inner) = cause {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
             return classify_io(io.kind(), &inner.to_string());
         }
+        text = format!("{text}: {inner}");
         cause = inner.source();
     }
     if error.is_closed() {
         return ProbeFailure::SessionLost;
     }
-    ProbeFailure::Rejected(bounded(&error.to_string()))
+    ProbeFailure::Rejected(bounded(&text))
 }
 
 fn classify_answer(code: &SqlState, message: &str) -> ProbeFailure {

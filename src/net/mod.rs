@@ -6,14 +6,19 @@
 //! Absent on purpose: messages.
 
 mod buffer;
+mod driver;
 mod listen;
 mod peer;
+mod proxy_header;
 mod socket;
 mod stream;
 mod tls;
+mod unix;
 
 pub use buffer::{BUFFER_LEN, Buffer};
-pub use listen::{Listener, bind};
+pub use driver::{DriverLink, DriverStream, connect_driver};
+pub use listen::{Listener, UnixPlace, bind, bind_unix};
 pub use peer::{ClientCertificate, Peer, TlsInfo};
+pub use proxy_header::{BadProxyHeader, PROXY_HEADER_MAX, ProxyHeader, parse_proxy_header};
 pub use stream::{Severer, Stream};
 pub use tls::{ALPN_POSTGRESQL, NodeTls, TlsAcceptor, TlsAttempt, TlsSetupError, end_point_hash};

@@ -121,6 +121,12 @@ pub fn startup(out: &mut Vec<u8>, version: u32, parameters: &[(&str, &str)]) {
     out[at..at + 4].copy_from_slice(&length.to_be_bytes());
 }
 
+/// SSLRequest.
+pub fn ssl_request(out: &mut Vec<u8>) {
+    out.extend_from_slice(&8_u32.to_be_bytes());
+    out.extend_from_slice(&80_877_103_u32.to_be_bytes());
+}
+
 /// CancelRequest for this key.
 pub fn cancel_request(out: &mut Vec<u8>, pid: i32, secret: &[u8]) {
     let length = u32::try_from(12 + secret.len()).unwrap_or(u32::MAX);
@@ -152,6 +158,9 @@ mod tests {
         cancel_request(&mut out, 7, b"secret");
         assert_eq!(parse_startup(&out[4..]), Ok(StartupPacket::Cancel { pid: 7, secret: b"secret".to_vec() }));
         assert_eq!(u32::from_be_bytes(out[..4].try_into().unwrap()) as usize, out.len());
+        out.clear();
+        ssl_request(&mut out);
+        assert_eq!((out.len(), parse_startup(&out[4..])), (8, Ok(StartupPacket::SslRequest)));
         out.clear();
         startup(&mut out, super::super::PROTOCOL_3_0, &[("user", "ann")]);
         assert!(matches!(parse_startup(&out[4..]), Ok(StartupPacket::Session { .. })));

@@ -182,6 +182,9 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
         tls: Default::default(),
         server: ServerConfig {
             listen: vec![],
+            unix_socket_dir: None,
+            unix_socket_permissions: 0o777,
+            proxy_protocol_from: vec![],
             max_client_connections: 1,
             accept_queue: 1,
             accept_queue_timeout: ms(1),

@@ -25,6 +25,7 @@ pub struct ProxySpec {
     nodes: Vec<u16>,
     settings: BTreeMap<String, BTreeMap<String, String>>,
     users: Vec<(String, String)>,
+    node_host: String,
 }
 
 impl ProxySpec {
@@ -32,7 +33,8 @@ impl ProxySpec {
     pub fn new(nodes: &[u16]) -> Self {
         let users = [(APP_USER, APP_PASSWORD), ("other", "other-secret"), ("app_md5", APP_PASSWORD)];
         let users = users.map(|(name, secret)| (name.to_owned(), secret.to_owned())).to_vec();
-        let spec = Self { nodes: nodes.to_vec(), settings: BTreeMap::new(), users };
+        let node_host = "127.0.0.1".to_owned();
+        let spec = Self { nodes: nodes.to_vec(), settings: BTreeMap::new(), users, node_host };
         spec.set("cluster.name", "\"test\"")
             .set("cluster.monitor_user", &format!("{MONITOR_USER:?}"))
             .set("cluster.monitor_password", &format!("{MONITOR_PASSWORD:?}"))
@@ -67,6 +69,12 @@ impl ProxySpec {
         self
     }
 
+    /// Calls the nodes' machine by another name, or by the directory of its Unix sockets.
+    pub fn node_host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.node_host);
+        self
+    }
+
     fn toml(&self) -> String {
         let mut text = String::new();
         for (section, settings) in &self.settings {
@@ -77,7 +85,7 @@ impl ProxySpec {
             text.push('\n');
         }
         for (index, port) in self.nodes.iter().enumerate() {
-            let _ = writeln!(text, "[[node]]\nname = \"pg{}\"\naddress = \"127.0.0.1:{port}\"\n", index + 1);
+            let _ = writeln!(text, "[[node]]\nname = \"pg{}\"\naddress = \"{}:{port}\"\n", index + 1, self.node_host);
         }
         for (name, password) in &self.users {
             let _ = writeln!(text, "[[auth.user]]\nname = {name:?}\npassword = {password:?}\n");

@@ -27,6 +27,27 @@ pub(super) static SERVER: Section = Section {
             Whole(|c| Shown::list(&c.server.listen)),
             "Addresses for clients. \"[::]:5432\" is every IPv6 address.",
         ),
+        row(
+            "unix_socket_dir",
+            Kind::Path,
+            Told("none", r#""/run/pgregent""#),
+            Whole(|c| Shown::file(c.server.unix_socket_dir.as_ref())),
+            "Directory of a Unix socket for clients on this machine, named after the first port of listen (.s.PGSQL.5432).",
+        ),
+        row(
+            "unix_socket_permissions",
+            Kind::Text,
+            Toml(r#""0777""#),
+            Whole(|c| Shown::Text(format!("{:04o}", c.server.unix_socket_permissions))),
+            "Who may connect to it, as chmod takes it. Writing is what counts.",
+        ),
+        live(
+            "proxy_protocol_from",
+            Kind::Texts,
+            Toml("[]"),
+            Whole(|c| Shown::list(&c.server.proxy_protocol_from)),
+            "Networks of load balancers, such as \"10.0.0.0/8\", whose connections must begin with a PROXY header (version 1 or 2).",
+        ),
         live(
             "max_client_connections",
             count(1, 1_000_000),

@@ -29,6 +29,8 @@ fn every_row_is_read_into_the_place_it_shows() {
     let values = [
         ("listen", r#"["127.0.0.2:7000"]"#, "127.0.0.2:7000"),
         ("admin.listen", r#""127.0.0.2:7001""#, "127.0.0.2:7001"),
+        ("server.unix_socket_permissions", r#""0770""#, "0770"),
+        ("server.proxy_protocol_from", r#"["10.0.0.0/8"]"#, "10.0.0.0/8"),
         ("tls.ciphers", r#"["TLS_AES_256_GCM_SHA384"]"#, "TLS_AES_256_GCM_SHA384"),
     ];
     // Files of certificates are read and checked; `tests::tls` has some.
@@ -105,7 +107,10 @@ fn the_reference_is_valid_once_uncommented() {
     // With all defaults written out, nothing differs from a file without them. `auth_query…` and
     // files have no default, only examples.
     let defaults = uncommented(&|line| {
-        !line.contains("_file = ") && !line.starts_with("auth_query") && !line.starts_with("userlist")
+        !line.contains("_file = ")
+            && !line.starts_with("auth_query")
+            && !line.starts_with("userlist")
+            && !line.starts_with("unix_socket_dir")
     });
     let text = format!("{defaults}\n[[node]]\nname = \"pg2\"\naddress = \"10.0.0.12\"\n");
     let written = Config::parse(&text, "p.toml").unwrap();

@@ -5,9 +5,10 @@
 use super::{Facts, NoFacts, Refusal, RightsHeld};
 use crate::config::{Config, NodeConfig, Secret};
 use crate::ids::{SystemId, TimelineId};
+use crate::net::{DriverLink, NodeTls, connect_driver};
 use std::collections::HashMap;
 use std::time::Duration;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 /// Time limit of one connect, login included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,22 +67,25 @@ async fn ask(config: &Config, node: &NodeConfig) -> Result<Facts, NoFacts> {
     Ok(facts)
 }
 
-/// The half of a connection that moves bytes.
-type Link = tokio_postgres::Connection<tokio_postgres::Socket, tokio_postgres::tls::NoTlsStream>;
-
-async fn connect(node: &NodeConfig, user: &str, password: &Secret, database: &str) -> Result<(Client, Link), NoFacts> {
+async fn connect(
+    node: &NodeConfig,
+    user: &str,
+    password: &Secret,
+    database: &str,
+) -> Result<(Client, DriverLink), NoFacts> {
     let mut target = tokio_postgres::Config::new();
     target.host(&node.host).port(node.port).user(user).dbname(database);
     target.application_name("pgregent check").options(SESSION_OPTIONS).connect_timeout(CONNECT_TIMEOUT);
     if !password.expose().is_empty() {
         target.password(password.expose());
     }
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, target.connect(NoTls)).await;
+    let tls = NodeTls::new(&node.tls);
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect_driver(&target, &tls)).await;
     connecting.map_err(|_| NoFacts::Silent)?.map_err(no_facts)
 }
 
 /// Does the work while the link moves bytes; if the link ends first, the work ends with an error.
-async fn while_linked<T>(link: Link, work: impl Future<Output = T>) -> T {
+async fn while_linked<T>(link: DriverLink, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     tokio::select! {
         done = &mut work => done,

@@ -6,9 +6,11 @@
 
 use super::ActError;
 use crate::monitor::Connector;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use futures::future::BoxFuture;
+use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{NoTls, Row};
+use tokio_postgres::{Client, Row};
 
 /// Sessions per node: an action and one that looks something up for it.
 const SESSIONS_MAX: usize = 2;
@@ -16,12 +18,32 @@ const SESSIONS_MAX: usize = 2;
 /// Makes a node's pool; opens nothing.
 pub(super) fn pool(connector: &Connector) -> Pool {
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = Manager::from_config(connector.driver_config(), NoTls, recycling);
+    let manager = Manager::from_connect(connector.driver_config(), Protected(connector.clone()), recycling);
     let mut config = deadpool_postgres::PoolConfig::new(SESSIONS_MAX);
     // No deadline of its own: it could only be a second, contradicting one.
     config.timeouts = deadpool_postgres::Timeouts::default();
     let pool = Pool::builder(manager).config(config).build();
     pool.unwrap_or_else(|e| unreachable!("a pool without timeouts needs no runtime: {e}"))
+}
+
+/// Connects as the monitor does, TLS included.
+struct Protected(Connector);
+
+impl Connect for Protected {
+    fn connect(
+        &self,
+        _: &tokio_postgres::Config,
+    ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
+        Box::pin(async {
+            let (client, link) = self.0.connect().await?;
+            let task = tokio::spawn(async move {
+                if let Err(error) = link.await {
+                    tracing::debug!(%error, "session of an action ended");
+                }
+            });
+            Ok((client, task))
+        })
+    }
 }
 
 /// One checked-out session.

@@ -37,35 +37,42 @@ pub enum TlsAttempt {
 #[derive(Clone)]
 pub struct NodeTls {
     attempts: &'static [TlsAttempt],
-    config: Option<Arc<ClientConfig>>,
+    setup: Setup,
+}
+
+#[derive(Clone)]
+enum Setup {
+    Off,
+    Ready(Arc<ClientConfig>),
+    /// No handshake succeeds, so that a mistake opens nothing.
+    Broken(Arc<str>),
 }
 
 impl NodeTls {
     /// Never.
-    pub const NEVER: Self = Self { attempts: &[TlsAttempt::Plain], config: None };
+    pub const NEVER: Self = Self { attempts: &[TlsAttempt::Plain], setup: Setup::Off };
 
-    /// As configured.
-    ///
-    /// # Errors
-    /// What the TLS library does not take.
-    pub fn new(config: &NodeTlsConfig) -> Result<Self, TlsSetupError> {
+    /// As configured. What the TLS library does not take is told by [`NodeTls::problem`], and by every
+    /// handshake.
+    #[must_use]
+    pub fn new(config: &NodeTlsConfig) -> Self {
         let attempts: &[_] = match config.mode {
-            SslMode::Disable => return Ok(Self::NEVER),
+            SslMode::Disable => return Self::NEVER,
             SslMode::Allow => &[TlsAttempt::Plain, TlsAttempt::Always],
             SslMode::Prefer => &[TlsAttempt::IfOffered, TlsAttempt::Plain],
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[TlsAttempt::Always],
         };
-        let provider = provider(&[]);
-        let builder =
-            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-        let builder = builder.dangerous().with_custom_certificate_verifier(verifier(config, &provider)?);
-        let mut client = match &config.identity {
-            Some(identity) => builder.with_client_auth_cert(identity.chain.to_vec(), identity.key.clone_key())?,
-            None => builder.with_no_client_auth(),
-        };
-        client.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
-        client.resumption = Resumption::disabled();
-        Ok(Self { attempts, config: Some(Arc::new(client)) })
+        let setup = client_config(config);
+        Self { attempts, setup: setup.map_or_else(|error| Setup::Broken(error.to_string().into()), Setup::Ready) }
+    }
+
+    /// Why no handshake can succeed.
+    #[must_use]
+    pub fn problem(&self) -> Option<&str> {
+        match &self.setup {
+            Setup::Broken(why) => Some(why),
+            Setup::Off | Setup::Ready(_) => None,
+        }
     }
 
     /// What to try, in this order.
@@ -78,7 +85,7 @@ impl NodeTls {
     #[must_use]
     pub fn as_used(&self, encrypted: bool) -> Self {
         let attempts: &[_] = if encrypted { &[TlsAttempt::Always] } else { &[TlsAttempt::Plain] };
-        Self { attempts, config: self.config.clone() }
+        Self { attempts, setup: self.setup.clone() }
     }
 
     /// Shakes hands with the node at `host`.
@@ -91,7 +98,11 @@ impl NodeTls {
         below: S,
     ) -> io::Result<client::TlsStream<S>> {
         let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text);
-        let config = self.config.clone().ok_or_else(|| invalid("TLS to this node is disabled"))?;
+        let config = match &self.setup {
+            Setup::Ready(config) => Arc::clone(config),
+            Setup::Broken(why) => return Err(invalid(why)),
+            Setup::Off => return Err(invalid("TLS to this node is disabled")),
+        };
         let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid("not a name that TLS knows"))?;
         TlsConnector::from(config).connect(name, below).await
     }
@@ -101,6 +112,19 @@ impl NodeTls {
         let (info, named) = (info_of(&stream), stream.get_ref().1.alpn_protocol() == Some(ALPN_POSTGRESQL));
         Ok(Secured::new(TlsStream::Client(stream), info, named))
     }
+}
+
+fn client_config(config: &NodeTlsConfig) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    let provider = provider(&[]);
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier(config, &provider)?);
+    let mut client = match &config.identity {
+        Some(identity) => builder.with_client_auth_cert(identity.chain.to_vec(), identity.key.clone_key())?,
+        None => builder.with_no_client_auth(),
+    };
+    client.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
+    client.resumption = Resumption::disabled();
+    Ok(Arc::new(client))
 }
 
 /// The node's certificate, hashed for channel binding.
@@ -127,9 +151,10 @@ impl fmt::Debug for NodeTls {
 
 impl PartialEq for NodeTls {
     fn eq(&self, other: &Self) -> bool {
-        let same = match (&self.config, &other.config) {
-            (None, None) => true,
-            (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+        let same = match (&self.setup, &other.setup) {
+            (Setup::Off, Setup::Off) => true,
+            (Setup::Ready(one), Setup::Ready(two)) => Arc::ptr_eq(one, two),
+            (Setup::Broken(one), Setup::Broken(two)) => one == two,
             _ => false,
         };
         same && self.attempts == other.attempts

@@ -20,6 +20,7 @@ mod secured;
 pub use accept::TlsAcceptor;
 pub(super) use ahead::Ahead;
 pub use certificate::end_point_hash;
+pub(super) use connect::node_end_point;
 pub use connect::{NodeTls, TlsAttempt};
 pub(super) use secured::Secured;
 
@@ -59,3 +60,6 @@ fn root_store(
     }
     Ok(Arc::new(store))
 }
+
+#[cfg(test)]
+mod tests;
