@@ -69,7 +69,7 @@ async fn control(port: u16) -> Arc<BackendControl> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stream = Stream::tcp(tokio::net::TcpStream::connect(address).await.unwrap(), address).unwrap();
-    let target = Target { host: "10.0.0.1".into(), port };
+    let target = Target::plain("10.0.0.1", port);
     Arc::new(BackendControl::new(4711, Box::from(&[0u8; 4][..]), target, stream.severer().unwrap()))
 }
 
