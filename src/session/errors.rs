@@ -163,7 +163,9 @@ impl Session {
 fn refusal(refused: Refused) -> Vec<u8> {
     let error = match refused {
         Refused::OtherRows => {
+            // Drivers prepare anew on this error, and know it by its routine (asyncpg, pgjdbc).
             ClientError::error(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
+                .routine("RevalidateCachedQuery")
         }
         Refused::Pin => ClientError::error(
             SqlState::FEATURE_NOT_SUPPORTED,
