@@ -80,13 +80,15 @@ pub struct ClientError {
     pub detail: Option<Cow<'static, str>>,
     /// What to do, a full sentence.
     pub hint: Option<Cow<'static, str>>,
+    /// PostgreSQL's function that says the same; only where drivers go by it.
+    pub routine: Option<&'static str>,
 }
 
 impl ClientError {
     /// An ERROR: the session goes on.
     #[must_use]
     pub fn error(sqlstate: SqlState, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { severity: Severity::Error, sqlstate, message: message.into(), detail: None, hint: None }
+        Self { severity: Severity::Error, sqlstate, message: message.into(), detail: None, hint: None, routine: None }
     }
 
     /// A FATAL: the session ends.
@@ -99,6 +101,13 @@ impl ClientError {
     #[must_use]
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(detail.into());
+        self
+    }
+
+    /// With the name of PostgreSQL's function that says the same.
+    #[must_use]
+    pub fn routine(mut self, routine: &'static str) -> Self {
+        self.routine = Some(routine);
         self
     }
 

@@ -159,17 +159,14 @@ impl Session {
     }
 }
 
-/// PostgreSQL's own words, its routine included: drivers know the error by it and prepare the statement anew.
-const OTHER_ROWS: &[u8] = b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0\
-    Fplancache.c\0L0\0RRevalidateCachedQuery\0\0";
-
 /// The error of a request that we refused.
 fn refusal(refused: Refused) -> Vec<u8> {
     let mut out = Vec::new();
     let error = match refused {
         Refused::OtherRows => {
-            encode::message(&mut out, tags::ERROR, |out| out.extend_from_slice(OTHER_ROWS));
-            return out;
+            // Drivers prepare anew on this error, and know it by its routine (asyncpg, pgjdbc).
+            ClientError::error(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
+                .routine("RevalidateCachedQuery")
         }
         Refused::Pin => ClientError::error(
             SqlState::FEATURE_NOT_SUPPORTED,

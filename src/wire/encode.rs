@@ -39,6 +39,7 @@ pub fn error(out: &mut Vec<u8>, error: &ClientError) {
     ];
     fields.extend(error.detail.as_ref().map(|text| (b'D', clean(text))));
     fields.extend(error.hint.as_ref().map(|text| (b'H', clean(text))));
+    fields.extend(error.routine.map(|name| (b'R', name.to_owned())));
     append(out, &ErrorResponse::new(fields));
 }
 
