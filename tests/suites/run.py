@@ -14,7 +14,9 @@ import sys
 import time
 
 import pipeline
+import programs
 import regress
+import sessions
 from outcome import differences, known
 from rig import ROOT, WAYS, Failure, Rig
 
@@ -23,6 +25,8 @@ SUITES = {
     "contrib": regress.contrib,
     "isolation": regress.isolation,
     "pipeline": pipeline.pipeline,
+    "programs": programs.programs,
+    "sessions": sessions.sessions,
 }
 
 
