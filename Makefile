@@ -11,11 +11,11 @@ DEMO_FLAGS = $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(TOUR)),--tour) \
 	$(if $(filter-out 0,$(HEAL)),--keep-healing) $(if $(filter-out 0,$(SYNC)),--synchronous)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-drivers build demo test lint unit fmt check bench bench-compare suite-drivers test-matrix reference fuzz-quick clean
+.PHONY: help setup setup-drivers build demo test lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-17s %s\n", $$1, $$2 }'
 
 setup: ## Install the Debian packages that are missing (says which; starts no service)
 	@scripts/setup.sh
@@ -57,6 +57,31 @@ suite-drivers: build ## Run drivers' own test suites directly and through the pr
 
 test-matrix: setup ## Run cluster and failover tests on PostgreSQL 17 and 18 from the npm registry
 	scripts/test-matrix.sh
+
+SUITE = PGREGENT=$${PGREGENT:-target/release/pgregent} python3 tests/suites/run.py
+
+suites: suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions ## All suites below; each runs directly and through the proxy, and fails on a new difference
+
+suite-regress: build ## PostgreSQL's core regression tests through the proxy (transaction pooling, reads on standbys)
+	$(SUITE) regress
+
+suite-contrib: build ## Regression tests of contrib modules through the proxy
+	$(SUITE) contrib
+
+suite-isolation: build ## PostgreSQL's isolation tests through the proxy
+	$(SUITE) isolation
+
+suite-pipeline: build ## libpq's pipeline tests, with traces, and libpq's examples through the proxy
+	$(SUITE) pipeline
+
+suite-programs: build ## psql, pgbench, pg_dump, pg_restore, vacuumdb and their like through the proxy
+	$(SUITE) programs
+
+suite-sessions: build ## Random sessions of psql, directly and through the proxy: the same answers
+	$(SUITE) sessions
+
+suites-pgbouncer: setup ## The same suites through PgBouncer in transaction mode, for comparison (hours: it hangs tests)
+	for suite in regress contrib isolation pipeline programs sessions; do $(SUITE) $$suite --way pgbouncer; done
 
 reference: ## Write config/reference.toml from the table of settings
 	@mkdir -p config

@@ -103,9 +103,8 @@ class Rig:
 
     def environment(self, port=None, **extra):
         """Where PostgreSQL's programs connect, in their terms."""
-        return clean_environment(
-            PGHOST="127.0.0.1", PGPORT=str(port or self.port), PGUSER=SUPERUSER, PGDATABASE="postgres", **extra
-        )
+        where = {"PGHOST": "127.0.0.1", "PGPORT": str(port or self.port), "PGUSER": SUPERUSER, "PGDATABASE": "postgres"}
+        return clean_environment(**{**where, **extra})
 
     def run(self, argv, *, port=None, timeout=600.0, cwd=None, env=None, **options):
         """Runs a command as the servers' user: (exit code, standard output, standard error). Code 124: took too long."""
@@ -167,8 +166,15 @@ class Rig:
         port = free_port()
         self.node_ports.append(port)
         argv = [self.tool("postgres"), "-D", self.path(name), "-p", str(port)]
+        # dblink and postgres_fdw connect back to "the server on this port": not by a socket file here.
         child = self.children.start(
-            name, argv, log_path=self.path(name + ".log"), user=self.user, stop_signal=signal.SIGINT, cwd=self.directory
+            name,
+            argv,
+            log_path=self.path(name + ".log"),
+            user=self.user,
+            stop_signal=signal.SIGINT,
+            cwd=self.directory,
+            env=clean_environment(PGHOST="127.0.0.1"),
         )
         self._await_answer(child, port)
 
