@@ -58,30 +58,30 @@ suite-drivers: build ## Run drivers' own test suites directly and through the pr
 test-matrix: setup ## Run cluster and failover tests on PostgreSQL 17 and 18 from the npm registry
 	scripts/test-matrix.sh
 
-SUITE = PGREGENT=$${PGREGENT:-target/release/pgregent} python3 tests/suites/run.py
+RUN_SUITE = PGREGENT=$${PGREGENT:-target/release/pgregent} python3 tests/suites/run.py
 
 suites: suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions ## All suites below; each runs directly and through the proxy, and fails on a new difference
 
 suite-regress: build ## PostgreSQL's core regression tests through the proxy (transaction pooling, reads on standbys)
-	$(SUITE) regress
+	$(RUN_SUITE) regress
 
 suite-contrib: build ## Regression tests of contrib modules through the proxy
-	$(SUITE) contrib
+	$(RUN_SUITE) contrib
 
 suite-isolation: build ## PostgreSQL's isolation tests through the proxy
-	$(SUITE) isolation
+	$(RUN_SUITE) isolation
 
 suite-pipeline: build ## libpq's pipeline tests, with traces, and libpq's examples through the proxy
-	$(SUITE) pipeline
+	$(RUN_SUITE) pipeline
 
 suite-programs: build ## psql, pgbench, pg_dump, pg_restore, vacuumdb and their like through the proxy
-	$(SUITE) programs
+	$(RUN_SUITE) programs
 
 suite-sessions: build ## Random sessions of psql, directly and through the proxy: the same answers
-	$(SUITE) sessions
+	$(RUN_SUITE) sessions
 
 suites-pgbouncer: setup ## The same suites through PgBouncer in transaction mode, for comparison (hours: it hangs tests)
-	for suite in regress contrib isolation pipeline programs sessions; do $(SUITE) $$suite --way pgbouncer; done
+	for suite in regress contrib isolation pipeline programs sessions; do $(RUN_SUITE) $$suite --way pgbouncer; done
 
 reference: ## Write config/reference.toml from the table of settings
 	@mkdir -p config
