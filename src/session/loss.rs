@@ -133,7 +133,11 @@ impl Session {
         self.abandon(attachment, loss.discard_reason());
         self.stage = Stage::Detached;
         self.skip_bytes = to_node;
-        if movable && !self.handle.is_signaled(Signal::Doomed) {
+        // Somebody wanted this client's session to end, perhaps the client itself.
+        let doomed = self.handle.is_signaled(Signal::Doomed)
+            || self.unit.terminates
+            || self.sent.iter().any(|unit| unit.terminates);
+        if movable && !doomed {
             return self.move_read(node, loss);
         }
         self.outbox.release();
@@ -143,8 +147,7 @@ impl Session {
         self.after.uncertain = false;
         self.after.suspects.clear();
         self.held_confirms = 0;
-        if let (true, Loss::Ended { sqlstate, message }) = (self.handle.is_signaled(Signal::Doomed), loss) {
-            // Somebody wanted this client's session to end, and PostgreSQL has said so.
+        if let (true, Loss::Ended { sqlstate, message }) = (doomed, loss) {
             let error = ClientError::fatal(SqlState::known(sqlstate.as_bytes()), message.to_string());
             encode::error(self.outbox.tail(), &error);
             self.ending = Some(SessionEnd::Terminated);

@@ -43,6 +43,8 @@ pub struct Unit {
     pub begun: bool,
     /// It touches `synchronous_commit`: commits may be acknowledged before they are flushed.
     pub lazy_commit: bool,
+    /// It terminates processes of the server, its own perhaps.
+    pub terminates: bool,
     /// The backend knows the client's statements under the client's names as long as it runs.
     pub shows_statements: bool,
     /// In place of its Query the node got something to refuse: the client gets this error.
@@ -66,6 +68,7 @@ impl Default for Unit {
             uncertain: false,
             begun: false,
             lazy_commit: false,
+            terminates: false,
             shows_statements: false,
             refused: None,
             failed: false,
@@ -90,6 +93,7 @@ impl Unit {
             self.tx = control;
         }
         self.pins = self.pins.union(class.effects.pins);
+        self.terminates |= class.effects.signals == Some(crate::sql::BackendSignal::Terminate);
         self.lazy_commit |= match &class.effects.change {
             Change::Set { name } | Change::SetLocal { name: Some(name) } => &**name == "synchronous_commit",
             Change::SetLocal { name: None } => true,

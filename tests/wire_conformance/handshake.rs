@@ -179,4 +179,9 @@ fn a_told_process_id_can_be_signaled() {
     killer.simple(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
     let refused = idle.simple("SELECT 1").unwrap_err();
     assert!(matches!(&refused, Gone::Refused(fields) if fields.sqlstate() == "57P01"), "{refused:?}");
+    // By itself.
+    let (mut own, _) = connect();
+    let refused = own.simple("SELECT pg_terminate_backend(pg_backend_pid())").unwrap_err();
+    assert!(matches!(&refused, Gone::Refused(fields) if fields.sqlstate() == "57P01"), "{refused:?}");
+    assert!(own.simple("SELECT 1").is_err());
 }
