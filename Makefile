@@ -5,12 +5,13 @@ PORT ?=
 TOUR ?=
 HEAL ?=
 SYNC ?=
+SUITE ?=
 CONFIG ?= config/pgregent.example.toml
 DEMO_FLAGS = $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(TOUR)),--tour) \
 	$(if $(filter-out 0,$(HEAL)),--keep-healing) $(if $(filter-out 0,$(SYNC)),--synchronous)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-drivers build demo test lint unit fmt check bench bench-compare test-matrix reference fuzz-quick clean
+.PHONY: help setup setup-drivers build demo test lint unit fmt check bench bench-compare suite-drivers test-matrix reference fuzz-quick clean
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -50,6 +51,9 @@ bench: setup ## Run the micro benchmarks
 
 bench-compare: build ## Measure direct, PgBouncer and pgregent side by side (CHECK=1 fails when a bar is missed)
 	python3 benches/compare/run.py
+
+suite-drivers: build ## Run drivers' own test suites directly and through the proxy, and compare (SUITE=asyncpg for one)
+	python3 tests/suites/drivers.py $(SUITE)
 
 test-matrix: setup ## Run cluster and failover tests on PostgreSQL 17 and 18 from the npm registry
 	scripts/test-matrix.sh

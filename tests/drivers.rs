@@ -1,13 +1,15 @@
-//! Real clients: psql, pgbench, psycopg 3, node-postgres and pgjdbc do the same work directly and
-//! through the proxy, and their output must be the same.
+//! Real clients: psql, pgbench, psycopg 3, asyncpg, node-postgres, pgjdbc and tokio-postgres do the same work
+//! directly and through the proxy, and their output must be the same.
 //!
 //! `tests/drivers/setup.sh` installs the drivers below `target/drivers`; it runs here as well, and does
 //! nothing when they are there. Invariant: a driver that is missing fails its test, unless its name is
-//! in `PGREGENT_TEST_WITHOUT` (comma-separated: `psycopg`, `node`, `jdbc`). Absent on purpose: speed.
+//! in `PGREGENT_TEST_WITHOUT` (comma-separated: `psycopg`, `asyncpg`, `node`, `jdbc`). Absent on purpose: speed.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure real time")]
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
+#[path = "drivers/rust.rs"]
+mod rust;
 mod support;
 
 use std::process::{Command, Output, Stdio};
@@ -62,10 +64,13 @@ fn compare(heard: Heard, make: impl Fn(u16, &str) -> Command) {
         }
         text.lines().map(|line| line.replace(suffix, "suffix")).collect()
     };
-    let (expected, found) = (lines(cluster::shared().primary(), "plain"), lines(PROXY.port, "proxy"));
+    same(&lines(cluster::shared().primary(), "plain"), &lines(PROXY.port, "proxy"));
+}
+
+fn same(expected: &[String], found: &[String]) {
     assert!(expected.len() > 5, "the program said nearly nothing: {expected:?}");
     PROXY.assert_no_panic();
-    if let Some(difference) = difference(&expected, &found) {
+    if let Some(difference) = difference(expected, found) {
         panic!("(- directly, + through the proxy):\n{difference}\n{}", PROXY.log());
     }
 }
@@ -89,6 +94,23 @@ fn psycopg() {
         command.arg(scripts().join("psycopg3.py")).arg(suffix);
         command
     });
+}
+
+#[test]
+fn asyncpg() {
+    if left_out("asyncpg") {
+        return;
+    }
+    compare(Heard::Stdout, |port, suffix| {
+        let mut command = client_program(DRIVERS.join("python/bin/python"), port);
+        command.arg(here().join("async-pg.py")).arg(suffix);
+        command
+    });
+}
+
+#[test]
+fn tokio_postgres() {
+    same(&rust::play(cluster::shared().primary(), "plain"), &rust::play(PROXY.port, "proxy"));
 }
 
 #[test]

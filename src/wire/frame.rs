@@ -76,6 +76,17 @@ impl<'a> Reader<'a> {
         Ok(byte)
     }
 
+    /// A count of 16 bits. The protocol's text calls it signed; PostgreSQL reads it unsigned, and drivers send up
+    /// to 65535 parameters.
+    ///
+    /// # Errors
+    /// [`FrameError::Short`] at the end.
+    pub fn count16(&mut self) -> Result<usize, FrameError> {
+        let (&bytes, rest) = self.rest.split_first_chunk::<2>().ok_or(FrameError::Short)?;
+        self.rest = rest;
+        Ok(usize::from(u16::from_be_bytes(bytes)))
+    }
+
     /// A big-endian 16-bit integer.
     ///
     /// # Errors

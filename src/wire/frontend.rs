@@ -80,7 +80,7 @@ pub fn parse(body: &[u8]) -> Result<ParseView<'_>, FrameError> {
     let name = reader.cstr()?;
     let content = reader.rest();
     let text = reader.cstr()?;
-    let types = usize::try_from(reader.int16()?).map_err(|_| FrameError::Short)?;
+    let types = reader.count16()?;
     reader.bytes(types * 4)?;
     reader.finish()?;
     Ok(ParseView { name, text, content })
@@ -160,6 +160,8 @@ mod tests {
         let view = parse(b"s1\0select $1\0\0\x01\0\0\0\x17").unwrap();
         assert_eq!((view.name, view.text), (&b"s1"[..], &b"select $1"[..]));
         assert_eq!(parse(b"s1\0select $1\0\0\x02\0\0\0\x17"), Err(FrameError::Short));
+        let many = [&b"s1\0select 1\0\xff\xff"[..], &[0; 65535 * 4]].concat();
+        assert_eq!(parse(&many).map(|view| view.text), Ok(&b"select 1"[..]), "65535 parameters");
         assert_eq!(bind(b"\0s1\0\0\0").unwrap().names_len, 4);
         assert_eq!(named(b"Ss1\0"), Ok(Named::Statement(b"s1")));
         assert_eq!(named(b"Xs1\0"), Err(FrameError::Short));

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Installs the drivers that tests/drivers.rs runs, below target/drivers, from their public registries:
-# psycopg 3 (pip, in a virtual environment), pg (npm), pgjdbc (Debian's package, unpacked).
+# psycopg 3 and asyncpg (pip, in a virtual environment), pg (npm), pgjdbc (Debian's package, unpacked).
 # Idempotent: does nothing when the versions below are there. Needs python3-venv, npm, and for pgjdbc
 # a JDK; a language that is not installed is named and left out.
 set -eu
 
-PSYCOPG='psycopg[binary]>=3.2,<4'
+PYTHON='psycopg[binary]>=3.2,<4 asyncpg>=0.29,<1'
 NODE_PG='pg@8'
 PGJDBC=libpostgresql-jdbc-java
 
@@ -21,13 +21,14 @@ flock 9
 installed() { [ "$(cat "$drivers/$1.version" 2>/dev/null || true)" = "$2" ]; }
 record() { printf '%s\n' "$2" >"$drivers/$1.version"; }
 
-if installed python "$PSYCOPG"; then :; elif command -v python3 >/dev/null; then
-    echo "drivers: installing $PSYCOPG into $drivers/python"
+if installed python "$PYTHON"; then :; elif command -v python3 >/dev/null; then
+    echo "drivers: installing $PYTHON into $drivers/python"
     python3 -m venv --clear "$drivers/python"
-    "$drivers/python/bin/pip" install --quiet --disable-pip-version-check "$PSYCOPG"
-    record python "$PSYCOPG"
+    # shellcheck disable=SC2086 # a list of requirements
+    "$drivers/python/bin/pip" install --quiet --disable-pip-version-check $PYTHON
+    record python "$PYTHON"
 else
-    echo "drivers: no python3, psycopg is left out (apt-get install python3-venv)" >&2
+    echo "drivers: no python3, psycopg and asyncpg are left out (apt-get install python3-venv)" >&2
 fi
 
 if installed node "$NODE_PG"; then :; elif command -v npm >/dev/null; then
