@@ -83,7 +83,7 @@ async fn transactions(client: &mut Client, table: &str, lines: &mut Vec<String>)
     client.batch_execute(&format!("CREATE TABLE {table} (i int PRIMARY KEY, t text)")).await?;
     let mut outer = client.transaction().await?;
     outer.execute(&format!("INSERT INTO {table} VALUES ($1, $2)"), &[&1_i32, &"one"]).await?;
-    let inner = outer.savepoint("inner").await?;
+    let inner = outer.savepoint("sp").await?;
     let twice = inner.execute(&format!("INSERT INTO {table} VALUES (1, 'twice')"), &[]).await;
     lines.push(format!("{:?}", twice.err().and_then(|error| error.code().cloned())));
     inner.rollback().await?;

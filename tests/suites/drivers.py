@@ -37,13 +37,20 @@ def main():
     program = os.path.abspath(os.environ.get("PGREGENT") or os.path.join(ROOT, "target", "release", "pgregent"))
     if arguments.way == "pgregent" and not os.access(program, os.X_OK):
         raise Failure(f"{program} is not there: make build, or set PGREGENT")
-    codes = [compare(name, arguments.way, program) for name in arguments.suites or driver_suites.SUITES]
-    return max(codes)
+    return max(attempt(name, arguments.way, program) for name in arguments.suites or driver_suites.SUITES)
 
 
-def compare(name, way, program):
+def attempt(name, way, program):
+    """One suite; that it cannot run is told and does not keep the others from running."""
+    try:
+        return compare(driver_suites.SUITES[name](name), way, program)
+    except Failure as failure:
+        print(f"suite-{name}: could not run: {failure}", flush=True)
+        return 1
+
+
+def compare(suite, way, program):
     """One suite both ways; 0 if nothing is unexpected."""
-    suite = driver_suites.SUITES[name](name)
     suite.prepare()
     reference = run(suite, "direct", program)
     results = run(suite, way, program, reference) if way != "direct" else reference
