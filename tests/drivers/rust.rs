@@ -11,7 +11,8 @@ use tokio_postgres::{AsyncMessage, Client, Config, Error, IsolationLevel, NoTls,
 /// Plays everything; `suffix` makes names unique.
 pub fn play(port: u16, suffix: &str) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), all(port, suffix)).await.unwrap().unwrap() })
+    runtime
+        .block_on(async { tokio::time::timeout(Duration::from_secs(120), all(port, suffix)).await.unwrap().unwrap() })
 }
 
 async fn all(port: u16, suffix: &str) -> Result<Vec<String>, Error> {
@@ -55,7 +56,11 @@ async fn connect(port: u16) -> Result<(Client, tokio::sync::mpsc::UnboundedRecei
 
 async fn statements(client: &Client, lines: &mut Vec<String>) -> Result<(), Error> {
     let typed = client.prepare_typed("SELECT $1, $2::text", &[Type::INT8]).await?;
-    lines.push(format!("{:?} {:?}", typed.params(), typed.columns().iter().map(|c| c.type_().clone()).collect::<Vec<_>>()));
+    lines.push(format!(
+        "{:?} {:?}",
+        typed.params(),
+        typed.columns().iter().map(|c| c.type_().clone()).collect::<Vec<_>>()
+    ));
     let row = client.query_one(&typed, &[&(1_i64 << 40), &"text"]).await?;
     lines.push(format!("{} {}", row.get::<_, i64>(0), row.get::<_, &str>(1)));
     drop(typed); // closes it
@@ -97,7 +102,8 @@ async fn transactions(client: &mut Client, table: &str, lines: &mut Vec<String>)
     let dropped = client.transaction().await?;
     dropped.execute(&format!("INSERT INTO {table} VALUES (2, 'never')"), &[]).await?;
     drop(dropped);
-    let only_reads = client.build_transaction().read_only(true).isolation_level(IsolationLevel::RepeatableRead).start().await?;
+    let only_reads =
+        client.build_transaction().read_only(true).isolation_level(IsolationLevel::RepeatableRead).start().await?;
     let count: i64 = only_reads.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await?.get(0);
     let written = only_reads.execute(&format!("DELETE FROM {table}"), &[]).await;
     lines.push(format!("{count} {:?}", written.err().and_then(|error| error.code().cloned())));
@@ -127,7 +133,9 @@ async fn pipelined(client: &Client, lines: &mut Vec<String>) -> Result<(), Error
 
 /// The client decodes by what it was told once, so it has to hear when that is no longer true.
 async fn changed_types(client: &Client, table: &str, lines: &mut Vec<String>) -> Result<(), Error> {
-    client.batch_execute(&format!("CREATE TEMPORARY TABLE c_{table} (a int); INSERT INTO c_{table} VALUES (1)")).await?;
+    client
+        .batch_execute(&format!("CREATE TEMPORARY TABLE c_{table} (a int); INSERT INTO c_{table} VALUES (1)"))
+        .await?;
     let known = client.prepare(&format!("SELECT * FROM c_{table}")).await?;
     lines.push(client.query_one(&known, &[]).await?.get::<_, i32>(0).to_string());
     client.batch_execute(&format!("ALTER TABLE c_{table} ALTER a TYPE text")).await?;
