@@ -102,8 +102,8 @@ fn asyncpg() {
         return;
     }
     compare(Heard::Stdout, |port, suffix| {
-        let mut command = client_program(DRIVERS.join("python/bin/python"), port);
-        command.arg(here().join("async-pg.py")).arg(suffix);
+        let mut command = client_program(home().join("python/bin/python"), port);
+        command.arg(scripts().join("async-pg.py")).arg(suffix);
         command
     });
 }

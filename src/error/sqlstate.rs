@@ -65,6 +65,8 @@ const PASSED_ON: &[SqlState] = &[
     SqlState("55000"),
     SqlState("55P02"),
     SqlState("55P04"),
+    // A cancel request that comes while the settings are made.
+    SqlState("57014"),
     SqlState("57P03"),
     SqlState("0A000"),
 ];

@@ -4,8 +4,8 @@
 Usage: drivers.py [SUITE...] [--way pgregent|pgbouncer|direct]; without SUITE all of them, one after the other.
 PGREGENT names the binary (default: target/release/pgregent). The suites come from package registries at run time,
 into target/suites/drivers; nothing of them is kept in this repository. Each way has a cluster of its own, so no
-run finds what another left. What fails through the proxy only is run a second time, alone, since many of these
-tests measure time: what passes then has passed, and is named.
+run finds what another left. What fails directly, or through the proxy only, is run a second time, alone, since
+many of these tests measure time: what passes then has passed, and is named.
 
 Exit code 1: a test passed one way only and is not listed in known-differences.txt, or a listed one does not differ.
 """
@@ -66,8 +66,7 @@ def run(suite, way, program, reference=None):
         results = suite.run(rig)
         if not any(result.passed for result in results.values()):
             raise Failure(f"{suite.name} {way}: no test passed, see {suite.place}")
-        if reference is not None:
-            second_chance(suite, rig, reference, results)
+        second_chance(suite, rig, reference, results)
         with open(suite.path(f"{way}.proxy.log"), "w", encoding="utf-8") as file:
             file.write("" if way == "direct" else rig.log(way))
     passed = sum(result.passed for result in results.values())
@@ -76,10 +75,11 @@ def run(suite, way, program, reference=None):
 
 
 def second_chance(suite, rig, reference, results):
-    """Runs again what failed here only and is not expected to; keeps what passes."""
+    """Runs again what failed (here only, if there is a reference, and is not expected to); keeps what passes."""
     listed = known(suite.name)
-    names = [name for name in differences(reference, results) if name not in listed and name in results]
-    for name, result in suite.again(rig, [name for name in names if not results[name].passed]).items():
+    names = results if reference is None else [name for name in differences(reference, results) if name not in listed]
+    again = [name for name in names if name in results and not results[name].passed]
+    for name, result in suite.again(rig, again).items():
         if result.passed and name in results:
             print(f"  {name}: passed at the second try")
             results[name] = result
