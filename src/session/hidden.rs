@@ -168,7 +168,8 @@ impl Session {
                 self.unit.uncertain = true;
             }
             Some(_) => {}
-            None => self.unit.uncertain = true,
+            // A write without such calls is a matter of triggers, which the answer will tell of.
+            None => self.unit.uncertain |= !class.functions.is_empty(),
         }
     }
 
@@ -224,6 +225,8 @@ impl Session {
                 let hazards = Arc::new(hazards);
                 self.deps.hazards.keep(&self.identity.database, Arc::clone(&hazards));
                 self.after.suspects.extend(hazards.settings.iter().cloned());
+                // A write caused the question, and may have fired one of them.
+                self.after.uncertain |= hazards.triggers;
                 self.after.hazards = Some(hazards);
                 self.ask(attachment);
             }

@@ -145,20 +145,3 @@ fn what_would_pin_can_be_refused() {
     assert_eq!(code(client.answer()), "0A000");
     assert_eq!(client.value("SELECT 1"), "1");
 }
-
-/// A backend that dies while we ask it something ourselves leaves its client as it was.
-#[test]
-fn a_backend_lost_while_it_is_asked_does_not_matter() {
-    let proxy = with_role("asked").set("pool.size", "2").start_ready();
-    let mut superuser = cluster::shared().superuser("postgres");
-    let mut client = login(&proxy, "asked");
-    for round in 0..10 {
-        // DO does not tell what it did, so that the backend is asked afterwards.
-        client.simple("DO $$ BEGIN NULL; END $$").unwrap();
-        superuser
-            .simple("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'asked'")
-            .unwrap();
-        assert_eq!(client.value(&format!("SELECT {round}")), round.to_string());
-        client.simple("SELECT pg_backend_pid()").unwrap();
-    }
-}
