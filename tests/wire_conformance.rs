@@ -10,10 +10,16 @@
 
 mod support;
 
+#[path = "wire_conformance/anytime.rs"]
+mod anytime;
+#[path = "wire_conformance/bulk.rs"]
+mod bulk;
 #[path = "wire_conformance/copy.rs"]
 mod copy;
 #[path = "wire_conformance/extended.rs"]
 mod extended;
+#[path = "wire_conformance/flow.rs"]
+mod flow;
 #[path = "wire_conformance/handshake.rs"]
 mod handshake;
 #[path = "wire_conformance/isolation.rs"]
@@ -94,6 +100,9 @@ mod conversation {
         state: set_and_reset several_in_one_text in_transactions set_config_in_all_forms roles characteristics
             startup_settings prepared_by_sql prepared_by_both what_cannot_move sequences schema_changes told_columns
             invisible_changes view_of_prepared;
+        flow: pipeline_errors implicit_transactions copy_in_pipelines copy_with_syncs notices function_calls_and_errors two_phase
+            large_objects in_a_failed_transaction portals_with_limits;
+        anytime: notifications cancel_requests terminate_anywhere;
     }
 }
 

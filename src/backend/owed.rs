@@ -65,6 +65,9 @@ pub enum Owed {
     InventParse,
     /// Nothing was sent: the client gets CloseComplete in its turn.
     InventClose,
+    /// CopyDone or CopyFail, sent before it was known whether the node waits for COPY data. It has no reply:
+    /// it says where the data of the COPY before it end.
+    CopyEnd,
 }
 
 impl Owed {
@@ -82,6 +85,7 @@ impl Owed {
                 | Self::Close { swallow: true }
                 | Self::Describe { swallow: true, .. }
                 | Self::Sync { swallow: true }
+                | Self::CopyEnd
         )
     }
 }
@@ -112,6 +116,8 @@ pub struct Pipeline {
     unclosed: bool,
     /// Requests that would have ended with ReadyForQuery, dropped by an error.
     unready: usize,
+    /// Syncs that the node ignores, because it was reading COPY data when they came.
+    ignored: usize,
     /// The node waits for COPY data; Sync is ignored there until it ends.
     copy_in: bool,
     /// An error of the extended protocol was seen; the node skips to the next Sync.
@@ -149,8 +155,11 @@ impl Pipeline {
         self.copy_in
     }
 
-    /// The client has ended its COPY data (CopyDone or CopyFail).
+    /// The client has ended its COPY data (CopyDone or CopyFail), perhaps before the node has asked for them.
     pub fn copy_ended(&mut self) {
+        if !self.copy_in && !self.entries.is_empty() {
+            self.entries.push_back(Owed::CopyEnd);
+        }
         self.copy_in = false;
     }
 
@@ -166,7 +175,7 @@ impl Pipeline {
     pub fn take_invented(&mut self) -> Option<Owed> {
         match self.front()? {
             due @ (Owed::InventParse | Owed::InventClose) => {
-                self.entries.pop_front();
+                self.drop_front();
                 Some(due)
             }
             _ => None,
@@ -192,6 +201,11 @@ impl Pipeline {
     /// have ended with ReadyForQuery.
     pub fn take_unready(&mut self) -> usize {
         std::mem::take(&mut self.unready)
+    }
+
+    /// Takes the number of Syncs that turned out to stand between COPY data, where the node ignores them.
+    pub fn take_ignored(&mut self) -> usize {
+        std::mem::take(&mut self.ignored)
     }
 
     /// Counts the ReadyForQuery messages the client still waits for.
@@ -224,12 +238,8 @@ impl Pipeline {
                 self.copy_in = false;
                 self.pop()
             }
-            COPY_IN if front == Owed::Execute => {
+            COPY_IN if simple || front == Owed::Execute => {
                 self.start_copy_in();
-                Ok(Reply::Forward)
-            }
-            COPY_IN if simple => {
-                self.copy_in = true;
                 Ok(Reply::Forward)
             }
             DATA_ROW | COPY_OUT | COPY_DATA | COPY_DONE if simple || front == Owed::Execute => Ok(kept(front)),
@@ -239,16 +249,27 @@ impl Pipeline {
     }
 
     fn pop(&mut self) -> Result<Reply, Unexpected> {
-        match self.entries.pop_front() {
-            Some(owed) => Ok(kept(owed)),
-            None => Err(Unexpected('\0')),
-        }
+        self.drop_front().map(kept).ok_or(Unexpected('\0'))
     }
 
-    /// Syncs sent behind an Execute that turned out to read COPY data are ignored by the node.
+    /// Drops the oldest request, and the ends of COPY data behind it that no COPY has asked for.
+    fn drop_front(&mut self) -> Option<Owed> {
+        let dropped = self.entries.pop_front();
+        while self.front() == Some(Owed::CopyEnd) {
+            self.entries.pop_front();
+        }
+        dropped
+    }
+
+    /// Syncs sent behind a statement that turned out to read COPY data are ignored by the node, up to the end
+    /// of the data.
     fn start_copy_in(&mut self) {
-        self.copy_in = true;
         while matches!(self.entries.get(1), Some(Owed::Sync { .. })) {
+            self.entries.remove(1);
+            self.ignored += 1;
+        }
+        self.copy_in = self.entries.get(1) != Some(&Owed::CopyEnd);
+        if !self.copy_in {
             self.entries.remove(1);
         }
     }
@@ -272,7 +293,7 @@ impl Pipeline {
                 Owed::Query { .. } | Owed::Function => self.unready += 1,
                 _ => {}
             }
-            self.entries.pop_front();
+            self.drop_front();
         }
         // Even our own Parse must tell the client why its statement did not run; unless nothing of the client's
         // depends on it before our own Sync.
@@ -297,6 +318,7 @@ impl Pipeline {
         self.failed.clear();
         self.undefined = 0;
         self.unready = 0;
+        self.ignored = 0;
         self.copy_in = false;
         self.skipping = false;
     }
@@ -396,5 +418,45 @@ mod tests {
         assert_eq!(p.take_invented(), Some(Owed::InventParse));
         assert_eq!(p.take_invented(), Some(Owed::InventClose));
         assert_eq!(p.take_invented(), None);
+    }
+
+    #[test]
+    fn copy_data_may_end_before_the_node_has_asked_for_them() {
+        // Execute, CopyData, CopyDone, Sync in one write.
+        let mut pipeline = pipeline(&[Owed::Execute]);
+        pipeline.copy_ended();
+        pipeline.push(SYNC);
+        assert_eq!(pipeline.on_reply(COPY_IN), Ok(Reply::Forward));
+        assert!(!pipeline.copy_in());
+        assert_eq!(pipeline.on_reply(COMMAND_COMPLETE), Ok(Reply::Forward));
+        assert_eq!(pipeline.on_reply(READY), Ok(Reply::Forward));
+        assert!(pipeline.is_empty() && pipeline.take_ignored() == 0);
+    }
+
+    #[test]
+    fn syncs_between_copy_data_are_ignored() {
+        // Query, Sync, Sync, CopyData, CopyDone, Query in one write.
+        let mut pipeline = pipeline(&[Owed::Query { swallow: false }, SYNC, SYNC]);
+        pipeline.copy_ended();
+        pipeline.push(Owed::Query { swallow: false });
+        assert_eq!(pipeline.on_reply(COPY_IN), Ok(Reply::Forward));
+        assert_eq!((pipeline.take_ignored(), pipeline.len()), (2, 2));
+        for tag in [COMMAND_COMPLETE, READY, COMMAND_COMPLETE, READY] {
+            assert_eq!(pipeline.on_reply(tag), Ok(Reply::Forward));
+        }
+        assert!(pipeline.is_empty());
+    }
+
+    #[test]
+    fn an_end_of_copy_data_that_nobody_asked_for_owes_nothing() {
+        for failed in [false, true] {
+            let mut pipeline = pipeline(&[Owed::Execute]);
+            pipeline.copy_ended();
+            pipeline.push(SYNC);
+            assert!(pipeline.on_reply(if failed { ERROR } else { COMMAND_COMPLETE }).is_ok());
+            assert_eq!(pipeline.on_reply(READY), Ok(Reply::Forward));
+            pipeline.copy_ended();
+            assert!(pipeline.is_empty());
+        }
     }
 }

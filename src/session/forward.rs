@@ -136,8 +136,8 @@ impl Session {
                 self.unit_sent(attachment);
                 Ok(self.stream(attachment, message))
             }
-            // What was sent before the goodbye is carried out, as PostgreSQL would.
-            frontend::TERMINATE if !self.sent.is_empty() => Ok(Passed::More(0)),
+            // What was sent before the goodbye is carried out, as PostgreSQL would; but nothing more will end a COPY.
+            frontend::TERMINATE if !self.sent.is_empty() && !attachment.checkout.owed.copy_in() => Ok(Passed::More(0)),
             frontend::TERMINATE => Ok(Passed::Terminate),
             frontend::PARSE | frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE | frontend::SYNC => {
                 Ok(self.more(message))

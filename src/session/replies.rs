@@ -175,7 +175,13 @@ impl Session {
                 self.answered(attachment, if tag == tags::COMMAND_COMPLETE { body } else { b"" });
                 self.decided();
             }
-            _ => self.decided(),
+            _ => {
+                for _ in 0..attachment.checkout.owed.take_ignored() {
+                    let before = self.sent.pop_front().unwrap_or_default();
+                    self.sent.front_mut().unwrap_or(&mut self.unit).follow(before);
+                }
+                self.decided();
+            }
         }
         Ok(Fate::Forward)
     }

@@ -13,7 +13,7 @@ use crate::config::Pinning;
 use crate::relay::Message;
 use crate::sql::Classification;
 use crate::wire::frontend::{self, Named};
-use crate::wire::{HEADER_LEN, encode};
+use crate::wire::{HEADER_LEN, TxStatus, encode};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,8 +85,12 @@ impl Session {
             let schema = self.deps.schema();
             self.prepared.defining(&name, Arc::clone(&statement));
             self.prepared.parsed(statement.id, schema);
-            // What the client parses now must mean what it means now: an older plan may have other columns.
-            if attachment.knows(&statement) && attachment.checkout.statements.parsed_under(statement.id) == Some(schema)
+            // What the client parses now must mean what it means now: an older plan may have other columns. In a
+            // transaction that has failed the node refuses most texts, whoever has parsed them before.
+            let failed = self.transaction.status() == TxStatus::Failed;
+            if !failed
+                && attachment.knows(&statement)
+                && attachment.checkout.statements.parsed_under(statement.id) == Some(schema)
             {
                 attachment.checkout.owed.push(Owed::InventParse);
             } else {

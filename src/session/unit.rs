@@ -110,6 +110,25 @@ impl Unit {
 }
 
 impl Unit {
+    /// Takes in the unit before, whose Sync the node ignored: they are one.
+    pub fn follow(&mut self, before: Self) {
+        self.access = if before.access == Access::Write { Access::Write } else { self.access };
+        self.tx = if self.tx == Control::None { before.tx } else { self.tx };
+        self.writes |= before.writes;
+        let own = std::mem::replace(&mut self.effects, before.effects);
+        let moved = own.into_iter().map(|effect| Effect { at: effect.at.saturating_add(before.asked), ..effect });
+        self.effects.extend(moved);
+        self.pins = self.pins.union(before.pins);
+        self.asked = self.asked.saturating_add(before.asked);
+        self.answers = self.answers.saturating_add(before.answers);
+        self.uncertain |= before.uncertain;
+        self.begun = true;
+        self.lazy_commit |= before.lazy_commit;
+        self.refused = self.refused.take().or(before.refused);
+        self.failed |= before.failed;
+        self.answered |= before.answered;
+    }
+
     /// Adds what the statements of a text do to the session, once they are answered.
     pub fn add_effects(&mut self, class: &Classification, text: &[u8], strings: crate::sql::StringSyntax, quiet: bool) {
         Effect::collect(&mut self.effects, self.asked, class, text, strings, quiet);
