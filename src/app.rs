@@ -10,8 +10,8 @@ use crate::auth::hba::Hba;
 use crate::auth::{
     AuthQuery, Candidates, LoginLimiter, LoginLimits, Memberships, NodeLink, Protection, SecretSource, Secrets,
 };
-use crate::backend::{StatementTable, Target};
-use crate::client::{Access, Admission, AuthDeps, CancelRegistry, Hashing, Inquirer, Signal};
+use crate::backend::Target;
+use crate::client::{Access, Admission, AuthDeps, Hashing, Inquirer, Signal};
 use crate::clock::Clock;
 use crate::config::{Config, Report};
 use crate::failover::controller::{ControlDeps, ControlHandle, ControlMetrics, ControlThread, spawn};
@@ -22,7 +22,7 @@ use crate::net::{Listener, NodeTls, TlsAcceptor, bind, bind_unix};
 use crate::pool::{PoolDeps, PoolNode, PoolSet};
 use crate::route::Reason;
 use crate::serve::{Server, accept};
-use crate::session::{Greetings, SessionDeps, Tunables};
+use crate::session::{SessionDeps, Tunables};
 use crate::topology::{
     FactReceiver, FactSender, Role, Topology, TopologyPublisher, TopologyReader, fact_channel, topology_channel,
 };
@@ -31,7 +31,6 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::BoxFuture;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -351,22 +350,7 @@ fn make_server(
         facts: facts.clone(),
         topology: topology.clone(),
     });
-    let deps = SessionDeps {
-        pools,
-        topology: topology.clone(),
-        facts: facts.clone(),
-        metrics: Arc::clone(metrics),
-        clock: clock.clone(),
-        statements: StatementTable::default(),
-        registry: Arc::new(CancelRegistry::default()),
-        greetings: Greetings::default(),
-        tunables: ArcSwap::from_pointee(Tunables::new(config, 0)),
-        load: config.nodes.iter().map(|_| AtomicUsize::new(0)).collect(),
-        hazards: crate::session::HazardTable::default(),
-        schema_epoch: std::sync::atomic::AtomicU64::new(1),
-        code_epoch: std::sync::atomic::AtomicU64::new(1),
-        classifier_seed: rand::random(),
-    };
+    let deps = SessionDeps::new(config, pools, topology.clone(), facts.clone(), Arc::clone(metrics), clock.clone());
     let limiter = Arc::new(LoginLimiter::new(login_limits(config)));
     let memory = LoginMemory { mock_seed: rand::random(), limiter };
     let running = Arc::new(ArcSwap::new(Arc::clone(config)));

@@ -11,6 +11,10 @@ mod support;
 
 #[path = "bad_input/clients.rs"]
 mod clients;
+#[path = "bad_input/disconnects.rs"]
+mod disconnects;
+#[path = "bad_input/hidden.rs"]
+mod hidden;
 #[path = "bad_input/limits.rs"]
 mod limits;
 #[path = "bad_input/nodes.rs"]

@@ -119,6 +119,34 @@ thread_local! {
 }
 
 impl SessionDeps {
+    /// With nothing remembered and nobody registered.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        pools: PoolSet,
+        topology: TopologyReader,
+        facts: FactSender,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            pools,
+            topology,
+            facts,
+            metrics,
+            clock,
+            statements: StatementTable::default(),
+            registry: Arc::new(CancelRegistry::default()),
+            greetings: Greetings::default(),
+            tunables: ArcSwap::from_pointee(Tunables::new(config, 0)),
+            load: config.nodes.iter().map(|_| AtomicUsize::new(0)).collect(),
+            hazards: HazardTable::default(),
+            schema_epoch: AtomicU64::new(1),
+            code_epoch: AtomicU64::new(1),
+            classifier_seed: rand::random(),
+        }
+    }
+
     /// Notes that names and types may mean something else from now on; `code`: functions and triggers as well.
     pub fn schema_changed(&self, code: bool) {
         self.schema_epoch.fetch_add(1, Ordering::AcqRel);

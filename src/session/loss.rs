@@ -14,6 +14,7 @@
 //! Invariant: a write whose bytes left is never sent again (I5). Absent on purpose: asking what
 //! became of a commit.
 
+use super::hidden::Hidden;
 use super::{Attachment, Gate, Session, SessionEnd, Stage, Transaction};
 use crate::client::Signal;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
@@ -129,6 +130,10 @@ impl Session {
         let inside_message = attachment.scan.is_inside();
         let to_node = attachment.to_node;
         let untouched = !attachment.checkout.owed.owes_client() && to_node == 0 && !self.unit.begun;
+        // The client was told that a text is done, and what that did to its session was not yet known. What it is
+        // told of a statement of its own says more.
+        let asked = self.after.uncertain || attachment.hidden.iter().any(|hidden| matches!(hidden, Hidden::Ask(_)));
+        let unknown = asked && untouched && !self.transaction.is_open();
         let node = attachment.target.node;
         self.abandon(attachment, loss.discard_reason());
         self.stage = Stage::Detached;
@@ -154,7 +159,7 @@ impl Session {
         } else if inside_message {
             // Half a message is on its way to the client: nothing can follow it.
             self.ending = Some(SessionEnd::StateLost);
-        } else if self.pins.has_state() {
+        } else if self.pins.has_state() || unknown {
             self.fail_session(loss);
         } else {
             self.answer_loss(loss, untouched);

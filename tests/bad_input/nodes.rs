@@ -19,20 +19,21 @@ const ANSWER_BYTES_MAX: usize = 600;
 /// "It may or may not have happened": all that may be said about a write without an answer.
 const UNKNOWN: [&str; 2] = ["08006", "08007"];
 
-struct Stage {
-    nodes: Vec<ChaosNode>,
-    proxy: Proxy,
+/// Nodes that lie, with a proxy in front.
+pub struct Stage {
+    pub nodes: Vec<ChaosNode>,
+    pub proxy: Proxy,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let nodes: Vec<ChaosNode> = cluster::shared().ports.iter().map(|port| ChaosNode::in_front_of(*port)).collect();
         let ports: Vec<u16> = nodes.iter().map(|node| node.port).collect();
         let proxy = ProxySpec::new(&ports).set("pool.queue_timeout", "\"10s\"").start_splitting();
         Self { nodes, proxy }
     }
 
-    fn fired(&self) -> usize {
+    pub fn fired(&self) -> usize {
         self.nodes.iter().map(ChaosNode::fired).sum()
     }
 
@@ -51,10 +52,29 @@ impl Stage {
     }
 
     /// Runs `act` with the cut at every byte of the answer to the statement that carries its marker.
-    fn cut_everywhere(&self, stem: &str, mut act: impl FnMut(&str)) {
+    pub fn cut_everywhere(&self, stem: &str, mut act: impl FnMut(&str)) {
         for at in 0..ANSWER_BYTES_MAX {
             let marker = format!("{stem}_cut_at_{at}_");
             if !self.broken(&marker, &Fault::CutAnswer(at), || act(&marker)) {
+                assert!(at > 10, "the answer to {stem} has only {at} bytes: nothing was tested");
+                return;
+            }
+        }
+        panic!("the answer to {stem} never ended");
+    }
+}
+
+impl Stage {
+    /// The same for a statement that the proxy sends by itself: `act` prepares, calls its second argument, and causes it.
+    /// A stem with capitals or parentheses is a text that the proxy always sends so.
+    pub fn cut_everywhere_in(&self, stem: &str, mut act: impl FnMut(&str, &dyn Fn())) {
+        let fixed = stem.contains(|c: char| c.is_uppercase() || c == '(');
+        for at in 0..ANSWER_BYTES_MAX {
+            let marker = if fixed { stem.to_owned() } else { format!("{stem}_cut_at_{at}_") };
+            let before = self.fired();
+            act(&marker, &|| ChaosNode::rule_for_any(&self.nodes, &marker, &Fault::CutAnswer(at), 1));
+            self.nodes.iter().for_each(ChaosNode::calm);
+            if self.fired() == before {
                 assert!(at > 10, "the answer to {stem} has only {at} bytes: nothing was tested");
                 return;
             }
