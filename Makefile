@@ -6,12 +6,13 @@ TOUR ?=
 HEAL ?=
 SYNC ?=
 SUITE ?=
+SOAK_MINUTES ?= 30
 CONFIG ?= config/pgregent.example.toml
 DEMO_FLAGS = $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(TOUR)),--tour) \
 	$(if $(filter-out 0,$(HEAL)),--keep-healing) $(if $(filter-out 0,$(SYNC)),--synchronous)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-drivers build demo test lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
+.PHONY: help setup setup-drivers build demo test soak lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -30,6 +31,9 @@ demo: build ## Play with a primary, two standbys and the proxy (PORT=5433, TOUR=
 	@target/release/pgregent demo $(DEMO_FLAGS)
 
 test: setup lint unit ## Everything that must hold: format, lints, all tests
+
+soak: build ## Thirty minutes of clients, kills and restarts; memory must stay flat (SOAK_MINUTES=n)
+	@SOAK_MINUTES=$(SOAK_MINUTES) CARGO=$(CARGO) scripts/soak.sh
 
 lint: ## Check format and lints
 	$(CARGO) fmt --check
