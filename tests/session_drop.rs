@@ -17,7 +17,7 @@ use pgregent::clock::{Clock, Time};
 use pgregent::config::{Config, Secret};
 use pgregent::ids::Epoch;
 use pgregent::metrics::Metrics;
-use pgregent::net::Stream;
+use pgregent::net::{NodeTls, Stream};
 use pgregent::pool::{PoolDeps, PoolNode, PoolSet};
 use pgregent::route::Reason;
 use pgregent::session::{Identity, Session, SessionDeps};
@@ -77,7 +77,7 @@ impl Plane {
         let pools = PoolSet::start(PoolDeps {
             nodes: vec![PoolNode {
                 name: "pg1".into(),
-                target: Target::plain("127.0.0.1", port),
+                target: Target { host: "127.0.0.1".into(), port, tls: NodeTls::new(&config.nodes[0].tls) },
                 budget: config.nodes[0].budget,
             }],
             config: config.pool.clone(),

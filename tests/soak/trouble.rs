@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Between two kills.
-const KILL_EVERY: Duration = Duration::from_millis(1500);
+const KILL_EVERY: Duration = Duration::from_millis(700);
 /// Between two restarts of a standby, at most; a short run has one.
 const RESTART_EVERY: Duration = Duration::from_secs(90);
 
@@ -30,7 +30,7 @@ pub fn kill_backends(cluster: &Cluster, stop: &AtomicBool) {
         let node = &cluster.nodes()[turn % cluster.nodes().len()];
         // A node that is being restarted refuses.
         let _ = node.psql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' ORDER BY random() LIMIT 1",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' ORDER BY state <> 'active', random() LIMIT 1",
         );
     }
 }

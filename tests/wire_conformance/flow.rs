@@ -278,7 +278,8 @@ pub fn two_phase(s: &mut Script) {
     let mut other = s.other();
     let answer = other.simple(&format!("COMMIT PREPARED '{first}'"));
     s.note(format!("{answer:?}"));
-    s.query(&format!("SELECT count(*) FROM {table}"));
+    // On the primary: what another session wrote, a standby may show later.
+    s.query(&format!("SELECT i FROM {table} FOR UPDATE"));
     put(s, 2);
     s.query(&format!("PREPARE TRANSACTION '{second}'"));
     put(s, 3);
