@@ -26,7 +26,8 @@ SELECT count(*) AS rows, max(score) AS best FROM t \gset
 \echo :rows :best
 \set who 'two'
 SELECT id FROM t WHERE name = :'who';
-\if :rows
+SELECT :rows = 3 AS three \gset
+\if :three
 \echo some
 \else
 \echo none
@@ -110,5 +111,4 @@ SHOW client_encoding;
 \c shop
 SHOW search_path;
 SHOW application_name;
-\c nowhere_at_all
 DROP SCHEMA play CASCADE;
