@@ -13,7 +13,7 @@ from outcome import Result
 from rig import SUPERUSER, Failure
 
 TIMEOUT_S = 3000.0
-TEST_TIMEOUT_S = 240
+TEST_TIMEOUT_S = 600
 """One test that hangs must not take the others along: its client is ended."""
 LINE = re.compile(r"^(?:test)?\s*(\S+)\s+\.\.\. (ok|FAILED|failed)\b", re.MULTILINE)
 CONTRIB = ("pgcrypto", "hstore", "ltree", "citext", "cube", "seg", "tablefunc", "dblink", "postgres_fdw")
