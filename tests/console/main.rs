@@ -178,7 +178,8 @@ fn clients_and_their_backends_are_seen() {
     assert!(proxy.http("/metrics").unwrap().1.contains("pgregent_pins{reason=\"temp_table\"} 1"));
     one.simple("DISCARD ALL").unwrap();
     assert_eq!(pinned(&mut admin, "reason"), None);
-    // Totals grow by what was done.
+    // Totals grow by what was done; what was done before is added when its backend is released.
+    wait_for("every backend is released", LIMIT, || pool(&mut bouncer, "sv_active") == "0");
     let total = |bouncer: &mut RawClient, name| -> u64 {
         column(bouncer, "SHOW STATS", |row| row[0].as_deref() == Some("app"), name).unwrap().parse().unwrap()
     };
