@@ -286,10 +286,13 @@ impl Session {
 }
 
 impl Attachment {
-    /// Must nothing more be sent, because the session's settings were refused or are not known to be made?
+    /// Must nothing more be sent: the session's settings were refused or are not known to be made, or the backend
+    /// has been asked something whose answer decides what comes next?
     fn is_held_up(&self) -> bool {
         self.refused.is_some()
             || self.describing
+            // What follows a question is routed anew once it is answered: a read need not stay here.
+            || self.hidden.iter().any(|hidden| matches!(hidden, Hidden::Ask(_) | Hidden::Hazards(_)))
             || self.guarded && self.hidden.iter().any(|hidden| matches!(hidden, Hidden::Settings | Hidden::Begin))
     }
 }
