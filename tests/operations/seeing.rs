@@ -188,5 +188,6 @@ fn an_idle_client_costs_little() {
     let many: Vec<_> = (0..500).map(idle).collect();
     let each = (resident_kib(&proxy) - before) / many.len() as f64;
     eprintln!("an idle client costs {each:.2} KiB");
-    assert!(each <= 4.0, "{each} KiB");
+    // The bar of 4 KiB is the release build's (`make bench-compare`: 3.3); futures of a debug build are larger.
+    assert!(each <= 5.0, "{each} KiB");
 }
