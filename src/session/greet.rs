@@ -216,7 +216,7 @@ impl Session {
             force_primary: false,
             skip_to_sync: false,
             skip_bytes: 0,
-            ending_lost: false,
+            ending_lost: super::effects::Control::None,
             ending: None,
             queue_deadline: None,
             timer: None,

@@ -223,6 +223,12 @@ impl Session {
         }
         let ends = message.whole && self.ends_transaction(message)?;
         match (message.tag, ends) {
+            (frontend::QUERY, true) if self.commits_untold() => {
+                self.complain_lost();
+                self.transaction = Transaction::None;
+                encode::ready(self.outbox.tail(), TxStatus::Idle);
+                self.consumed(message.len);
+            }
             (frontend::QUERY, true) => {
                 self.transaction = Transaction::None;
                 self.complete(message, "ROLLBACK");
@@ -234,10 +240,17 @@ impl Session {
             }
             (frontend::PARSE, true) => self.reply_bare(message, tags::PARSE_COMPLETE),
             (frontend::BIND, true) => self.reply_bare(message, tags::BIND_COMPLETE),
-            (frontend::DESCRIBE, _) if self.ending_lost => self.reply_bare(message, tags::NO_DATA),
+            (frontend::DESCRIBE, _) if self.ending_lost.ends() => self.reply_bare(message, tags::NO_DATA),
             (frontend::CLOSE, _) => self.reply_bare(message, tags::CLOSE_COMPLETE),
-            (frontend::EXECUTE, _) if self.ending_lost => {
-                self.ending_lost = false;
+            (frontend::EXECUTE, _) if self.commits_untold() => {
+                self.complain_lost();
+                self.ending_lost = Control::None;
+                self.transaction = Transaction::None;
+                self.skip_to_sync = true;
+                self.consumed(message.len);
+            }
+            (frontend::EXECUTE, _) if self.ending_lost.ends() => {
+                self.ending_lost = Control::None;
                 self.transaction = Transaction::None;
                 encode::command_complete(self.outbox.tail(), "ROLLBACK");
                 self.consumed(message.len);
@@ -259,6 +272,11 @@ impl Session {
         self.consumed(message.len);
     }
 
+    /// Would this end be taken for a commit by a client that was not told that its transaction is lost?
+    fn commits_untold(&self) -> bool {
+        self.ending_lost.may_commit() && matches!(self.transaction, Transaction::Lost { told: false })
+    }
+
     fn complain_lost(&mut self) {
         let told = matches!(self.transaction, Transaction::Lost { told: true });
         self.transaction = Transaction::Lost { told: true };
@@ -278,20 +296,17 @@ impl Session {
         let body = self.inbox.body(message);
         let control = match message.tag {
             frontend::QUERY => Control::of(&self.deps.classify(frontend::query(body)?, self.strings).tx),
-            frontend::PARSE => {
-                let control = Control::of(&self.deps.classify(frontend::parse(body)?.text, self.strings).tx);
-                self.ending_lost = control.ends();
-                control
-            }
+            frontend::PARSE => Control::of(&self.deps.classify(frontend::parse(body)?.text, self.strings).tx),
             frontend::BIND => {
                 let view = frontend::bind(body)?;
-                if let Some(statement) = self.prepared.find(view.statement) {
-                    self.ending_lost = Control::of(&statement.class.tx).ends();
+                match self.prepared.find(view.statement) {
+                    Some(statement) => Control::of(&statement.class.tx),
+                    None => self.ending_lost,
                 }
-                return Ok(self.ending_lost);
             }
-            _ => Control::None,
+            _ => return Ok(false),
         };
+        self.ending_lost = control;
         Ok(control.ends())
     }
 

@@ -260,8 +260,8 @@ pub struct Session {
     skip_to_sync: bool,
     /// Bytes of a message of the client's that are to be dropped.
     skip_bytes: usize,
-    /// In a lost transaction: the statement prepared or bound last would end it.
-    ending_lost: bool,
+    /// In a lost transaction: how the statement asked for, prepared or bound last would end it.
+    ending_lost: effects::Control,
     /// The session ends as soon as the client has been sent what stands in its outbox.
     ending: Option<SessionEnd>,
     /// When the present unit must have found a backend.

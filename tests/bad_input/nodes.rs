@@ -226,6 +226,44 @@ fn a_node_that_dies_inside_a_transaction_undoes_it() {
     stage.proxy.assert_serving();
 }
 
+/// The client had nothing under way, so nothing told it; its COMMIT must not look like one.
+#[test]
+fn a_commit_after_an_unseen_loss_is_an_error() {
+    let stage = Stage::new();
+    stage.proxy.client().simple("CREATE TABLE cut_unseen (id text)").unwrap();
+    let commit = |client: &mut RawClient, extended: bool, sql: &str| {
+        if extended {
+            client
+                .send(&batch(&[parse("", sql), bind("", "", &[]), describe_portal(""), execute("", 0), sync()]))
+                .unwrap();
+            client.answer()
+        } else {
+            client.simple(sql)
+        }
+    };
+    for extended in [false, true] {
+        for sql in ["COMMIT", "END", "PREPARE TRANSACTION 'unseen'", "SELECT 1", "ROLLBACK"] {
+            let mut client = stage.proxy.client();
+            client.simple("BEGIN").unwrap();
+            client.simple(&format!("INSERT INTO cut_unseen VALUES ('{}')", sql.replace('\'', ""))).unwrap();
+            stage.nodes.iter().for_each(ChaosNode::cut_all);
+            std::thread::sleep(Duration::from_millis(100));
+            let outcome = commit(&mut client, extended, sql);
+            if sql == "ROLLBACK" {
+                assert_eq!(outcome.unwrap().tags, ["ROLLBACK"]);
+            } else {
+                assert_eq!(sqlstate(&outcome), "40001", "{sql}: {outcome:?}");
+            }
+            // Whatever it was, a ROLLBACK behind it ends the transaction, and the session goes on.
+            client.simple("ROLLBACK").unwrap();
+            assert_eq!(client.value("SELECT 'on'"), "on");
+        }
+    }
+    let mut superuser = cluster::shared().superuser("app");
+    assert_eq!(superuser.value("SELECT count(*) FROM cut_unseen"), "0");
+    stage.proxy.assert_serving();
+}
+
 #[test]
 fn a_request_that_never_arrived_is_not_promised() {
     let stage = Stage::new();
