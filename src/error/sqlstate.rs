@@ -49,7 +49,7 @@ impl SqlState {
     pub const INTERNAL_ERROR: Self = Self("XX000");
 }
 
-/// Codes that a node may refuse startup settings with, and that are passed on as they are.
+/// Codes that a node may refuse startup settings or end a session with, and that are passed on as they are.
 const PASSED_ON: &[SqlState] = &[
     SqlState("22023"),
     SqlState("25001"),
@@ -67,7 +67,13 @@ const PASSED_ON: &[SqlState] = &[
     SqlState("55P04"),
     // A cancel request that comes while the settings are made.
     SqlState("57014"),
+    // How a node ends a session that was told to end: by an administrator, a crash, a dropped database, a timeout.
+    SqlState::ADMIN_SHUTDOWN,
+    SqlState("57P02"),
     SqlState("57P03"),
+    SqlState("57P04"),
+    SqlState("57P05"),
+    SqlState("25P03"),
     SqlState("0A000"),
 ];
 
@@ -82,5 +88,18 @@ impl SqlState {
 impl fmt::Display for SqlState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SqlState;
+
+    #[test]
+    fn what_a_node_says_keeps_its_code() {
+        for code in ["57014", "57P01", "57P05", "3D000"] {
+            assert_eq!(SqlState::known(code.as_bytes()).0, code);
+        }
+        assert_eq!(SqlState::known(b"ZZ999"), SqlState::INTERNAL_ERROR);
     }
 }
