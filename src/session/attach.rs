@@ -7,7 +7,7 @@
 use super::effects::Pins;
 use super::hidden::Hidden;
 use super::unit::Unit;
-use super::{Attachment, BackendWait, Gate, RouteWait, Session, SessionEnd, Stage, Streamed};
+use super::{Attachment, BackendWait, Describing, Gate, RouteWait, Session, SessionEnd, Stage, Streamed};
 use crate::clock::Time;
 use crate::config::{Consistency, PoolMode};
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
@@ -259,7 +259,7 @@ impl Session {
             hidden: VecDeque::new(),
             refused: None,
             guarded: false,
-            describing: false,
+            describing: Describing::No,
             gate: if alone { Gate::OneRead } else { Gate::Free },
             rerouting: false,
             used: false,

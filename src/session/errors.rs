@@ -5,7 +5,7 @@
 
 use super::loss::Loss;
 use super::replies::Fate;
-use super::{Attachment, Session};
+use super::{Attachment, Describing, Session};
 use crate::backend::{Owed, Refused, Reply};
 use crate::error::{ClientError, SqlState};
 use crate::topology::{Fact, Role};
@@ -54,7 +54,7 @@ impl Session {
         if verdict == Reply::Swallow {
             return Ok(Fate::Swallow);
         }
-        attachment.describing = false;
+        attachment.describing = Describing::No;
         let renamed = if attachment.rerouting {
             None
         } else if let Some(refused) = self.refused(front) {

@@ -7,7 +7,7 @@
 use super::hidden::Hidden;
 use super::statements::REFUSED_TEXT;
 use super::unit::{HOLD_MAX, Violation};
-use super::{Attachment, Gate, Session};
+use super::{Attachment, Describing, Gate, Session};
 use crate::backend::{Owed, Refused};
 
 use crate::relay::Message;
@@ -290,7 +290,7 @@ impl Attachment {
     /// has been asked something whose answer decides what comes next?
     fn is_held_up(&self) -> bool {
         self.refused.is_some()
-            || self.describing
+            || self.describing == Describing::Asked
             // What follows a question is routed anew once it is answered: a read need not stay here.
             || self.hidden.iter().any(|hidden| matches!(hidden, Hidden::Ask(_) | Hidden::Hazards(_)))
             || self.guarded && self.hidden.iter().any(|hidden| matches!(hidden, Hidden::Settings | Hidden::Begin))

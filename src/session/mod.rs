@@ -156,8 +156,8 @@ struct Attachment {
     refused: Option<Box<[u8]>>,
     /// Nothing of the client's may be sent before the session's settings are known to be made.
     guarded: bool,
-    /// It has been asked what a statement's rows look like.
-    describing: bool,
+    /// Has it been asked what a statement's rows look like?
+    describing: Describing,
     gate: Gate,
     /// The session knows that the node wants this unit elsewhere; everything up to its end is hidden.
     rerouting: bool,
@@ -172,6 +172,17 @@ struct Attachment {
 enum Streamed {
     Forward,
     Swallow,
+}
+
+/// A question of ours to the backend: what do the rows of a statement look like?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Describing {
+    /// It was not asked.
+    No,
+    /// Its answer is awaited.
+    Asked,
+    /// It has answered for the statement of this number, just now.
+    Answered(u64),
 }
 
 /// How much of what the client sends may be passed on.

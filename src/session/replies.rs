@@ -9,7 +9,7 @@ use super::effects::Kind;
 use super::hidden::{Hidden, SUSPECTS_MAX};
 use super::loss::Loss;
 use super::unit::Unit;
-use super::{Attachment, Gate, Session, Streamed};
+use super::{Attachment, Describing, Gate, Session, Streamed};
 use crate::backend::{Backend, Owed, Parameters, Reply, Settings};
 use crate::metrics::Class;
 use crate::net::Buffer;
@@ -203,7 +203,9 @@ impl Session {
 
     /// The node tells what a statement's rows look like: the client is told, or we asked.
     fn on_description(&mut self, attachment: &mut Attachment, swallow: bool, id: u64, message: &[u8]) {
-        attachment.describing &= !swallow;
+        if swallow {
+            attachment.describing = Describing::Answered(id);
+        }
         if id == 0 {
             return;
         }

@@ -7,7 +7,7 @@
 use super::effects::Effect;
 use super::forward::Passed;
 use super::unit::{HOLD_MAX, Violation};
-use super::{Attachment, Session};
+use super::{Attachment, Describing, Session};
 use crate::backend::{NAME_PREFIX, Owed, Refused, Statement};
 use crate::config::Pinning;
 use crate::relay::Message;
@@ -359,15 +359,18 @@ impl Session {
     fn same_rows(&mut self, attachment: &mut Attachment, statement: &Arc<Statement>) -> Sameness {
         let Some(told) = self.prepared.told(statement.id) else { return Sameness::Same };
         let Some(rows) = told.rows else { return Sameness::Same };
+        let just_asked = std::mem::replace(&mut attachment.describing, Describing::No);
         let known = attachment.knows(statement);
         let statements = &attachment.checkout.statements;
         match statements.rows(statement.id).filter(|_| known) {
             Some(there) if there == rows => return Sameness::Same,
-            Some(_) => return Sameness::Other,
+            Some(_) if just_asked == Describing::Answered(statement.id) => return Sameness::Other,
+            // What was parsed there may be older than what the client was told, or from a standby that had not yet
+            // replayed the change: only a new Parse tells.
+            Some(_) => attachment.teach(statement, true, self.deps.schema()),
             None if known && statements.parsed_under(statement.id) == Some(told.schema) => return Sameness::Same,
-            None => {}
+            None => attachment.know(statement, self.deps.schema()),
         }
-        attachment.know(statement, self.deps.schema());
         encode::message(attachment.outbox.tail(), frontend::DESCRIBE, |out| {
             out.push(b'S');
             out.extend_from_slice(&statement.backend_name);
@@ -375,7 +378,7 @@ impl Session {
         });
         encode::bare(attachment.outbox.tail(), frontend::FLUSH);
         attachment.checkout.owed.push(Owed::Describe { swallow: true, id: statement.id });
-        attachment.describing = true;
+        attachment.describing = Describing::Asked;
         self.unit.begun = true;
         Sameness::Asked
     }
