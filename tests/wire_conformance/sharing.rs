@@ -94,6 +94,31 @@ fn statements_belong_to_their_client() {
     });
 }
 
+/// What was prepared after ALTER runs wherever its text was prepared before.
+#[test]
+fn prepared_again_after_a_change_is_not_refused() {
+    let proxy = crowded();
+    let mut client = proxy.client();
+    let run = |client: &mut RawClient, name: &str| {
+        client.send(&batch(&[bind("", name, &[]), execute("", 0), sync()])).unwrap();
+        client.answer().map(|answer| answer.rows[0].len())
+    };
+    for round in 0..20 {
+        client.simple("CREATE TABLE prepared_again AS SELECT 1 AS a").unwrap();
+        for (columns, name) in [(1, "old"), (2, "new"), (3, "newer")] {
+            let text = "SELECT * FROM prepared_again";
+            client.send(&batch(&[parse(name, text), describe_statement(name), sync()])).unwrap();
+            client.answer().unwrap();
+            for _ in 0..4 {
+                assert_eq!(run(&mut client, name), Ok(columns), "round {round}, {name}");
+            }
+            client.simple(&format!("ALTER TABLE prepared_again ADD c{columns} int")).unwrap();
+            assert!(matches!(run(&mut client, name), Err(Gone::Refused(fields)) if fields.sqlstate() == "0A000"));
+        }
+        client.simple("DROP TABLE prepared_again; DEALLOCATE ALL").unwrap();
+    }
+}
+
 #[test]
 fn transactions_do_not_mix() {
     let proxy = crowded();
