@@ -16,6 +16,8 @@ pub enum Refused {
     OtherRows,
     /// It would pin the session.
     Pin,
+    /// It executes a statement that is not there any more.
+    Unknown,
 }
 
 /// One request whose reply is owed.

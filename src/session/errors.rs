@@ -168,6 +168,10 @@ fn refusal(refused: Refused) -> Vec<u8> {
             ClientError::error(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
                 .routine("RevalidateCachedQuery")
         }
+        Refused::Unknown => ClientError::error(
+            SqlState::INVALID_STATEMENT_NAME,
+            "the prepared statement that this one executes does not exist any more",
+        ),
         Refused::Pin => ClientError::error(
             SqlState::FEATURE_NOT_SUPPORTED,
             "this statement would tie its session to one backend, which is not allowed here",

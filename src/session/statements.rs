@@ -80,7 +80,9 @@ impl Session {
         } else if !self.prepared.has_room(view.content.len()) {
             return Err(Violation::TooManyNames);
         } else {
-            let statement = self.deps.statements.intern(view.content, self.tracked.current().meaning(), || class);
+            let renamed = self.renamed(&view, &class);
+            let content = renamed.as_deref().unwrap_or(view.content);
+            let statement = self.deps.statements.intern(content, self.tracked.current().meaning(), || class);
             let name = view.name.to_vec();
             let schema = self.deps.schema();
             self.prepared.defining(&name, Arc::clone(&statement));
@@ -153,8 +155,13 @@ impl Session {
         if self.refuses_pin(&statement.class) {
             return Ok(self.refuse(attachment, message, Refused::Pin));
         }
+        if self.executes_another(&statement) {
+            return Ok(self.refuse(attachment, message, Refused::Unknown));
+        }
         let portal = view.portal.to_vec();
         self.show_statements(attachment, &statement.class);
+        // What it executes first: a Parse of EXECUTE looks at the columns of that.
+        self.align_parsed(attachment, &statement.class);
         match self.same_rows(attachment, &statement) {
             Sameness::Same => {}
             Sameness::Asked => return Ok(Passed::More(0)),
@@ -289,6 +296,7 @@ impl Session {
             if name.is_empty() {
                 self.ensure_unnamed(attachment);
             } else if let Some(statement) = self.prepared.find(name).cloned() {
+                self.align_parsed(attachment, &statement.class);
                 attachment.know(&statement, self.deps.schema());
                 return Ok(self.describe_as(attachment, message, &statement.backend_name, statement.id));
             } else if let Some(name) = stranger(name) {

@@ -119,6 +119,25 @@ fn prepared_again_after_a_change_is_not_refused() {
     }
 }
 
+/// A statement that executes another one must not run what that name meant before.
+#[test]
+fn what_a_statement_executes_is_what_its_name_means_now() {
+    let proxy = crowded();
+    let mut client = proxy.client();
+    let run = batch(&[bind("", "outer", &[]), execute("", 0), sync()]);
+    client.send(&batch(&[parse("inner", "SELECT 'old'"), parse("outer", "EXECUTE \"inner\""), sync()])).unwrap();
+    client.answer().unwrap();
+    client.send(&run).unwrap();
+    assert_eq!(client.answer().unwrap().rows, [[Some("old".to_owned())]]);
+    client.send(&batch(&[close_statement("inner"), sync(), run.clone()])).unwrap();
+    client.answer().unwrap();
+    assert_eq!(sqlstate(client.answer()), "26000");
+    client.send(&batch(&[parse("inner", "SELECT 'new'"), sync(), run])).unwrap();
+    client.answer().unwrap();
+    assert_eq!(sqlstate(client.answer()), "26000", "prepared for what is gone");
+    proxy.assert_serving();
+}
+
 #[test]
 fn transactions_do_not_mix() {
     let proxy = crowded();

@@ -370,6 +370,9 @@ pub fn prepared_by_both(s: &mut Script) {
     m.query("PREPARE p AS SELECT 1");
     m.query("EXPLAIN (COSTS OFF) EXECUTE p (8)");
     m.extended("EXECUTE p (9)", &[]);
+    m.exchange(&[parse("by name", "EXECUTE p (10)"), describe_statement("by name"), sync()]);
+    m.exchange(&[describe_statement("by name"), sync()]);
+    m.exchange(&[bind("", "by name", &[]), execute("", 0), sync()]);
     m.query("DEALLOCATE p");
     m.exchange(&[bind("", "p", &[Some(b"1")]), execute("", 0), sync()]);
     m.query("EXECUTE p (1)");
