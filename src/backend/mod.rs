@@ -16,7 +16,7 @@ pub use dial::{DialError, Target, dial};
 pub use owed::{Owed, Pipeline, Refused, Reply, Unexpected};
 pub use parameters::{Parameters, is_node_local};
 pub use query::{QueryError, simple_query};
-pub use settings::{AUTHORIZATION, ROLE, Setting, Settings};
+pub use settings::{AUTHORIZATION, READ_COMMITTED, ROLE, Setting, Settings};
 pub use statements::{NAME_PREFIX, Statement, StatementTable, Statements};
 
 use crate::clock::Time;

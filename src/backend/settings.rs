@@ -12,6 +12,11 @@ use std::sync::Arc;
 pub const AUTHORIZATION: &str = "session_authorization";
 /// The setting that SET ROLE makes.
 pub const ROLE: &str = "role";
+/// Settings whose value is a list of names: SET would take a text for one name.
+const LISTS: [&str; 4] = ["local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"];
+/// A statement in front of ours that take a snapshot: a standby has none for the transactions of a session
+/// whose default is SERIALIZABLE.
+pub const READ_COMMITTED: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
 /// It decides how the other texts are read.
 const ENCODING: &str = "client_encoding";
 
@@ -52,9 +57,18 @@ impl Setting {
     #[must_use]
     pub fn from_value(name: &str, value: &[u8]) -> Self {
         let name = name.to_ascii_lowercase();
-        let sql =
-            [&b"SELECT pg_catalog.set_config("[..], &literal(name.as_bytes()), b", ", &literal(value), b", false)"];
-        Self { name: name.into(), sql: sql.concat().into() }
+        let (name_text, value) = (literal(name.as_bytes()), literal(value));
+        let sql = if LISTS.contains(&&*name) {
+            [&b"SELECT pg_catalog.set_config("[..], &name_text, b", ", &value, b", false)"].concat()
+        } else {
+            [b"SET ", quoted(&name).as_bytes(), b" TO ", &value].concat()
+        };
+        Self { name: name.into(), sql: sql.into() }
+    }
+
+    /// Does its statement take a snapshot? SET does not.
+    fn takes_snapshot(&self) -> bool {
+        !self.sql.get(..3).is_some_and(|verb| verb.eq_ignore_ascii_case(b"set"))
     }
 
     /// Does it say who the session is? Then it decides what is allowed.
@@ -71,6 +85,11 @@ impl Setting {
             || self.name.contains('.')
             || matches!(&*self.name, "row_security" | "default_transaction_read_only" | "session_replication_role")
     }
+}
+
+/// A setting's name as an SQL name, part by part.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\"")).replace('.', "\".\"")
 }
 
 /// Writes a text as an SQL literal that reads the same under any `standard_conforming_strings`.
@@ -190,7 +209,17 @@ impl Settings {
         &self.entries
     }
 
-    /// One text that turns a backend with these settings into one with `to`.
+    /// One text that turns a backend without a transaction, with these settings, into one with `to`.
+    #[must_use]
+    pub fn idle_change_to(&self, to: &Self) -> Vec<u8> {
+        let text = self.change_to(to);
+        if to.entries.iter().any(|entry| entry.takes_snapshot() && !self.entries.contains(entry)) {
+            return [READ_COMMITTED.as_bytes(), b";", &text].concat();
+        }
+        text
+    }
+
+    /// The same in any state.
     #[must_use]
     pub fn change_to(&self, to: &Self) -> Vec<u8> {
         let mut text = Vec::new();
@@ -212,7 +241,7 @@ impl Settings {
             add(b"RESET ROLE");
         }
         for entry in self.entries.iter().filter(|entry| !entry.is_identity() && !to.contains(&entry.name)) {
-            add(format!("RESET \"{}\"", entry.name.replace('"', "\"\"")).replace('.', "\".\"").as_bytes());
+            add(format!("RESET {}", quoted(&entry.name)).as_bytes());
         }
         let missing = |entry: &&Setting| !entry.is_identity() && !self.entries.contains(entry);
         let first = |entry: &&Setting| &*entry.name == ENCODING;
@@ -295,5 +324,16 @@ mod tests {
     fn literals_survive_quotes_and_backslashes() {
         let entry = Setting::from_value("search_path", br"a'b\c");
         assert_eq!(&*entry.sql, br"SELECT pg_catalog.set_config('search_path',  E'a''b\\c', false)");
+        assert_eq!(&*Setting::from_value("My.Own", b"it's").sql, br#"SET "my"."own" TO 'it''s'"#);
+    }
+
+    #[test]
+    fn nothing_is_asked_of_a_standby_that_it_cannot_do() {
+        let text = |from: &Settings, to: &Settings| String::from_utf8(from.idle_change_to(to)).unwrap();
+        let from = Settings::new([set("default_transaction_isolation", "serializable")]);
+        let path = Settings::new([Setting::from_value("search_path", b"a, b")]);
+        assert!(text(&from, &path).starts_with(READ_COMMITTED));
+        assert!(!text(&path, &from).contains("COMMITTED"));
+        assert!(!text(&from, &Settings::new([set("a", "1")])).contains("COMMITTED"));
     }
 }

@@ -286,7 +286,7 @@ impl Session {
             }
             return;
         }
-        let text = backend.settings.change_to(wanted);
+        let text = backend.settings.idle_change_to(wanted);
         // What a read does under the wrong settings nobody sees; a write would last.
         attachment.guarded = self.wanted_unit.access == Access::Write && backend.settings.guards_change_to(wanted);
         backend.settings = Arc::clone(wanted);

@@ -7,7 +7,7 @@
 use super::effects::Pins;
 use super::prepared::Prepared;
 use super::{Identity, Session, SessionDeps, Stage, Tracked, Transaction, Unit, attach};
-use crate::backend::{Backend, Parameters, QueryError, Settings, simple_query};
+use crate::backend::{Backend, Parameters, QueryError, READ_COMMITTED, Settings, simple_query};
 use crate::client::SessionHandle;
 use crate::clock::Time;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
@@ -339,8 +339,9 @@ async fn queue(deps: &SessionDeps, pool: &Arc<Pool>, deadline: Time, fence: u64)
 /// Brings the backend to the settings and asks how commits are made. On failure the checkout is
 /// dropped by the caller's `?`, which discards the backend.
 async fn ask(backend: &mut Backend, startup: &Settings) -> Result<(bool, Duration), GreetError> {
-    let mut text = backend.settings.change_to(startup);
-    if !text.is_empty() {
+    let change = backend.settings.change_to(startup);
+    let mut text = [READ_COMMITTED.as_bytes(), b";", &change].concat();
+    if !change.is_empty() {
         text.extend_from_slice(b"\n;");
     }
     text.extend_from_slice(ASK.as_bytes());

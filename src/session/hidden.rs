@@ -8,7 +8,7 @@
 use super::effects::shown;
 use super::hazards::{self, Hazards};
 use super::{Attachment, Session};
-use crate::backend::{AUTHORIZATION, Owed, ROLE, Setting, Settings};
+use crate::backend::{AUTHORIZATION, Owed, READ_COMMITTED, ROLE, Setting, Settings};
 use crate::client::PinRecord;
 use crate::sql::{self, Access, Classification, PinReason, Why};
 use crate::wire::{Reader, encode};
@@ -131,7 +131,8 @@ impl Session {
         if std::mem::take(&mut self.after.wants_hazards) {
             let hazards = Hazards::asked(self.deps.code(), self.deps.clock.now());
             // What it answers belongs to the next question.
-            return Self::send_hidden(attachment, hazards::QUESTION.as_bytes(), Hidden::Hazards(hazards));
+            let text = format!("{READ_COMMITTED};{}", hazards::QUESTION);
+            return Self::send_hidden(attachment, text.as_bytes(), Hidden::Hazards(hazards));
         }
         if !self.after.uncertain {
             return;
@@ -183,7 +184,7 @@ impl Session {
         let names = names.map(|name| format!("E'{}'", name.replace('\\', "\\\\").replace('\'', "''")));
         let names = names.collect::<Vec<_>>().join(",");
         format!(
-            "SELECT 'set', name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings \
+            "{READ_COMMITTED}; SELECT 'set', name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings \
              WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.!~~) 'transaction\\_%' \
              UNION ALL SELECT 'set', name, pg_catalog.current_setting(name, true) FROM pg_catalog.unnest(\
              ARRAY[{names}]::pg_catalog.text[]) AS names (name) WHERE pg_catalog.current_setting(name, true) IS NOT NULL \
