@@ -3,7 +3,9 @@
 //! Clients know themselves, and each other, by the process ids of their cancel keys, which no process of a node
 //! has. Where a statement signals such a one, the node is given the process that the client's session has there.
 //! Invariants: the node decides whether the caller may; a session that is ended while it has no backend ends
-//! only for a caller of the same role. Absent on purpose: process ids of nodes, which mean what they say.
+//! only for a caller of the same role. Process ids of nodes mean what they
+//! say; whoever has such a process at that moment is ended with it. Absent on purpose: signals that clients cause without naming a
+//! process by a literal or a parameter.
 
 use super::{Attachment, Session};
 use crate::client::Signal;
@@ -82,8 +84,13 @@ impl Session {
 
     /// The process that the session of this client has on the node where the caller is.
     fn real_pid(&self, attachment: &Attachment, pid: i32, signal: crate::sql::BackendSignal) -> Option<i32> {
-        let handle = self.deps.registry.by_pid(pid)?;
         let ends = signal == crate::sql::BackendSignal::Terminate;
+        let Some(handle) = self.deps.registry.by_pid(pid) else {
+            if ends {
+                self.doom_holder(attachment.target.node, pid);
+            }
+            return None;
+        };
         if let Some(control) = handle.signaled_on(attachment.target.node) {
             if ends {
                 // When its backend says that it was terminated, that is for its client.
@@ -95,6 +102,16 @@ impl Session {
             handle.signal(Signal::Terminate);
         }
         None
+    }
+
+    /// A process of a node is going to be ended: so is the session that has it now.
+    fn doom_holder(&self, node: crate::ids::NodeId, pid: i32) {
+        let holder = self.deps.pools.session_pid(node, pid).and_then(|known| self.deps.registry.by_pid(known));
+        if let Some(holder) = holder
+            && holder.signaled_on(node).is_some_and(|control| control.pid == pid)
+        {
+            holder.signal(Signal::Doomed);
+        }
     }
 }
 

@@ -84,6 +84,8 @@ pub struct Life {
     round: u64,
     own: Own,
     texts: BTreeMap<u64, String>,
+    /// What it said last, for the report of a hang.
+    last: String,
     book: Book,
 }
 
@@ -118,7 +120,7 @@ const SHOW: &str = "current_setting('application_name'), current_setting('TimeZo
 impl Life {
     pub fn new(number: u64, port: u16) -> Self {
         let (own, texts, book) = (Own::fresh(), BTreeMap::new(), Book::default());
-        Self { number, port, client: None, dice: number * 7919 + 17, round: 0, own, texts, book }
+        Self { number, port, client: None, dice: number * 7919 + 17, round: 0, own, texts, last: String::new(), book }
     }
 
     /// Lives until told to stop.
@@ -137,7 +139,13 @@ impl Life {
                 let code = match gone {
                     Gone::Refused(fields) => fields.sqlstate().to_owned(),
                     Gone::Closed => "closed".to_owned(),
-                    Gone::TimedOut => "hung".to_owned(),
+                    Gone::TimedOut => {
+                        let last = self.last.chars().take(200).collect::<String>();
+                        self.book
+                            .wrong
+                            .push(format!("client {} round {} {name}: no answer to {last}", self.number, self.round));
+                        "hung".to_owned()
+                    }
                     Gone::Garbage(what) => format!("garbage: {what}"),
                 };
                 *self.book.told.entry(code).or_default() += 1;
@@ -178,12 +186,15 @@ impl Life {
     }
 
     fn simple(&mut self, sql: &str) -> Result<Answer, Gone> {
+        sql.clone_into(&mut self.last);
         self.client()?.simple(sql)
     }
 
     fn exchange(&mut self, messages: &[Vec<u8>]) -> Result<Answer, Gone> {
+        let bytes = messages.concat();
+        self.last = String::from_utf8_lossy(&bytes[..bytes.len().min(400)]).into_owned();
         let client = self.client()?;
-        client.send(&messages.concat())?;
+        client.send(&bytes)?;
         client.answer()
     }
 

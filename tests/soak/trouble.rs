@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Between two kills.
-const KILL_EVERY: Duration = Duration::from_millis(700);
+const KILL_EVERY: Duration = Duration::from_millis(300);
 /// Between two restarts of a standby, at most; a short run has one.
-const RESTART_EVERY: Duration = Duration::from_secs(90);
+const RESTART_EVERY: Duration = Duration::from_secs(12);
 
 fn pause(stop: &AtomicBool, time: Duration) -> bool {
     let started = Instant::now();

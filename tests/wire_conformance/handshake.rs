@@ -179,6 +179,22 @@ fn a_told_process_id_can_be_signaled() {
     killer.simple(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
     let refused = idle.simple("SELECT 1").unwrap_err();
     assert!(matches!(&refused, Gone::Refused(fields) if fields.sqlstate() == "57P01"), "{refused:?}");
+    // By the node's own number, in the middle of a write.
+    let (mut busy, _) = connect();
+    let pid = busy.value("SELECT pg_backend_pid()");
+    busy.send(&query("SELECT pg_sleep(20) FOR UPDATE")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    killer
+        .send(&batch(&[
+            parse("", "SELECT pg_terminate_backend($1)"),
+            bind("", "", &[Some(pid.as_bytes())]),
+            execute("", 0),
+            sync(),
+        ]))
+        .unwrap();
+    assert_eq!(killer.answer().unwrap().rows[0][0].as_deref(), Some("t"));
+    let refused = busy.answer().unwrap_err();
+    assert!(matches!(&refused, Gone::Refused(fields) if fields.sqlstate() == "57P01"), "{refused:?}");
     // By itself.
     let (mut own, _) = connect();
     let refused = own.simple("SELECT pg_terminate_backend(pg_backend_pid())").unwrap_err();
