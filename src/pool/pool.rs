@@ -1,8 +1,8 @@
 //! The backends of one (node, database, user).
 //!
 //! Invariants: `total` counts idle, checked-out and connecting backends and never exceeds `size`;
-//! each of them holds one place of the node's budget; [`Pool::admit`], [`Pool::release`] and
-//! [`Pool::discard`] are the only movers. Absent on purpose: opening (see `connector`).
+//! each of them holds one place of the node's budget; nobody waits while a backend is idle;
+//! [`Pool::admit`], [`Pool::release`] and [`Pool::discard`] are the only movers. Absent on purpose: opening (see `connector`).
 
 use super::connector::Backoff;
 use super::set::Shared;
@@ -140,7 +140,8 @@ impl Pool {
     /// [`CheckoutError::QueueFull`], [`CheckoutError::Closing`]; [`CheckoutError::NodeGone`] when the
     /// pool was fenced after that snapshot.
     pub fn join(self: &Arc<Self>, deadline: Time, fence: u64) -> Result<Ticket, CheckoutError> {
-        let ticket = {
+        let mut dead = Vec::new();
+        let (ticket, served) = {
             let mut state = self.state.lock();
             if state.closing {
                 return Err(CheckoutError::Closing);
@@ -151,8 +152,18 @@ impl Pool {
             if state.waiters.len() >= WAITERS_MAX {
                 return Err(CheckoutError::QueueFull);
             }
-            state.waiters.join(deadline, self.shared.clock.now())
+            let now = self.shared.clock.now();
+            let ticket = state.waiters.join(deadline, now);
+            // One may have come back since none was found: nobody waits while a backend is idle.
+            let served = state.take_idle(now, None, &mut dead).map(|backend| state.waiters.serve(backend));
+            (ticket, served)
         };
+        if let Some(Ok(Some(waker))) = served {
+            waker.wake();
+        }
+        for backend in dead {
+            self.discard_lost(backend);
+        }
         self.shared.waiter_joined(self.key.node);
         self.open_more();
         Ok(ticket)

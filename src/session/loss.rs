@@ -152,9 +152,9 @@ impl Session {
         self.after.uncertain = false;
         self.after.suspects.clear();
         self.held_confirms = 0;
-        if let (true, Loss::Ended { sqlstate, message }) = (doomed, loss) {
-            let error = ClientError::fatal(SqlState::known(sqlstate.as_bytes()), message.to_string());
-            encode::error(self.outbox.tail(), &error);
+        let terminated = matches!(loss, Loss::Ended { sqlstate, .. } if **sqlstate == *"57P01");
+        if doomed && terminated {
+            // Its goodbye says so, as the node did.
             self.ending = Some(SessionEnd::Terminated);
         } else if inside_message {
             // Half a message is on its way to the client: nothing can follow it.

@@ -199,5 +199,5 @@ fn a_told_process_id_can_be_signaled() {
     let (mut own, _) = connect();
     let refused = own.simple("SELECT pg_terminate_backend(pg_backend_pid())").unwrap_err();
     assert!(matches!(&refused, Gone::Refused(fields) if fields.sqlstate() == "57P01"), "{refused:?}");
-    assert!(own.simple("SELECT 1").is_err());
+    assert_eq!(own.read(), Err(Gone::Closed), "nothing more is said");
 }
