@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Between two kills.
-const KILL_EVERY: Duration = Duration::from_millis(300);
+const KILL_EVERY: Duration = Duration::from_millis(700);
 /// Between two restarts of a standby, at most; a short run has one.
-const RESTART_EVERY: Duration = Duration::from_secs(12);
+const RESTART_EVERY: Duration = Duration::from_secs(90);
 
 fn pause(stop: &AtomicBool, time: Duration) -> bool {
     let started = Instant::now();
