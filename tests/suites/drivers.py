@@ -17,7 +17,7 @@ import time
 
 import driver_suites
 import rig as rigs
-from outcome import differences, known
+from outcome import differences, known, vanished
 from rig import ROOT, WAYS, Failure, Rig
 
 # Drivers' tests expect a server that knows Unicode.
@@ -90,12 +90,12 @@ def report(name, way, reference, results):
     listed = known(name) if way == "pgregent" else {}
     found = differences(reference, results)
     new = sorted(test for test in found if test not in listed)
-    vanished = sorted(test for test in listed if test not in found)
+    gone = vanished(listed, found)
     for test in new[:NAMES_SHOWN]:
         print(f"  {test}: {first_line(found[test])}")
     if len(new) > NAMES_SHOWN:
         print(f"  and {len(new) - NAMES_SHOWN} more")
-    for test in vanished:
+    for test in gone:
         print(f"  {test}: listed as a known difference, but it does not differ (any more)")
     passed = sum(result.passed for result in results.values())
     both = sum(not result.passed and test not in found for test, result in results.items())
@@ -104,7 +104,7 @@ def report(name, way, reference, results):
         f"{len(found) - len(new)} known differences, {len(new)} new differences",
         flush=True,
     )
-    return 1 if (new or vanished) and way == "pgregent" else 0
+    return 1 if (new or gone) and way == "pgregent" else 0
 
 
 def first_line(text):

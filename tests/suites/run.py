@@ -18,7 +18,7 @@ import pipeline
 import programs
 import regress
 import sessions
-from outcome import differences, known
+from outcome import differences, known, vanished
 from rig import ROOT, WAYS, Failure, Rig
 
 SUITES = {
@@ -85,15 +85,15 @@ def report(suite, way, reference, results):
     listed = known(suite) if way == "pgregent" else {}
     found = differences(reference, results)
     unexpected = [name for name in found if name not in listed]
-    vanished = [name for name in listed if name not in found]
+    gone = vanished(listed, found)
     for name in unexpected:
         print(f"  {name}: {found[name].strip().splitlines()[0] if way == 'direct' else 'differs from direct'}")
-    for name in vanished:
+    for name in gone:
         print(f"  {name}: listed as a known difference, but it does not differ (any more)")
     passed = sum(result.passed for name, result in results.items() if name not in found)
     expected = len(found) - len(unexpected)
-    print(f"suite-{suite}: {passed} passed, {len(unexpected) + len(vanished)} failed, {expected} known differences")
-    return 1 if (unexpected or vanished) and way != "pgbouncer" else 0
+    print(f"suite-{suite}: {passed} passed, {len(unexpected) + len(gone)} failed, {expected} known differences")
+    return 1 if (unexpected or gone) and way != "pgbouncer" else 0
 
 
 if __name__ == "__main__":
