@@ -26,6 +26,10 @@ const SECRET_LONG: usize = 32;
 /// Process ids told to clients have this bit: no process of a node does (Linux: `PID_MAX_LIMIT` is 2^22), so
 /// that none can be taken for another.
 const PID_FIRST: i32 = 1 << 30;
+/// How long a cancel request waits before it looks again whether the proxy's own statements are done, and how often
+/// at most: they take less than a millisecond, unless something is wrong.
+const OURS_WAIT: Duration = Duration::from_millis(1);
+const OURS_WAITS_MAX: u32 = 1000;
 /// How long a cancel request to a node may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -83,6 +87,18 @@ pub struct PinRecord {
 struct Attached {
     holding: Option<Holding>,
     canceled: bool,
+    /// The proxy's own statements are under way there: they are not what a client wants canceled.
+    ours: bool,
+}
+
+/// What a cancel request meets.
+enum Cancelable {
+    /// A backend that may run the client's statement.
+    Running(Arc<BackendControl>),
+    /// A backend that runs something of ours before that.
+    NotYet,
+    /// No backend.
+    Nothing,
 }
 
 impl SessionHandle {
@@ -122,12 +138,17 @@ impl SessionHandle {
         self.signals.fetch_and(!(signal as u8), Ordering::SeqCst);
     }
 
-    /// The session holds this backend of this node from now on, and waits for none.
-    pub fn attach(&self, node: NodeId, control: &Arc<BackendControl>, since: Time) {
+    /// The session holds this backend of this node from now on, and waits for none. `ours`: it is given statements
+    /// of ours first.
+    pub fn attach(&self, node: NodeId, control: &Arc<BackendControl>, since: Time, ours: bool) {
         self.note_waiting(None);
-        let mut attached = self.attached.lock();
-        attached.holding = Some(Holding { node, control: Arc::clone(control), since });
-        attached.canceled = false;
+        let holding = Some(Holding { node, control: Arc::clone(control), since });
+        *self.attached.lock() = Attached { holding, canceled: false, ours };
+    }
+
+    /// Statements of ours are under way on the session's backend, or are done: a cancel request waits for that.
+    pub fn note_ours(&self, ours: bool) {
+        self.attached.lock().ours = ours;
     }
 
     /// The session waits for a node or a backend since then, or does not. A wait that goes on keeps its beginning.
@@ -187,12 +208,16 @@ impl SessionHandle {
         &self.identity
     }
 
-    /// Marks the attached backend as canceled and returns where to send the request.
-    fn cancel(&self) -> Option<Arc<BackendControl>> {
+    /// Marks the attached backend as canceled and returns where to send the request. `at_once`: whatever it runs.
+    fn cancel(&self, at_once: bool) -> Cancelable {
         let mut attached = self.attached.lock();
-        let control = Arc::clone(&attached.holding.as_ref()?.control);
+        let Some(holding) = &attached.holding else { return Cancelable::Nothing };
+        if attached.ours && !at_once {
+            return Cancelable::NotYet;
+        }
+        let control = Arc::clone(&holding.control);
         attached.canceled = true;
-        Some(control)
+        Cancelable::Running(control)
     }
 }
 
@@ -256,15 +281,22 @@ impl CancelRegistry {
     /// Acts on a cancel request. The answer is a metric label; the client is told nothing, as by PostgreSQL.
     pub async fn cancel(&self, pid: i32, secret: &[u8]) -> &'static str {
         let Some(handle) = self.find(pid, secret) else { return "unknown_key" };
-        match handle.cancel() {
-            Some(control) => match send_cancel(&control.target, control.pid, &control.secret).await {
-                Ok(()) => "sent",
-                Err(_) => "failed",
-            },
-            None => {
-                handle.signal(Signal::CancelWait);
-                "not_running"
+        let mut waits = 0;
+        loop {
+            match handle.cancel(waits > OURS_WAITS_MAX) {
+                Cancelable::Running(control) => {
+                    return match send_cancel(&control.target, control.pid, &control.secret).await {
+                        Ok(()) => "sent",
+                        Err(_) => "failed",
+                    };
+                }
+                Cancelable::NotYet => tokio::time::sleep(OURS_WAIT).await,
+                Cancelable::Nothing => {
+                    handle.signal(Signal::CancelWait);
+                    return "not_running";
+                }
             }
+            waits += 1;
         }
     }
 }

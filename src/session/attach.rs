@@ -238,7 +238,6 @@ impl Session {
     }
 
     fn attach(&mut self, checkout: Checkout, target: Target) {
-        self.handle.attach(target.node, &checkout.control, checkout.since());
         if target.role == Role::Primary {
             self.home = Some(checkout.id);
         }
@@ -257,6 +256,7 @@ impl Session {
             to_node: 0,
             to_client: Streamed::Forward,
             hidden: VecDeque::new(),
+            ours: false,
             refused: None,
             guarded: false,
             describing: Describing::No,
@@ -267,6 +267,8 @@ impl Session {
         };
         self.replay_settings(&mut attachment);
         self.replay_begin(&mut attachment);
+        attachment.ours = !attachment.hidden.is_empty();
+        self.handle.attach(target.node, &attachment.checkout.control, attachment.checkout.since(), attachment.ours);
         if self.deps.tunables.load().mode == PoolMode::Session {
             self.pin(b"", Pins::for_session_mode);
         }
@@ -297,6 +299,8 @@ impl Session {
     fn replay_begin(&mut self, attachment: &mut Attachment) {
         if let super::Transaction::Deferred(text) = &self.transaction {
             Self::send_hidden(attachment, text, Hidden::Begin);
+            // Without it a write would be committed at once.
+            attachment.guarded |= self.wanted_unit.access == Access::Write;
             let on_standby = attachment.target.role == Role::Standby;
             self.transaction = super::Transaction::Open { on_standby, wrote: false, failed: false };
         }

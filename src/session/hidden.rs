@@ -221,7 +221,15 @@ impl Session {
     /// A statement of ours is done.
     pub(super) fn hidden_done(&mut self, attachment: &mut Attachment) {
         match attachment.hidden.pop_front() {
-            Some(Hidden::Ask(held)) => self.learn(attachment, held),
+            Some(Hidden::Ask(held)) if held.garbled && !std::mem::replace(&mut self.after.asked_again, true) => {
+                // A cancel request may have hit it.
+                self.after.uncertain = true;
+                self.ask(attachment);
+            }
+            Some(Hidden::Ask(held)) => {
+                self.after.asked_again = false;
+                self.learn(attachment, held);
+            }
             Some(Hidden::Hazards(hazards)) => {
                 let hazards = Arc::new(hazards);
                 self.deps.hazards.keep(&self.identity.database, Arc::clone(&hazards));

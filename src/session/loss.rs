@@ -42,6 +42,8 @@ pub(super) enum Loss {
     Garbage,
     /// The topology fenced its node.
     Fenced,
+    /// It refused the session's settings, for this reason, and had been given a statement of the client's.
+    Unprepared(String),
 }
 
 impl Loss {
@@ -50,6 +52,7 @@ impl Loss {
             Self::Eof | Self::Ended { .. } => DiscardReason::Lost,
             Self::Garbage => DiscardReason::Garbage,
             Self::Fenced => DiscardReason::Fenced,
+            Self::Unprepared(_) => DiscardReason::Dirty,
         }
     }
 
@@ -59,6 +62,7 @@ impl Loss {
             Self::Ended { sqlstate, message } => format!("The node said {sqlstate}: {message}."),
             Self::Garbage => "The node sent something that is not the protocol.".into(),
             Self::Fenced => "The node is no longer in service.".into(),
+            Self::Unprepared(why) => format!("The node refused the session's settings: {why}."),
         }
     }
 }
@@ -173,7 +177,7 @@ impl Session {
             Loss::Ended { sqlstate, .. } if sqlstate.starts_with("57P0") => {
                 self.deps.facts.send(Fact::ShutdownSaid(node))
             }
-            Loss::Ended { .. } | Loss::Garbage | Loss::Fenced => {}
+            Loss::Ended { .. } | Loss::Garbage | Loss::Fenced | Loss::Unprepared(_) => {}
         }
     }
 

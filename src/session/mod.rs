@@ -152,6 +152,8 @@ struct Attachment {
     to_client: Streamed,
     /// Our own statements under way, oldest first.
     hidden: VecDeque<Hidden>,
+    /// Cancel requests wait for them.
+    ours: bool,
     /// The node refused the session's settings or its BEGIN, with this ErrorResponse body.
     refused: Option<Box<[u8]>>,
     /// Nothing of the client's may be sent before the session's settings are known to be made.
@@ -203,6 +205,8 @@ struct Aftermath {
     restored: Vec<crate::backend::Setting>,
     /// Something changed the session in a way that its text did not tell: the backend must be asked.
     uncertain: bool,
+    /// Its answer was of no use, and it has been asked once more.
+    asked_again: bool,
     /// The open transaction has changed what names and types mean.
     changed_schema: bool,
     /// The same of functions and triggers.

@@ -284,6 +284,10 @@ impl Session {
     }
 
     fn flush_node(&self, cx: &mut Context<'_>, attachment: &mut Attachment) {
+        if attachment.ours == attachment.hidden.is_empty() {
+            attachment.ours = !attachment.ours;
+            self.handle.note_ours(attachment.ours);
+        }
         let before = attachment.outbox.len();
         let flushed = attachment.outbox.poll_flush(&mut attachment.checkout.stream, cx);
         let sent = before - attachment.outbox.len();
@@ -330,11 +334,22 @@ impl Session {
                 self.query_class = None;
                 self.seek(self.wanted_unit);
             }
+            Progress::ReplayFailed(body) if self.has_passed_on(&attachment) => {
+                let view = crate::wire::backend::error(&body);
+                let why =
+                    view.map_or_else(|_| String::new(), |view| String::from_utf8_lossy(view.message).into_owned());
+                self.on_loss(attachment, &Loss::Unprepared(why));
+            }
             Progress::ReplayFailed(body) => {
                 self.abandon(attachment, DiscardReason::Dirty);
                 self.replay_failed(&body);
             }
         }
+    }
+
+    /// Has the node been given something of the client's that cannot be given to another?
+    fn has_passed_on(&self, attachment: &Attachment) -> bool {
+        attachment.gate == Gate::Free && (!self.sent.is_empty() || self.unit.begun || attachment.to_node > 0)
     }
 
     /// The transaction runs on a standby and cannot go on there: it ends, and the client is told.

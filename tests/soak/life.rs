@@ -10,7 +10,7 @@ use crate::support::rawclient::{Answer, Gone, RawClient};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What clients may be told when others kill their backends: lost, unknown, ended, cancelled, not now.
 const TOLERATED: [&str; 9] = ["08006", "08007", "40001", "57P01", "57P02", "57P03", "57014", "25P02", "closed"];
@@ -28,6 +28,8 @@ pub struct Book {
     acts: BTreeMap<&'static str, u64>,
     told: BTreeMap<String, u64>,
     wrong: Vec<String>,
+    /// How long the slowest of what was done took, and what it was.
+    slowest: (Duration, String),
 }
 
 impl Book {
@@ -37,6 +39,7 @@ impl Book {
         self.logins += other.logins;
         other.acts.into_iter().for_each(|(act, count)| *self.acts.entry(act).or_default() += count);
         other.told.into_iter().for_each(|(code, count)| *self.told.entry(code).or_default() += count);
+        self.slowest = std::mem::take(&mut self.slowest).max(other.slowest);
         self.wrong.extend(other.wrong);
         self.wrong.truncate(WRONG_MAX);
     }
@@ -44,7 +47,7 @@ impl Book {
     pub fn summary(&self) -> String {
         let mut text =
             format!("{} answers checked in {} statements, {} logins", self.checks, self.statements, self.logins);
-        let _ = write!(text, "\ndone: {:?}\ntold: {:?}", self.acts, self.told);
+        let _ = write!(text, "\ndone: {:?}\ntold: {:?}\nslowest: {:?}", self.acts, self.told, self.slowest);
         text
     }
 
@@ -135,7 +138,12 @@ impl Life {
                 chosen
             });
             let (name, _, act) = chosen.expect("the dice have as many sides as there are weights");
-            if let Err(gone) = self.connected().and_then(|()| act(&mut self)) {
+            let started = Instant::now();
+            let outcome = self.connected().and_then(|()| act(&mut self));
+            if started.elapsed() > self.book.slowest.0 {
+                self.book.slowest = (started.elapsed(), format!("{name}, round {}, {outcome:?}", self.round));
+            }
+            if let Err(gone) = outcome {
                 let code = match gone {
                     Gone::Refused(fields) => fields.sqlstate().to_owned(),
                     Gone::Closed => "closed".to_owned(),

@@ -138,6 +138,35 @@ fn what_a_statement_executes_is_what_its_name_means_now() {
     proxy.assert_serving();
 }
 
+/// A write that was sent behind settings which the node then refused: it is answered, and nothing behind it is skipped.
+#[test]
+fn settings_that_a_node_refuses_are_told() {
+    let proxy = crowded();
+    let (mut client, mut other) = (proxy.client(), proxy.client());
+    client.simple("CREATE TABLE refused_settings (i int)").unwrap();
+    client.simple("CREATE TEXT SEARCH CONFIGURATION refused_settings (COPY = simple)").unwrap();
+    client.simple("SET default_text_search_config = 'public.refused_settings'").unwrap();
+    other.simple("DROP TEXT SEARCH CONFIGURATION refused_settings").unwrap();
+    let mut holders = [proxy.client(), proxy.client()];
+    let mut told = Vec::new();
+    for round in 0..6 {
+        // On another backend than the one that has the setting.
+        let holder = &mut holders[round % 2];
+        let _ = holder.simple("ROLLBACK");
+        holder.simple("BEGIN; SELECT 1 FOR UPDATE").unwrap();
+        let insert = format!("INSERT INTO refused_settings VALUES ({round})");
+        let outcome = if round % 2 == 0 {
+            client.simple(&insert)
+        } else {
+            client.send(&batch(&[parse("", &insert), bind("", "", &[]), execute("", 0), sync()])).unwrap();
+            client.answer()
+        };
+        told.push(sqlstate(outcome));
+    }
+    assert!(told.iter().all(|code| code == "08007" || code == "22023" || code.starts_with("Ok")), "{told:?}");
+    assert!(told.iter().any(|code| !code.starts_with("Ok")), "no other backend was used: {told:?}");
+}
+
 #[test]
 fn transactions_do_not_mix() {
     let proxy = crowded();

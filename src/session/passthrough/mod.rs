@@ -173,7 +173,7 @@ impl Passthrough {
                 return Err((error, client));
             }
         };
-        handle.attach(backend.node, &backend.control, backend.opened);
+        handle.attach(backend.node, &backend.control, backend.opened, false);
         handle.note_pins(vec![PinRecord {
             reason: PIN,
             statement: format!("replication={}", mode.word()).into(),
