@@ -40,6 +40,10 @@ pub(super) enum Hidden {
     Hazards(Hazards),
 }
 
+/// In front of a question, for the length of its transaction: the session's limits and planner settings are not for
+/// it (`enable_seqscan = off` makes it look so dear that it is compiled, for a second).
+const AT_EASE: &str = "SET LOCAL statement_timeout = 0; SET LOCAL jit = off";
+
 /// What a backend said it holds.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -131,7 +135,7 @@ impl Session {
         if std::mem::take(&mut self.after.wants_hazards) {
             let hazards = Hazards::asked(self.deps.code(), self.deps.clock.now());
             // What it answers belongs to the next question.
-            let text = format!("{READ_COMMITTED};{}", hazards::QUESTION);
+            let text = format!("{READ_COMMITTED}; {AT_EASE}; {}", hazards::QUESTION);
             return Self::send_hidden(attachment, text.as_bytes(), Hidden::Hazards(hazards));
         }
         if !self.after.uncertain {
@@ -174,7 +178,7 @@ impl Session {
         }
     }
 
-    /// Everything is qualified: the session's `search_path` may be anything.
+    /// Everything is qualified: the session's `search_path` may be anything. Settings first, before ours change any.
     fn question(&mut self) -> String {
         self.after.suspects.sort_unstable();
         self.after.suspects.dedup();
@@ -191,8 +195,8 @@ impl Session {
              UNION ALL SELECT 'set', '{ROLE}', pg_catalog.current_setting('role') \
              WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' \
              UNION ALL SELECT 'set', '{AUTHORIZATION}', session_user::pg_catalog.text \
-             WHERE session_user::pg_catalog.text OPERATOR(pg_catalog.<>) E'{user}' \
-             UNION ALL SELECT 'prepare', name, statement FROM pg_catalog.pg_prepared_statements WHERE from_sql \
+             WHERE session_user::pg_catalog.text OPERATOR(pg_catalog.<>) E'{user}'; \
+             {AT_EASE}; SELECT 'prepare', name, statement FROM pg_catalog.pg_prepared_statements WHERE from_sql \
              UNION ALL SELECT 'pin', 'temp_table', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_depend \
              WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
              AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \

@@ -8,7 +8,7 @@ use super::Session;
 use super::effects::{Control, Effect};
 use crate::backend::Refused;
 use crate::relay::Message;
-use crate::sql::{Access, Change, Classification, Hint, Pins};
+use crate::sql::{Access, Change, Classification, Hint, Pins, Why};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{FrameError, HEADER_LEN};
 use std::collections::VecDeque;
@@ -83,7 +83,8 @@ impl Unit {
         let control = Control::of(&class.tx);
         if access(class) == Access::Write {
             self.access = Access::Write;
-            let harmless = class.tx != crate::sql::TxControl::None
+            let harmless = matches!(class.why, Why::Statement("listen" | "unlisten"))
+                || class.tx != crate::sql::TxControl::None
                 || !matches!(class.effects.change, Change::None | Change::Execute { .. });
             self.writes |= !harmless
                 || class.statements > 1

@@ -91,7 +91,7 @@ def psql_single_transaction(rig):
 @check
 def psql_cancel(rig):
     """Ctrl-C cancels the statement, of a read and of a write, on the node that runs it."""
-    for statement in ("SELECT pg_sleep(60)", "CREATE TABLE never AS SELECT pg_sleep(60)"):
+    for statement in ("SELECT pg_sleep(60)", "CREATE TABLE never AS SELECT 1 AS i FROM pg_sleep(60)"):
         argv = [rig.tool("psql"), "-X", "-d", "shop", "-c", statement]
         child = rig.children.start(
             "psql", argv, user=rig.user, env=rig.environment(), cwd=rig.directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

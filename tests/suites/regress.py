@@ -126,10 +126,12 @@ def _pg_regress(rig, kind, home, argv):
     if not states:
         raise Failure(f"{os.path.basename(program)} ran no test (code {code}):\n{out[-2000:]}{err[-2000:]}")
     diffs = _diffs(os.path.join(home, "regression.diffs"), os.path.join(home, "output_iso", "regression.diffs"))
-    return {name: Result(passed, diffs.get(name, ""), _output(home, name)) for name, passed in states.items()}
+    output = {name: _output(home, name).replace(rig.directory, "") for name in states}
+    return {name: Result(passed, diffs.get(name, ""), output[name]) for name, passed in states.items()}
 
 
 def _output(home, name):
+    """What a test printed. Where its servers live is no difference."""
     for directory in ("results", "output_iso/results"):
         path = os.path.join(home, directory, name + ".out")
         if os.path.exists(path):
