@@ -16,7 +16,7 @@ import xml.etree.ElementTree as ElementTree
 
 from driver_fetch import cargo_source, debian_packages, debian_source, fresh, run, sdist, venv
 from outcome import Result
-from rig import ROOT, SUPERUSER
+from rig import ROOT, SUPERUSER, Failure
 
 DATABASE = "drivers"
 TEST_TIMEOUT_S = 60
@@ -187,15 +187,21 @@ class Tap(Suite):
     def run(self, rig):
         dsn = f"dbi:Pg:dbname={DATABASE};host=127.0.0.1;port={rig.port}"
         results = {}
+        # Where it remembers the server it used last. It makes one of its own where it cannot connect.
+        remembered = self.path("source", "README.testdatabase")
+        if os.path.exists(remembered):
+            os.remove(remembered)
+        login = {"DBI_DSN": dsn, "DBI_USER": SUPERUSER, "DBI_PASS": "unused"}
         for file in sorted(glob.glob(self.path("source", "t", "[0-8]*.t"))):
             name = os.path.basename(file)
-            said = self.command(
-                rig, ["perl", "-Mblib", f"t/{name}"], self.path("source"), name, DBI_DSN=dsn, DBI_USER=SUPERUSER, DBI_PASS="unused"
-            )
+            said = self.command(rig, ["perl", "-Mblib", f"t/{name}"], self.path("source"), name, **login)
             for line in said.splitlines():
                 seen = re.match(r"(not )?ok (\d+)(?: - (.*))?", line)
                 if seen and "# SKIP" not in line.upper():
                     results[f"{name}:{seen[2]}"] = Result(not seen[1], seen[3] or "")
+        with open(remembered, encoding="utf-8") as file:
+            if f"port={rig.port}" not in file.read():
+                raise Failure(f"{self.name} did not use the server it was given, see {remembered}")
         return results
 
 
