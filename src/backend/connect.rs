@@ -8,6 +8,7 @@ use super::query::{ReadError, next_message};
 use super::{Backend, BackendControl, DialError, Parameters, Pipeline, Settings, Statements, Target, dial};
 use crate::auth::{AuthError, ClientExchange, ClientStep, NodeChannel, NodeCredential};
 use crate::clock::Clock;
+use crate::config::ChannelBinding;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
 use crate::ids::{BackendId, NodeId};
 use crate::net::{Severer, Stream, TlsAttempt};
@@ -193,7 +194,7 @@ async fn open_once(
     let stream = dial(target, attempt).await?;
     stream.limit_unacknowledged(UNACKNOWLEDGED_MAX).map_err(|err| socket_error(&err))?;
     let severer = stream.severer().map_err(|err| socket_error(&err))?;
-    let mut greeter = Greeter::new(stream, login);
+    let mut greeter = Greeter::new(stream, login, target.tls.channel_binding());
     greeter.greet(login).await?;
     Ok(greeter.finish(node, id, target, severer, statements_max, clock))
 }
@@ -235,10 +236,13 @@ struct Greeter {
 }
 
 impl Greeter {
-    fn new(stream: Stream, login: &Login) -> Self {
-        // As libpq by default: bound to the channel if there is one and the node offers it.
+    fn new(stream: Stream, login: &Login, binding: ChannelBinding) -> Self {
         let end_point = stream.tls_info().and_then(|tls| tls.server_end_point.clone());
-        let channel = end_point.map_or(NodeChannel::None, NodeChannel::Preferred);
+        let channel = match binding {
+            ChannelBinding::Require if !stream.is_unix() => NodeChannel::Required(end_point),
+            ChannelBinding::Prefer => end_point.map_or(NodeChannel::None, NodeChannel::Preferred),
+            ChannelBinding::Disable | ChannelBinding::Require => NodeChannel::None,
+        };
         let exchange = ClientExchange::new(&login.user, &login.credential).over(channel);
         Self { stream, exchange, input: Vec::with_capacity(1024), parameters: Parameters::default(), key: None }
     }

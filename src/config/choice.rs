@@ -5,8 +5,8 @@
 //! aliases; one word means one thing.
 
 use super::{
-    AuthMethod, BalanceKind, Consistency, CoordinationKind, FailoverMode, Pinning, PoolMode, SslMode, TlsMode,
-    TlsVersion,
+    AuthMethod, BalanceKind, ChannelBinding, Consistency, CoordinationKind, FailoverMode, Pinning, PoolMode, SslMode,
+    TlsMode, TlsVersion,
 };
 
 /// A setting that is one of a few words.
@@ -47,6 +47,7 @@ choice!(BalanceKind { Random2 = "random2", RoundRobin = "round_robin", LeastConn
 choice!(AuthMethod { Trust = "trust", Password = "password", Md5 = "md5", ScramSha256 = "scram-sha-256" });
 choice!(TlsMode { Disable = "disable", Allow = "allow", Require = "require" });
 choice!(TlsVersion { V1_2 = "1.2", V1_3 = "1.3" });
+choice!(ChannelBinding { Disable = "disable", Prefer = "prefer", Require = "require" });
 choice!(SslMode {
     Disable = "disable",
     Allow = "allow",

@@ -36,7 +36,7 @@ pub use load::Report;
 pub use pem::{Authorities, Identity};
 pub use problem::{Problem, Problems};
 pub use reference::reference;
-pub use tls::{NodeTlsConfig, SslMode, TlsConfig, TlsFiles, TlsMode, TlsVersion};
+pub use tls::{ChannelBinding, NodeTlsConfig, SslMode, TlsConfig, TlsFiles, TlsMode, TlsVersion};
 
 use ipnet::IpNet;
 use std::net::SocketAddr;

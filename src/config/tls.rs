@@ -49,6 +49,18 @@ pub enum SslMode {
     VerifyFull,
 }
 
+/// libpq's `channel_binding`, towards nodes: is a SCRAM login tied to the TLS channel, so that nobody in between can
+/// pass it on?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelBinding {
+    /// Never.
+    Disable,
+    /// If both sides can.
+    Prefer,
+    /// Or there is no login.
+    Require,
+}
+
 /// `[tls]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsConfig {
@@ -90,6 +102,8 @@ pub struct NodeTlsConfig {
     pub authorities: Option<Authorities>,
     /// What we present if the node asks.
     pub identity: Option<Identity>,
+    /// Default prefer.
+    pub channel_binding: ChannelBinding,
     /// The files named.
     pub files: TlsFiles,
 }
@@ -109,7 +123,8 @@ impl Default for TlsConfig {
 
 impl Default for NodeTlsConfig {
     fn default() -> Self {
-        Self { mode: SslMode::Prefer, authorities: None, identity: None, files: TlsFiles::default() }
+        let channel_binding = ChannelBinding::Prefer;
+        Self { mode: SslMode::Prefer, authorities: None, identity: None, channel_binding, files: TlsFiles::default() }
     }
 }
 
@@ -195,8 +210,11 @@ pub(super) fn towards_nodes(
     let authorities = if own_authorities { pem::authorities(f, ("ssl_ca_file", ca), crl, notes) } else { None };
     let written = f.has("sslmode").then(|| f.choice("sslmode", notes));
     let mode = written.or(inherited.map(|tls| tls.mode)).unwrap_or(SslMode::Prefer);
+    let binding = f.has("channel_binding").then(|| f.choice("channel_binding", notes));
+    let channel_binding = binding.or(inherited.map(|tls| tls.channel_binding)).unwrap_or(ChannelBinding::Prefer);
     let tls = NodeTlsConfig {
         mode,
+        channel_binding,
         authorities: authorities.or_else(|| inherited?.authorities.clone()),
         identity: identity.or_else(|| inherited?.identity.clone()),
         files: TlsFiles {
@@ -210,6 +228,15 @@ pub(super) fn towards_nodes(
     if matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull) && written.is_some() && ca.is_none() {
         let flaw = Flaw::new(format!("\"{}\" needs the certificates of those who vouch for nodes", mode.word()));
         f.problem("sslmode", flaw.suggest("add ssl_ca_file"), notes);
+    }
+    if channel_binding == ChannelBinding::Require && matches!(mode, SslMode::Disable | SslMode::Allow | SslMode::Prefer)
+    {
+        let flaw =
+            Flaw::new(format!("\"require\" binds logins to TLS, which sslmode \"{}\" does not ensure", mode.word()));
+        let row = if binding.is_some() { "channel_binding" } else { "sslmode" };
+        if binding.is_some() || written.is_some() {
+            f.problem(row, flaw.suggest("set sslmode = \"require\" or stronger"), notes);
+        }
     }
     tls
 }

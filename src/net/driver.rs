@@ -6,12 +6,13 @@
 //! Absent on purpose: time limits (the callers').
 
 use super::tls::{NodeTls, TlsAttempt, node_end_point};
+use crate::config::ChannelBinding;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
+use tokio_postgres::config::{self, Host, SslMode};
+use tokio_postgres::tls::{self, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Config, Connection, Error, Socket};
 use tokio_rustls::client;
 
@@ -37,6 +38,13 @@ pub async fn connect_driver(config: &Config, tls: &NodeTls) -> Result<(Client, D
             TlsAttempt::Plain => SslMode::Disable,
             TlsAttempt::IfOffered => SslMode::Prefer,
             TlsAttempt::Always => SslMode::Require,
+        });
+        config.channel_binding(match tls.channel_binding() {
+            ChannelBinding::Disable => config::ChannelBinding::Disable,
+            ChannelBinding::Prefer => config::ChannelBinding::Prefer,
+            // Nobody is in between on a Unix socket.
+            ChannelBinding::Require if is_local => config::ChannelBinding::Prefer,
+            ChannelBinding::Require => config::ChannelBinding::Require,
         });
         match config.connect(DriverTls(tls.clone())).await {
             Err(error) if attempts.peek().is_some() && depends_on_encryption(&error) => {}
@@ -88,9 +96,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Drive
 pub struct DriverStream<S>(client::TlsStream<S>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for DriverStream<S> {
-    fn channel_binding(&self) -> ChannelBinding {
+    fn channel_binding(&self) -> tls::ChannelBinding {
         node_end_point(&self.0)
-            .map_or_else(ChannelBinding::none, |hash| ChannelBinding::tls_server_end_point(hash.to_vec()))
+            .map_or_else(tls::ChannelBinding::none, |hash| tls::ChannelBinding::tls_server_end_point(hash.to_vec()))
     }
 }
 

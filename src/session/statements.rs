@@ -80,9 +80,7 @@ impl Session {
         } else if !self.prepared.has_room(view.content.len()) {
             return Err(Violation::TooManyNames);
         } else {
-            let renamed = self.renamed(&view, &class);
-            let content = renamed.as_deref().unwrap_or(view.content);
-            let statement = self.deps.statements.intern(content, self.tracked.current().meaning(), || class);
+            let statement = self.intern(&view, class);
             let name = view.name.to_vec();
             let schema = self.deps.schema();
             self.prepared.defining(&name, Arc::clone(&statement));
@@ -101,6 +99,13 @@ impl Session {
         }
         self.inbox.advance(message.len);
         Ok(Passed::Yes)
+    }
+
+    /// The statement that all clients share who parse this under the same settings.
+    fn intern(&self, view: &frontend::ParseView<'_>, class: Arc<Classification>) -> Arc<Statement> {
+        let renamed = self.renamed(view, &class);
+        let content = renamed.as_deref().unwrap_or(view.content);
+        self.deps.statements.intern(content, self.tracked.current().meaning(), || class)
     }
 
     pub(super) fn pass_bind(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
@@ -152,11 +157,8 @@ impl Session {
         if self.is_misplaced(attachment, &statement.class) {
             return Ok(Passed::Misplaced);
         }
-        if self.refuses_pin(&statement.class) {
-            return Ok(self.refuse(attachment, message, Refused::Pin));
-        }
-        if self.executes_another(&statement) {
-            return Ok(self.refuse(attachment, message, Refused::Unknown));
+        if let Some(why) = self.refuses(&statement) {
+            return Ok(self.refuse(attachment, message, why));
         }
         let portal = view.portal.to_vec();
         self.show_statements(attachment, &statement.class);
@@ -389,6 +391,14 @@ impl Session {
         attachment.describing = Describing::Asked;
         self.unit.begun = true;
         Sameness::Asked
+    }
+
+    /// Why a statement of the client's may not be bound.
+    fn refuses(&self, statement: &Statement) -> Option<Refused> {
+        if self.refuses_pin(&statement.class) {
+            return Some(Refused::Pin);
+        }
+        self.executes_another(statement).then_some(Refused::Unknown)
     }
 
     /// Would the statement pin the session, where that is not allowed?

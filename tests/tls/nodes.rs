@@ -109,6 +109,20 @@ fn every_sslmode_means_what_it_says() {
 }
 
 #[test]
+fn logins_to_nodes_are_tied_to_the_channel() {
+    let rig = Rig::new("node-binding");
+    rig.arm(&rig.authority.server(&["localhost", "127.0.0.1"]), &rig.authority);
+    let bound = |how: &str| rig.to_node("require").set("cluster.channel_binding", &format!("{how:?}"));
+    for how in ["disable", "prefer", "require"] {
+        assert!(encrypted(bound(how)), "{how}");
+    }
+    // A node that asks for the password itself could be anybody.
+    rig.hba("host all postgres 127.0.0.1/32 scram-sha-256\nhostssl all all 127.0.0.1/32 password\n");
+    assert!(encrypted(bound("prefer")));
+    refused(bound("require"), "channel binding");
+}
+
+#[test]
 fn the_name_in_the_certificate_counts() {
     let rig = Rig::new("node-names");
     let ca = quoted(&rig.authority.file);

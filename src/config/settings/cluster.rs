@@ -8,7 +8,7 @@ use super::View::{Node, Whole, Within};
 use super::{HOUR, Kind, MINUTE, SECOND, Section, Shape, Shown, TIB, count, duration, row, size};
 use crate::config::choice::Choice;
 use crate::config::value::{format_address, format_size};
-use crate::config::{CoordinationKind, FailoverMode, SslMode};
+use crate::config::{ChannelBinding, CoordinationKind, FailoverMode, SslMode};
 
 pub(super) static CLUSTER: Section = Section {
     path: "cluster",
@@ -157,6 +157,13 @@ pub(super) static CLUSTER: Section = Section {
             "Whether connections to nodes are encrypted, as libpq understands it. All of them: for clients, probes, promotion, auth_query and cancel requests. verify-full is the only one that a man in the middle cannot defeat. With require, ssl_ca_file makes it verify-ca.",
         ),
         row(
+            "channel_binding",
+            Kind::Word(ChannelBinding::WORDS),
+            Toml(r#""prefer""#),
+            Whole(|c| Shown::of(c.cluster.tls.channel_binding.word())),
+            "Whether SCRAM logins to nodes are tied to the TLS channel, as libpq understands it. require: only to nodes that do; it takes sslmode require or stronger.",
+        ),
+        row(
             "ssl_ca_file",
             Kind::Path,
             Told("none", r#""ca.crt""#),
@@ -240,6 +247,13 @@ pub(super) static NODE: Section = Section {
             Told("as in [cluster]", r#""prefer""#),
             Node(|n| Shown::of(n.tls.mode.word())),
             "Whether connections to this node are encrypted, instead of the cluster's.",
+        ),
+        row(
+            "channel_binding",
+            Kind::Word(ChannelBinding::WORDS),
+            Told("as in [cluster]", r#""prefer""#),
+            Node(|n| Shown::of(n.tls.channel_binding.word())),
+            "Whether SCRAM logins to this node are tied to the TLS channel.",
         ),
         row(
             "ssl_ca_file",

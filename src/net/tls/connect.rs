@@ -8,7 +8,7 @@ use super::super::TlsInfo;
 use super::accept::version_name;
 use super::certificate::{common_name_covers, end_point_hash, is_in_time};
 use super::{ALPN_POSTGRESQL, Ahead, Secured, TlsSetupError, provider, root_store};
-use crate::config::{NodeTlsConfig, SslMode, cipher_name};
+use crate::config::{ChannelBinding, NodeTlsConfig, SslMode, cipher_name};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -37,6 +37,7 @@ pub enum TlsAttempt {
 #[derive(Clone)]
 pub struct NodeTls {
     attempts: &'static [TlsAttempt],
+    binding: ChannelBinding,
     setup: Setup,
 }
 
@@ -50,7 +51,7 @@ enum Setup {
 
 impl NodeTls {
     /// Never.
-    pub const NEVER: Self = Self { attempts: &[TlsAttempt::Plain], setup: Setup::Off };
+    pub const NEVER: Self = Self { attempts: &[TlsAttempt::Plain], binding: ChannelBinding::Prefer, setup: Setup::Off };
 
     /// As configured. What the TLS library does not take is told by [`NodeTls::problem`], and by every
     /// handshake.
@@ -63,7 +64,8 @@ impl NodeTls {
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[TlsAttempt::Always],
         };
         let setup = client_config(config);
-        Self { attempts, setup: setup.map_or_else(|error| Setup::Broken(error.to_string().into()), Setup::Ready) }
+        let setup = setup.map_or_else(|error| Setup::Broken(error.to_string().into()), Setup::Ready);
+        Self { attempts, binding: config.channel_binding, setup }
     }
 
     /// Why no handshake can succeed.
@@ -73,6 +75,12 @@ impl NodeTls {
             Setup::Broken(why) => Some(why),
             Setup::Off | Setup::Ready(_) => None,
         }
+    }
+
+    /// Whether logins are tied to the channel.
+    #[must_use]
+    pub fn channel_binding(&self) -> ChannelBinding {
+        self.binding
     }
 
     /// What to try, in this order.
@@ -85,7 +93,7 @@ impl NodeTls {
     #[must_use]
     pub fn as_used(&self, encrypted: bool) -> Self {
         let attempts: &[_] = if encrypted { &[TlsAttempt::Always] } else { &[TlsAttempt::Plain] };
-        Self { attempts, setup: self.setup.clone() }
+        Self { attempts, binding: self.binding, setup: self.setup.clone() }
     }
 
     /// Shakes hands with the node at `host`.
@@ -157,7 +165,7 @@ impl PartialEq for NodeTls {
             (Setup::Broken(one), Setup::Broken(two)) => one == two,
             _ => false,
         };
-        same && self.attempts == other.attempts
+        same && self.attempts == other.attempts && self.binding == other.binding
     }
 }
 
