@@ -150,7 +150,7 @@ mod tests {
                 None => tracked.answered(&Kind::End, b"ROLLBACK\0"),
             }
         }
-        let value = |sql: &[u8]| String::from_utf8_lossy(sql).split('\'').nth(3).map(str::to_owned).unwrap_or_default();
+        let value = |sql: &[u8]| String::from_utf8_lossy(sql).split('\'').nth(1).map(str::to_owned).unwrap_or_default();
         let entries = tracked.current().entries().iter().map(|entry| format!("{}={}", entry.name, value(&entry.sql)));
         entries.collect::<Vec<_>>().join(" ")
     }
