@@ -47,7 +47,7 @@ const LAYERS: &[Allowed] = &[
     ("session", &[L0, L1, L2], &["net", "auth", "backend", "route", "pool", "client", "relay"]),
     ("failover::controller", &[L0, L2], &["failover", "monitor", "coordination", "backend"]),
     ("failover::execute", &[L0, L2], &["failover", "monitor", "coordination", "backend", "wire", "net", "auth"]),
-    ("admin", &[L0, L2], &["wire", "net", "client", "pool", "failover"]),
+    ("admin", &[L0, L1, L2], &["net", "client", "pool", "failover", "route"]),
 ];
 
 /// The composition root and the verbs of the command line.

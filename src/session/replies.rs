@@ -332,8 +332,9 @@ impl Session {
             }
             let now = self.deps.clock.now();
             self.wrote = now;
-            self.floor = now + self.lazy_commits.unwrap_or_default();
-            self.deps.facts.wrote(now);
+            // For whoever logs in later as well: until then it may not be flushed, and no sample tells of it.
+            self.floor = self.floor.max(now + self.lazy_commits.unwrap_or_default());
+            self.deps.facts.wrote(self.floor);
         }
         self.attempts = 0;
         self.avoid = None;

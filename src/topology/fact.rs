@@ -64,9 +64,10 @@ impl FactSender {
         }
     }
 
-    /// Notes that a session's write was acknowledged at `now`, so that a WAL sample is wanted.
-    pub fn wrote(&self, now: Time) {
-        self.shared.last_write.fetch_max(now.as_nanos(), Ordering::AcqRel);
+    /// Notes that a session's write was acknowledged, so that a WAL sample is wanted: one that is sent after
+    /// `visible_from` tells of it.
+    pub fn wrote(&self, visible_from: Time) {
+        self.shared.last_write.fetch_max(visible_from.as_nanos(), Ordering::AcqRel);
         // Only the first write after a sample pays for the wake-up.
         if !self.shared.sample_wanted.load(Ordering::Acquire) && !self.shared.sample_wanted.swap(true, Ordering::AcqRel)
         {
@@ -74,7 +75,7 @@ impl FactSender {
         }
     }
 
-    /// When any session of this proxy last had a write acknowledged ([`Time::ZERO`]: never).
+    /// The latest floor that a write of any session of this proxy has set ([`Time::ZERO`]: none has written).
     #[must_use]
     pub fn last_write(&self) -> Time {
         Time::from_nanos(self.shared.last_write.load(Ordering::Acquire))

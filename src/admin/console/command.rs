@@ -33,6 +33,8 @@ pub enum Command {
     Deallocate(Option<String>),
     /// RELOAD
     Reload,
+    /// EXPLAIN ROUTE of this text.
+    ExplainRoute(String),
 }
 
 fn unknown() -> ClientError {
@@ -60,6 +62,7 @@ pub fn parse(words: &[Word]) -> Result<Command, ClientError> {
         ("deallocate", [prepare, rest @ ..]) if prepare.is("prepare") => deallocate(rest),
         ("deallocate", rest) => deallocate(rest),
         ("reload", []) => Ok(Command::Reload),
+        ("explain", [word, Word::Quoted(text)]) if word.is("route") => Ok(Command::ExplainRoute(text.clone())),
         _ => Err(unknown()),
     }
 }

@@ -7,6 +7,7 @@
 //! number and do not need a place among the clients served. Absent on purpose: SQL.
 
 mod command;
+mod explain;
 mod session;
 mod show;
 mod snapshot;

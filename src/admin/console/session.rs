@@ -6,6 +6,7 @@
 //! limit.
 
 use super::command::{Command, parse};
+use super::explain;
 use super::show::{Flavour, Report};
 use super::table::{self, Column, Format, Formats, Row};
 use super::variables::Variables;
@@ -393,6 +394,7 @@ impl ConsoleSession {
             Command::Show(show) => Some(show.report(self.client.flavour).columns.to_vec()),
             Command::Variable(name) => Some(vec![table::text(self.variables.show(&name)?.0)]),
             Command::Value(column, _) => Some(vec![column]),
+            Command::ExplainRoute(_) => Some(explain::COLUMNS.to_vec()),
             _ => None,
         })
     }
@@ -440,6 +442,10 @@ impl ConsoleSession {
                 Outcome::done("DEALLOCATE ALL")
             }
             Command::Reload => self.reload().await?,
+            Command::ExplainRoute(text) => {
+                let rows = explain::explain(&self.console.sources.look(), &text);
+                Outcome { columns: Some(explain::COLUMNS.to_vec()), rows, tag: "EXPLAIN".into() }
+            }
         })
     }
 

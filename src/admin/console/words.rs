@@ -29,8 +29,13 @@ impl Word {
     }
 }
 
-/// The statements of a text, each as its words. An empty text has none.
+/// The statements of a text, each as its words. An empty text has none. What follows EXPLAIN ROUTE is one text,
+/// whatever it holds.
 pub fn statements(text: &str) -> Vec<Vec<Word>> {
+    if let Some(explained) = explained(text) {
+        let [verb, route] = ["explain", "route"].map(|word| Word::Plain(word.to_owned()));
+        return vec![vec![verb, route, Word::Quoted(explained.to_owned())]];
+    }
     let mut statements = Vec::new();
     let mut words = Vec::new();
     let mut rest = text;
@@ -56,6 +61,15 @@ pub fn statements(text: &str) -> Vec<Vec<Word>> {
     statements.push(words);
     statements.retain(|words| !words.is_empty());
     statements
+}
+
+/// The text behind EXPLAIN ROUTE.
+fn explained(text: &str) -> Option<&str> {
+    let rest = ["explain", "route"].iter().try_fold(text, |text, word| {
+        let (first, rest) = text.trim_start().split_once(char::is_whitespace)?;
+        first.eq_ignore_ascii_case(word).then_some(rest)
+    })?;
+    Some(rest.trim())
 }
 
 fn is_name(letter: char) -> bool {
@@ -98,6 +112,8 @@ mod tests {
         ];
         assert_eq!(got, want);
         assert!(statements(" ; -- nothing").is_empty());
+        let route = statements(" Explain\nROUTE SELECT ';' ; SELECT 2 ");
+        assert_eq!(route, [[plain("explain"), plain("route"), quoted("SELECT ';' ; SELECT 2")]]);
     }
 
     #[test]

@@ -118,7 +118,11 @@ static SHOW_VERSION: Show = Show {
 
 fn help(_: &Snapshot) -> Vec<Row> {
     let shows = SHOWS.iter().map(|show| (format!("SHOW {}", show.name.to_uppercase()), show.doc));
-    let others = [("RELOAD".to_owned(), "Reads the config file again, as SIGHUP does. Not for console_readers.")];
+    let explain = "Where a statement would go now, and why. Nothing is sent to a node.";
+    let others = [
+        ("EXPLAIN ROUTE statement".to_owned(), explain),
+        ("RELOAD".to_owned(), "Reads the config file again, as SIGHUP does. Not for console_readers."),
+    ];
     shows.chain(others).map(|(command, doc)| vec![Value::from(command), Value::from(doc)]).collect()
 }
 

@@ -1,0 +1,123 @@
+//! EXPLAIN ROUTE: where a statement would go now, and why.
+//!
+//! Invariants: the statement is classified and the node is chosen by the very code that serves clients, under the
+//! settings in use; nothing is sent to a node. Absent on purpose: what one client's session adds (its own writes,
+//! pins, an open transaction, settings): the console has no such session, and says so.
+
+use super::snapshot::Snapshot;
+use super::table::{Column, Row, Value, text};
+use crate::clock::Time;
+use crate::config::PoolMode;
+use crate::route::{Dice, NoRoute, Reason, Wishes, balance, choose};
+use crate::sql::{Access, Classification, Classifier, Hint, PinReason, Settings, StringSyntax};
+use crate::topology::{Health, NodeView, Role};
+
+/// What its rows look like.
+pub(super) const COLUMNS: [Column; 2] = [text("item"), text("value")];
+
+/// The rows for a statement.
+pub(super) fn explain(snapshot: &Snapshot, statement: &str) -> Vec<Row> {
+    let config = &snapshot.config.route;
+    let settings = Settings {
+        classify_bytes_max: config.classify_bytes_max,
+        read_functions: config.read_functions.clone(),
+        write_functions: config.write_functions.clone(),
+    };
+    let class = Classifier::new(1, &settings).classify(statement.as_bytes(), StringSyntax::Standard);
+    let asked = if class.hint == Some(Hint::Primary) { Access::Write } else { class.access };
+    let mut rows = Vec::new();
+    let mut add = |item: String, value: String| rows.push(vec![Value::from(item), Value::from(value)]);
+    add("statement is a".into(), word(class.access).into());
+    add("because".into(), class.why.to_string());
+    if class.hint == Some(Hint::Primary) {
+        add("hint".into(), "its comment asks for the primary".into());
+    }
+    for (item, value) in session_effects(&class) {
+        add(item.into(), value);
+    }
+    for view in &snapshot.topology.nodes {
+        add(format!("node {}", view.name), verdict(snapshot, asked, view));
+    }
+    add("goes to".into(), choice(snapshot, asked));
+    add("not considered".into(), "what a session wrote or holds, its transaction and its settings".into());
+    rows
+}
+
+fn word(access: Access) -> &'static str {
+    if access == Access::Read { "read" } else { "write" }
+}
+
+/// What it would leave behind.
+fn session_effects(class: &Classification) -> Vec<(&'static str, String)> {
+    let effects = &class.effects;
+    let mut told = Vec::new();
+    let pins = PinReason::ALL.into_iter().filter(|reason| effects.pins.contains(*reason));
+    let pins: Vec<_> = pins.map(PinReason::label).collect();
+    if !pins.is_empty() {
+        told.push(("pins the session", pins.join(", ")));
+    }
+    if effects.uncertain {
+        told.push(("afterwards", "the backend is asked what it did to the session".to_owned()));
+    }
+    if !class.functions.is_empty() {
+        told.push(("functions nobody vouches for", class.functions.join(", ")));
+    }
+    told
+}
+
+fn splits(snapshot: &Snapshot) -> bool {
+    snapshot.config.route.read_write_split && snapshot.config.pool.mode != PoolMode::Session
+}
+
+/// May this node take it?
+fn verdict(snapshot: &Snapshot, access: Access, view: &NodeView) -> String {
+    let no = |why: &str| format!("no: {why}");
+    if view.role == Role::Primary {
+        return match access {
+            Access::Write => "yes: it is the primary".to_owned(),
+            Access::Read if !splits(snapshot) => "yes: reads are not split".to_owned(),
+            Access::Read => "only if no standby can".to_owned(),
+        };
+    }
+    if access == Access::Write {
+        return no("it is not the primary");
+    }
+    if !splits(snapshot) {
+        return no("reads are not split ([route] read_write_split, [pool] mode)");
+    }
+    if !view.accepts_reads || view.role != Role::Standby {
+        let note = view.note.as_deref().map(|note| format!(" ({note})")).unwrap_or_default();
+        return no(&format!("{}, takes no reads{note}", view.health.word()));
+    }
+    if weight(snapshot, view) == 0 {
+        return no("weight 0");
+    }
+    if view.health != Health::Healthy {
+        return format!("only if no healthy standby can: {}", view.health.word());
+    }
+    format!("yes, if it has replayed the session's writes (replayed {} bytes behind)", view.lag_bytes.unwrap_or(0))
+}
+
+fn weight(snapshot: &Snapshot, view: &NodeView) -> u32 {
+    snapshot.config.nodes.get(view.id.index()).map_or(0, |node| node.weight)
+}
+
+/// What is chosen for a session without writes of its own.
+fn choice(snapshot: &Snapshot, access: Access) -> String {
+    let wishes = Wishes { access, split: splits(snapshot), floor: Time::ZERO, avoid: None };
+    let weights: Vec<u32> = snapshot.topology.nodes.iter().map(|view| weight(snapshot, view)).collect();
+    let kind = snapshot.config.route.balance;
+    let chosen = |seed: u64| choose(&wishes, &snapshot.topology, &weights, balance(kind), |_| 0, &mut Dice::new(seed));
+    match chosen(1) {
+        Err(NoRoute::Held { why }) => format!("nowhere now, it waits: {why}"),
+        Err(NoRoute::Refused { why }) => format!("nowhere, it is refused: {why}"),
+        Ok(target) if target.reason == Reason::Read => {
+            let fit =
+                |view: &&NodeView| view.role == Role::Standby && verdict(snapshot, access, view).starts_with("yes");
+            let names: Vec<&str> = snapshot.topology.nodes.iter().filter(fit).map(|view| &*view.name).collect();
+            let names = if names.is_empty() { snapshot.node_name(target.node).to_owned() } else { names.join(" or ") };
+            format!("{names} (read)")
+        }
+        Ok(target) => format!("{} ({})", snapshot.node_name(target.node), target.reason.label()),
+    }
+}
