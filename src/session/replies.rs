@@ -333,7 +333,8 @@ impl Session {
             let now = self.deps.clock.now();
             self.wrote = now;
             // For whoever logs in later as well: until then it may not be flushed, and no sample tells of it.
-            self.floor = self.floor.max(now + self.lazy_commits.unwrap_or_default());
+            let lazy = self.lazy_commits.or(unit.uncertain.then_some(self.commit_delay));
+            self.floor = self.floor.max(now + lazy.unwrap_or_default());
             self.deps.facts.wrote(self.floor);
         }
         self.attempts = 0;

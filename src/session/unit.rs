@@ -95,11 +95,11 @@ impl Unit {
         }
         self.pins = self.pins.union(class.effects.pins);
         self.terminates |= class.effects.signals == Some(crate::sql::BackendSignal::Terminate);
-        self.lazy_commit |= match &class.effects.change {
+        self.lazy_commit |= class.steps.iter().any(|step| match &step.effects.change {
             Change::Set { name } | Change::SetLocal { name: Some(name) } => &**name == "synchronous_commit",
             Change::SetLocal { name: None } => true,
             _ => false,
-        };
+        });
     }
 
     /// Something of unknown content is going to run.

@@ -247,3 +247,25 @@ fn no_session_reads_less_than_it_wrote() {
     assert!(share > STANDBY_SHARE_MIN, "only {:.0} % of the reads were on standbys", share * 100.0);
     proxy.assert_no_panic();
 }
+
+/// A commit that is acknowledged before it is flushed, and a session that begins right after.
+#[test]
+fn a_new_session_sees_what_is_not_yet_flushed() {
+    let cluster = Cluster::start();
+    let proxy = ProxySpec::in_front_of(&cluster).start_splitting();
+    let mut writers = [proxy.client(), proxy.client(), proxy.client()];
+    writers[0].simple("CREATE TABLE lazy AS SELECT 0 AS n; SET synchronous_commit = off").unwrap();
+    writers[1].simple("SET synchronous_commit = off").unwrap();
+    cluster.wait_replayed();
+    for round in 1..=60 {
+        let update = "UPDATE lazy SET n = n + 1";
+        match round % 3 {
+            2 => writers[2].simple(&format!("BEGIN; SET LOCAL synchronous_commit = off; {update}; COMMIT")),
+            other => writers[other as usize].simple(update),
+        }
+        .unwrap();
+        // Long enough for a WAL sample, and less than the flush may take.
+        std::thread::sleep(Duration::from_millis(round % 5 * 10));
+        assert_eq!(proxy.client().value("SELECT n FROM lazy"), round.to_string());
+    }
+}
