@@ -111,6 +111,29 @@ fn psql_shows_everything_in_both_databases() {
 }
 
 #[test]
+fn a_statement_is_explained_without_being_run() {
+    let proxy = spec().start_splitting();
+    let mut console = console(&proxy, "pgregent");
+    let mut explain = |sql: &str| -> Vec<(String, String)> {
+        let rows = console.simple(&format!("EXPLAIN ROUTE {sql}")).unwrap().rows;
+        rows.into_iter().map(|row| (row[0].clone().unwrap(), row[1].clone().unwrap())).collect()
+    };
+    let item = |rows: &[(String, String)], name: &str| {
+        rows.iter().find(|(item, _)| item == name).map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    let read = explain("SELECT ';' , count(*) FROM pg_class");
+    assert_eq!(item(&read, "statement is a"), "read");
+    assert_eq!(item(&read, "goes to"), "pg2 or pg3 (read)");
+    assert_eq!(item(&read, "node pg1"), "only if no standby can");
+    let write = explain("SELECT 1; SELECT nextval('s')");
+    assert_eq!((item(&write, "statement is a"), item(&write, "goes to")), ("write".into(), "pg1 (write)".into()));
+    assert!(item(&write, "because").contains("nextval"), "{write:?}");
+    assert!(item(&write, "node pg2").starts_with("no: it is not the primary"), "{write:?}");
+    assert_eq!(item(&explain("SELECT pg_advisory_lock(1)"), "pins the session"), "advisory_lock");
+    assert_eq!(item(&explain("/* pgregent: node=primary */ SELECT 1"), "goes to"), "pg1 (write)");
+}
+
+#[test]
 fn rights_are_those_of_the_config() {
     let proxy = spec().start_ready();
     for database in ["pgregent", "pgbouncer"] {
