@@ -12,7 +12,8 @@
 //! Which position: the flush position. It covers every acknowledged commit except those made with
 //! `synchronous_commit = off`; the insert position would cover these too, but it also counts records
 //! that nobody flushes until the next commit, so that an idle cluster looked behind for many seconds.
-//! Sessions that turn `synchronous_commit` off must read on the primary. The flush position may lie
+//! Sessions that turn `synchronous_commit` off set their floor, and that of sessions to come, behind the time in
+//! which such a commit is flushed. The flush position may lie
 //! inside a record whose rest is not flushed yet; such a sample is reached only when the record is
 //! complete, which is late but never wrong.
 //!

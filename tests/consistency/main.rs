@@ -26,8 +26,11 @@ const CLIENTS: u64 = 12;
 const READS: u64 = 15_000;
 /// A standby that answers half as often as it could is not worth having.
 const STANDBY_SHARE_MIN: f64 = 0.25;
-/// Sessions of a client end after so many writes.
-const WRITES_PER_SESSION: u64 = 25;
+/// Sessions of a client end after so many writes. Where commits are acknowledged before they are flushed, a new session
+/// reads on the primary until they are (three times `wal_writer_delay`), so they must not be too short.
+const WRITES_PER_SESSION: u64 = 100;
+/// One client in so many acknowledges commits before they are flushed.
+const LAZY_EVERY: u64 = 6;
 
 /// What all clients saw.
 #[derive(Default)]
@@ -69,8 +72,7 @@ impl<'a> Client<'a> {
     fn begin_session(&mut self) {
         self.seen.logins.fetch_add(1, Ordering::Relaxed);
         self.neighbour = 0;
-        // A third of the clients acknowledge commits before they are flushed.
-        if self.number.is_multiple_of(3) {
+        if self.number.is_multiple_of(LAZY_EVERY) {
             self.session.simple("SET synchronous_commit = off").unwrap();
         }
         self.session

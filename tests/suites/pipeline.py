@@ -12,7 +12,7 @@ from outcome import Result
 
 ROWS = "700"
 """As PostgreSQL's own test runs it: enough that a pipeline does not fit into socket buffers."""
-TIMEOUT_S = 300.0
+TIMEOUT_S = 900.0
 """`uniqviol` fills every buffer on the way, 400,000 statements, before it reads."""
 EXAMPLES = ("testlibpq", "testlibpq3", "testlibpq4", "testlo", "testlo64")
 
