@@ -7,16 +7,34 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-/// A new certificate and its key, in files of these names.
-fn issue(name: &str) -> (PathBuf, PathBuf) {
-    let directory = std::env::temp_dir().join(format!("pgregent-config-tls-{}-{name}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let (cert_file, key_file) = (directory.join("a.crt"), directory.join("a.key"));
-    fs::write(&cert_file, cert.pem()).unwrap();
-    fs::write(&key_file, signing_key.serialize_pem()).unwrap();
-    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
-    (cert_file, key_file)
+/// A new certificate and its key, in files that are removed with it.
+struct Issued {
+    directory: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl Issued {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("pgregent-config-tls-{}-{name}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let issued = Self { cert: directory.join("a.crt"), key: directory.join("a.key"), directory };
+        fs::write(&issued.cert, cert.pem()).unwrap();
+        fs::write(&issued.key, signing_key.serialize_pem()).unwrap();
+        fs::set_permissions(&issued.key, fs::Permissions::from_mode(0o600)).unwrap();
+        issued
+    }
+
+    fn names(&self) -> (String, String) {
+        (self.cert.display().to_string(), self.key.display().to_string())
+    }
+}
+
+impl Drop for Issued {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
 }
 
 fn shown(config: &Config, key: &str) -> String {
@@ -25,8 +43,8 @@ fn shown(config: &Config, key: &str) -> String {
 
 #[test]
 fn every_file_arrives_in_the_place_it_shows() {
-    let (cert, key) = issue("arrives");
-    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let issued = Issued::new("arrives");
+    let (cert, key) = issued.names();
     let text = format!(
         "{BASE}[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\nca_file = {cert:?}\n\
          [cluster]\nsslmode = \"verify-ca\"\nssl_ca_file = {cert:?}\nssl_cert_file = {cert:?}\nssl_key_file = {key:?}\n"
@@ -53,9 +71,10 @@ fn every_file_arrives_in_the_place_it_shows() {
 
 #[test]
 fn a_node_overrides_what_it_says_and_no_more() {
-    let (cert, _) = issue("overrides");
+    let issued = Issued::new("overrides");
+    let (cert, _) = issued.names();
     let text = format!("{BASE}[cluster]\nsslmode = \"require\"\n[[node]]\nname = \"pg3\"\naddress = \"10.0.0.13\"\n");
-    let config = Config::parse(&format!("{text}ssl_ca_file = {:?}\n", cert.display().to_string()), "p.toml").unwrap();
+    let config = Config::parse(&format!("{text}ssl_ca_file = {cert:?}\n"), "p.toml").unwrap();
     assert_eq!(config.nodes[0].tls.effective_mode(), SslMode::Require);
     // As in libpq: an authority makes it look.
     assert_eq!((config.nodes[2].tls.mode, config.nodes[2].tls.effective_mode()), (SslMode::Require, SslMode::VerifyCa));
@@ -66,10 +85,20 @@ fn a_node_overrides_what_it_says_and_no_more() {
 
 #[test]
 fn keys_never_show() {
-    let (cert, key) = issue("hidden");
-    let files = format!("cert_file = {:?}\nkey_file = {:?}\n", cert.display().to_string(), key.display().to_string());
+    let issued = Issued::new("hidden");
+    let (cert, key) = issued.names();
+    let files = format!("cert_file = {cert:?}\nkey_file = {key:?}\n");
     let config = Config::parse(&format!("{BASE}[tls]\n{files}"), "p.toml").unwrap();
     let secret: String = fs::read_to_string(&key).unwrap().lines().nth(1).unwrap().to_owned();
     let told = format!("{config:?}");
     assert!(!told.contains(&secret) && told.contains("elided"), "{told}");
+}
+
+#[test]
+fn logins_can_only_be_tied_to_tls_that_is_ensured() {
+    let read = |lines: &str| Config::parse(&format!("{BASE}[cluster]\n{lines}"), "p.toml");
+    let config = read("sslmode = \"require\"\nchannel_binding = \"require\"\n").unwrap();
+    assert_eq!(config.nodes[0].tls.channel_binding, ChannelBinding::Require);
+    let problem = read("channel_binding = \"require\"\n").unwrap_err().to_string();
+    assert!(problem.contains("channel_binding") && problem.contains("sslmode"), "{problem}");
 }
