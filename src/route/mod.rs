@@ -9,8 +9,9 @@ mod balance;
 pub use balance::{BALANCES, Balance, Candidate, balance};
 
 use crate::clock::Time;
+use crate::config::RouteConfig;
 use crate::ids::{Epoch, NodeId};
-use crate::sql::Access;
+use crate::sql::{Access, Settings};
 use crate::topology::{Health, NodeView, Role, Topology, Writes};
 use std::sync::Arc;
 
@@ -114,6 +115,16 @@ impl Dice {
     /// A number below `bound` (0 when `bound` is 0).
     pub fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.roll()) * u128::from(bound)) >> 64) as u64
+    }
+}
+
+/// What of the configuration the classifier goes by.
+#[must_use]
+pub fn classifier_settings(config: &RouteConfig) -> Settings {
+    Settings {
+        classify_bytes_max: config.classify_bytes_max,
+        read_functions: config.read_functions.clone(),
+        write_functions: config.write_functions.clone(),
     }
 }
 

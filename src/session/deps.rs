@@ -10,7 +10,7 @@ use crate::config::{Config, Consistency, Pinning, PoolMode};
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
 use crate::pool::PoolSet;
-use crate::route::{Balance, balance};
+use crate::route::{Balance, balance, classifier_settings};
 use crate::sql::{Classification, Classifier, Settings as ClassifierSettings, StringSyntax};
 use crate::topology::{FactSender, TopologyReader};
 use arc_swap::ArcSwap;
@@ -104,11 +104,7 @@ impl Tunables {
             consistency: config.route.consistency,
             balance: balance(config.route.balance),
             weights: config.nodes.iter().map(|node| node.weight).collect(),
-            classifier: ClassifierSettings {
-                classify_bytes_max: config.route.classify_bytes_max,
-                read_functions: config.route.read_functions.clone(),
-                write_functions: config.route.write_functions.clone(),
-            },
+            classifier: classifier_settings(&config.route),
         }
     }
 }

@@ -106,13 +106,13 @@ impl Session {
         }
     }
 
-    /// Ready when nothing has moved for `limit`.
     fn count(&self, direction: Direction, bytes: usize) {
         if bytes > 0 {
             self.deps.metrics.clients.bytes(direction).inc_by(bytes as u64);
         }
     }
 
+    /// Ready when nothing has moved for `limit`.
     fn poll_timer(&mut self, cx: &mut Context<'_>, limit: Option<Duration>) -> Poll<()> {
         let Some(limit) = limit else { return Poll::Pending };
         self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)

@@ -8,7 +8,7 @@ use super::Session;
 use super::effects::{Control, Effect};
 use crate::backend::Refused;
 use crate::relay::Message;
-use crate::sql::{Access, Change, Classification, Hint, Pins, Why};
+use crate::sql::{Access, Change, Classification, Pins, Why};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{FrameError, HEADER_LEN};
 use std::collections::VecDeque;
@@ -81,7 +81,7 @@ impl Unit {
     /// Adds a statement that is going to run.
     pub fn add(&mut self, class: &Classification) {
         let control = Control::of(&class.tx);
-        if access(class) == Access::Write {
+        if class.wanted() == Access::Write {
             self.access = Access::Write;
             let harmless = matches!(class.why, Why::Statement("listen" | "unlisten"))
                 || class.tx != crate::sql::TxControl::None
@@ -135,12 +135,6 @@ impl Unit {
         Effect::collect(&mut self.effects, self.asked, class, text, strings, quiet);
         self.asked = self.asked.saturating_add(u32::from(class.statements));
     }
-}
-
-/// Read or write, with the client's own wish.
-#[must_use]
-pub fn access(class: &Classification) -> Access {
-    if class.hint == Some(Hint::Primary) { Access::Write } else { class.access }
 }
 
 /// What stands at the beginning of the unread messages.
@@ -255,7 +249,7 @@ impl Session {
         }
         let text = frontend::query(self.inbox.body(message))?;
         let class = self.deps.classify(text, self.strings);
-        Ok(Scan::Route { access: access(&class), closed: true, class: Some(class) })
+        Ok(Scan::Route { access: class.wanted(), closed: true, class: Some(class) })
     }
 
     fn scan_extended(&mut self, message: Message, batch: &mut Batch) -> Result<(), Violation> {
@@ -264,7 +258,7 @@ impl Session {
             frontend::PARSE => {
                 let view = frontend::parse(body)?;
                 let class = self.deps.classify(view.text, self.strings);
-                batch.add(access(&class));
+                batch.add(class.wanted());
                 self.memo = Some((message.at, class));
             }
             frontend::BIND => {
@@ -272,7 +266,7 @@ impl Session {
                 let access = if view.statement.is_empty() {
                     // Its Parse stands in this batch, or was remembered.
                     let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());
-                    let known = self.prepared.unnamed.class.as_deref().map(access);
+                    let known = self.prepared.unnamed.class.as_deref().map(Classification::wanted);
                     if in_batch { Access::Read } else { known.unwrap_or(Access::Write) }
                 } else {
                     let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());

@@ -37,6 +37,14 @@ pub struct Classification {
     pub steps: Box<[Step]>,
 }
 
+impl Classification {
+    /// Read or write, with the client's own wish.
+    #[must_use]
+    pub fn wanted(&self) -> Access {
+        if self.hint == Some(Hint::Primary) { Access::Write } else { self.access }
+    }
+}
+
 /// What one statement of a text does to the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {

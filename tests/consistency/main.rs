@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use support::cluster::{Cluster, app_login};
 use support::message::{batch, bind, execute, parse, query, sync};
 use support::proxy::ProxySpec;
-use support::rawclient::{Answer, Gone, Login, RawClient};
+use support::rawclient::{Answer, Gone, RawClient};
+use support::{Dice, number};
 
 /// Clients at work.
 const CLIENTS: u64 = 12;
@@ -52,21 +53,20 @@ struct Client<'a> {
     counter: u64,
     /// What it last saw of its neighbour's counter.
     neighbour: u64,
-    dice: u64,
+    dice: Dice,
     seen: &'a Seen,
 }
 
 impl<'a> Client<'a> {
     fn new(number: u64, port: u16, seen: &'a Seen) -> Self {
         let session = RawClient::login(port, &app_login()).unwrap();
-        let mut client = Self { number, port, session, counter: 0, neighbour: 0, dice: number * 7919 + 1, seen };
+        let mut client = Self { number, port, session, counter: 0, neighbour: 0, dice: Dice(number * 7919 + 1), seen };
         client.begin_session();
         client
     }
 
     fn roll(&mut self, sides: u64) -> u64 {
-        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.dice >> 33) % sides
+        self.dice.roll(sides)
     }
 
     fn begin_session(&mut self) {
@@ -163,16 +163,13 @@ impl<'a> Client<'a> {
 
 /// Makes standbys lag, in turn and in every way, until told to stop.
 fn trouble(cluster: &Cluster, stop: &AtomicBool) {
-    let superuser = |index: usize| {
-        RawClient::login(cluster.ports[index], &Login::new("postgres", "postgres-secret", "postgres")).unwrap()
-    };
     let wait = |millis: u64| {
         let started = Instant::now();
         while started.elapsed() < Duration::from_millis(millis) && !stop.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(10));
         }
     };
-    let mut standbys = [superuser(1), superuser(2)];
+    let mut standbys = [1, 2].map(|index| cluster.superuser_on(index, "postgres"));
     let mut turn = 0;
     while !stop.load(Ordering::SeqCst) {
         turn += 1;
@@ -204,10 +201,6 @@ fn trouble(cluster: &Cluster, stop: &AtomicBool) {
     }
 }
 
-fn asked_for() -> u64 {
-    std::env::var("CONSISTENCY_READS").map_or(READS, |text| text.parse().expect("CONSISTENCY_READS is a number"))
-}
-
 #[test]
 fn no_session_reads_less_than_it_wrote() {
     let cluster = Cluster::start();
@@ -218,7 +211,8 @@ fn no_session_reads_less_than_it_wrote() {
     let bump = "CREATE FUNCTION bump(int) RETURNS bigint LANGUAGE sql VOLATILE \
                 AS 'UPDATE marks SET n = n + 1 WHERE client = $1 RETURNING n'";
     maker.simple(bump).unwrap();
-    let (seen, stop, wanted, started) = (Seen::default(), AtomicBool::new(false), asked_for(), Instant::now());
+    let (seen, stop, wanted, started) =
+        (Seen::default(), AtomicBool::new(false), number("CONSISTENCY_READS", READS), Instant::now());
     std::thread::scope(|scope| {
         scope.spawn(|| trouble(&cluster, &stop));
         let clients: Vec<_> = (0..CLIENTS)

@@ -5,6 +5,7 @@
 //! purpose: retries of a statement whose outcome is not known.
 
 use crate::login;
+use crate::support::Dice;
 use crate::support::message::*;
 use crate::support::rawclient::{Answer, Gone, RawClient};
 use std::collections::BTreeMap;
@@ -83,7 +84,7 @@ pub struct Life {
     number: u64,
     port: u16,
     client: Option<RawClient>,
-    dice: u64,
+    dice: Dice,
     round: u64,
     own: Own,
     texts: BTreeMap<u64, String>,
@@ -123,7 +124,17 @@ const SHOW: &str = "current_setting('application_name'), current_setting('TimeZo
 impl Life {
     pub fn new(number: u64, port: u16) -> Self {
         let (own, texts, book) = (Own::fresh(), BTreeMap::new(), Book::default());
-        Self { number, port, client: None, dice: number * 7919 + 17, round: 0, own, texts, last: String::new(), book }
+        Self {
+            number,
+            port,
+            client: None,
+            dice: Dice(number * 7919 + 17),
+            round: 0,
+            own,
+            texts,
+            last: String::new(),
+            book,
+        }
     }
 
     /// Lives until told to stop.
@@ -171,8 +182,7 @@ impl Life {
     }
 
     fn roll(&mut self, sides: u64) -> u64 {
-        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.dice >> 33) % sides
+        self.dice.roll(sides)
     }
 
     fn connected(&mut self) -> Outcome {

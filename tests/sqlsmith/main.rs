@@ -14,7 +14,8 @@ use pgregent::sql::{Access, Classifier, Settings, StringSyntax};
 use std::process::{Command, Stdio};
 use support::cluster::Cluster;
 use support::message::ErrorFields;
-use support::rawclient::{Answer, Gone, Login, RawClient};
+use support::number;
+use support::rawclient::{Answer, Gone, RawClient};
 
 /// Without SQLSMITH_STATEMENTS, of each kind.
 const STATEMENTS: u64 = 250;
@@ -29,12 +30,8 @@ const OBJECTS: &str = "
     INSERT INTO orders SELECT i, i % 50, now(), i * 1.5, 'n' || i, ARRAY['a', 'b'] FROM generate_series(1, 300) i;
     CREATE FUNCTION note_it(int) RETURNS int LANGUAGE sql VOLATILE AS 'UPDATE orders SET note = note WHERE id = $1 RETURNING id'";
 
-fn asked_for(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
-fn superuser(port: u16) -> RawClient {
-    let mut client = RawClient::login(port, &Login::new("postgres", "postgres-secret", "app")).unwrap();
+fn session(cluster: &Cluster, node: usize) -> RawClient {
+    let mut client = cluster.superuser_on(node, "app");
     client.simple("SET statement_timeout = '2s'; SET lock_timeout = '200ms'").unwrap();
     client
 }
@@ -59,12 +56,12 @@ fn is_about_recovery(fields: &ErrorFields) -> bool {
 }
 
 /// Runs it; a lost connection is made anew.
-fn run(client: &mut RawClient, port: u16, sql: &str) -> Option<Result<Answer, ErrorFields>> {
+fn run(client: &mut RawClient, cluster: &Cluster, node: usize, sql: &str) -> Option<Result<Answer, ErrorFields>> {
     match client.simple(sql) {
         Ok(answer) => Some(Ok(answer)),
         Err(Gone::Refused(fields)) => Some(Err(fields)),
         Err(_) => {
-            *client = superuser(port);
+            *client = session(cluster, node);
             None
         }
     }
@@ -73,29 +70,28 @@ fn run(client: &mut RawClient, port: u16, sql: &str) -> Option<Result<Answer, Er
 #[test]
 fn what_is_called_a_read_is_one() {
     let cluster = Cluster::start();
-    let (primary_port, standby_port) = (cluster.primary(), cluster.ports[1]);
-    let mut primary = superuser(primary_port);
+    let mut primary = session(&cluster, 0);
     primary.simple(OBJECTS).unwrap();
     cluster.wait_replayed();
-    let mut standby = superuser(standby_port);
+    let mut standby = session(&cluster, 1);
     let settings = Settings { classify_bytes_max: 1 << 20, read_functions: Vec::new(), write_functions: Vec::new() };
     let mut classifier = Classifier::new(1, &settings);
-    let (count, seed) = (asked_for("SQLSMITH_STATEMENTS", STATEMENTS), asked_for("SQLSMITH_SEED", 1));
+    let (count, seed) = (number("SQLSMITH_STATEMENTS", STATEMENTS), number("SQLSMITH_SEED", 1));
     let (mut all, mut reads, mut ran, mut wrong) = (0, 0, 0, Vec::new());
     for of_catalog in [false, true] {
-        for sql in statements(primary_port, of_catalog, seed, count) {
+        for sql in statements(cluster.primary(), of_catalog, seed, count) {
             all += 1;
             if classifier.classify(sql.as_bytes(), StringSyntax::Standard).access != Access::Read {
                 continue;
             }
             reads += 1;
-            match run(&mut standby, standby_port, &sql) {
+            match run(&mut standby, &cluster, 1, &sql) {
                 Some(Err(fields)) if is_about_recovery(&fields) => wrong.push(format!("{fields:?}\n{sql}")),
                 Some(Ok(_)) => ran += 1,
                 _ => {}
             }
             primary.simple("BEGIN").unwrap();
-            if let Some(Ok(_)) = run(&mut primary, primary_port, &sql) {
+            if let Some(Ok(_)) = run(&mut primary, &cluster, 0, &sql) {
                 let id = primary.value("SELECT coalesce(pg_current_xact_id_if_assigned()::text, 'none')");
                 if id != "none" {
                     wrong.push(format!("wrote something\n{sql}"));

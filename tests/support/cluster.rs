@@ -84,7 +84,12 @@ impl Cluster {
 
     /// A superuser's connection to the primary.
     pub fn superuser(&self, database: &str) -> RawClient {
-        RawClient::login(self.primary(), &Login::new("postgres", SUPERUSER_PASSWORD, database))
+        self.superuser_on(0, database)
+    }
+
+    /// A superuser's connection to a node; the primary is the first.
+    pub fn superuser_on(&self, node: usize, database: &str) -> RawClient {
+        RawClient::login(self.ports[node], &Login::new("postgres", SUPERUSER_PASSWORD, database))
             .expect("superuser logs in")
     }
 

@@ -3,10 +3,10 @@
 //! Every statement carries its client's token and must bring it back; in between the clients change
 //! settings, clash in names, fail, are canceled and vanish. Absent on purpose: speed.
 
-use crate::support::cluster;
 use crate::support::message::*;
 use crate::support::proxy::ProxySpec;
 use crate::support::rawclient::{Gone, RawClient};
+use crate::support::{Dice, cluster};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -14,15 +14,6 @@ use std::time::Duration;
 const CLIENTS: u64 = 16;
 /// Statements per client; `PGREGENT_TEST_STATEMENTS` sets another number.
 const STATEMENTS: u64 = 250;
-
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-}
 
 /// What a client has set, as it must see it everywhere.
 #[derive(Clone)]

@@ -3,10 +3,10 @@
 //! Few backends and more clients than backends, so that every transaction may run on another backend
 //! than the one before. Absent on purpose: speed.
 
-use crate::support::cluster;
 use crate::support::message::*;
 use crate::support::proxy::{Proxy, ProxySpec};
 use crate::support::rawclient::{Gone, RawClient};
+use crate::support::{Dice, cluster};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,16 +16,6 @@ const ROUNDS: usize = 60;
 
 fn crowded() -> Proxy {
     ProxySpec::in_front_of(cluster::shared()).set("pool.size", "3").start_splitting()
-}
-
-/// A small repeatable sequence of numbers.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
 }
 
 fn in_parallel(proxy: &Proxy, life: fn(&mut RawClient, usize)) {

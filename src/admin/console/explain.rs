@@ -8,8 +8,8 @@ use super::snapshot::Snapshot;
 use super::table::{Column, Row, Value, text};
 use crate::clock::Time;
 use crate::config::PoolMode;
-use crate::route::{Dice, NoRoute, Reason, Wishes, balance, choose};
-use crate::sql::{Access, Classification, Classifier, Hint, PinReason, Settings, StringSyntax};
+use crate::route::{Dice, NoRoute, Reason, Wishes, balance, choose, classifier_settings};
+use crate::sql::{Access, Classification, Classifier, Hint, PinReason, StringSyntax};
 use crate::topology::{Health, NodeView, Role};
 
 /// What its rows look like.
@@ -17,14 +17,9 @@ pub(super) const COLUMNS: [Column; 2] = [text("item"), text("value")];
 
 /// The rows for a statement.
 pub(super) fn explain(snapshot: &Snapshot, statement: &str) -> Vec<Row> {
-    let config = &snapshot.config.route;
-    let settings = Settings {
-        classify_bytes_max: config.classify_bytes_max,
-        read_functions: config.read_functions.clone(),
-        write_functions: config.write_functions.clone(),
-    };
+    let settings = classifier_settings(&snapshot.config.route);
     let class = Classifier::new(1, &settings).classify(statement.as_bytes(), StringSyntax::Standard);
-    let asked = if class.hint == Some(Hint::Primary) { Access::Write } else { class.access };
+    let asked = class.wanted();
     let mut rows = Vec::new();
     let mut add = |item: String, value: String| rows.push(vec![Value::from(item), Value::from(value)]);
     add("statement is a".into(), word(class.access).into());
@@ -36,7 +31,7 @@ pub(super) fn explain(snapshot: &Snapshot, statement: &str) -> Vec<Row> {
         add(item.into(), value);
     }
     for view in &snapshot.topology.nodes {
-        add(format!("node {}", view.name), verdict(snapshot, asked, view));
+        add(format!("node {}", view.name), verdict(snapshot, asked, view).1);
     }
     add("goes to".into(), choice(snapshot, asked));
     add("not considered".into(), "what a session wrote or holds, its transaction and its settings".into());
@@ -69,33 +64,34 @@ fn splits(snapshot: &Snapshot) -> bool {
     snapshot.config.route.read_write_split && snapshot.config.pool.mode != PoolMode::Session
 }
 
-/// May this node take it?
-fn verdict(snapshot: &Snapshot, access: Access, view: &NodeView) -> String {
-    let no = |why: &str| format!("no: {why}");
+/// May this node take it, as far as anybody knows before a session asks, and why?
+fn verdict(snapshot: &Snapshot, access: Access, view: &NodeView) -> (bool, String) {
+    let no = |why: String| (false, format!("no: {why}"));
     if view.role == Role::Primary {
         return match access {
-            Access::Write => "yes: it is the primary".to_owned(),
-            Access::Read if !splits(snapshot) => "yes: reads are not split".to_owned(),
-            Access::Read => "only if no standby can".to_owned(),
+            Access::Write => (true, "yes: it is the primary".to_owned()),
+            Access::Read if !splits(snapshot) => (true, "yes: reads are not split".to_owned()),
+            Access::Read => (false, "only if no standby can".to_owned()),
         };
     }
     if access == Access::Write {
-        return no("it is not the primary");
+        return no("it is not the primary".to_owned());
     }
     if !splits(snapshot) {
-        return no("reads are not split ([route] read_write_split, [pool] mode)");
+        return no("reads are not split ([route] read_write_split, [pool] mode)".to_owned());
     }
     if !view.accepts_reads || view.role != Role::Standby {
         let note = view.note.as_deref().map(|note| format!(" ({note})")).unwrap_or_default();
-        return no(&format!("{}, takes no reads{note}", view.health.word()));
+        return no(format!("{}, takes no reads{note}", view.health.word()));
     }
     if weight(snapshot, view) == 0 {
-        return no("weight 0");
+        return no("weight 0".to_owned());
     }
     if view.health != Health::Healthy {
-        return format!("only if no healthy standby can: {}", view.health.word());
+        return (false, format!("only if no healthy standby can: {}", view.health.word()));
     }
-    format!("yes, if it has replayed the session's writes (replayed {} bytes behind)", view.lag_bytes.unwrap_or(0))
+    let behind = view.lag_bytes.unwrap_or(0);
+    (true, format!("yes, if it has replayed the session's writes (replayed {behind} bytes behind)"))
 }
 
 fn weight(snapshot: &Snapshot, view: &NodeView) -> u32 {
@@ -106,14 +102,12 @@ fn weight(snapshot: &Snapshot, view: &NodeView) -> u32 {
 fn choice(snapshot: &Snapshot, access: Access) -> String {
     let wishes = Wishes { access, split: splits(snapshot), floor: Time::ZERO, avoid: None };
     let weights: Vec<u32> = snapshot.topology.nodes.iter().map(|view| weight(snapshot, view)).collect();
-    let kind = snapshot.config.route.balance;
-    let chosen = |seed: u64| choose(&wishes, &snapshot.topology, &weights, balance(kind), |_| 0, &mut Dice::new(seed));
-    match chosen(1) {
+    let balance = balance(snapshot.config.route.balance);
+    match choose(&wishes, &snapshot.topology, &weights, balance, |_| 0, &mut Dice::new(1)) {
         Err(NoRoute::Held { why }) => format!("nowhere now, it waits: {why}"),
         Err(NoRoute::Refused { why }) => format!("nowhere, it is refused: {why}"),
         Ok(target) if target.reason == Reason::Read => {
-            let fit =
-                |view: &&NodeView| view.role == Role::Standby && verdict(snapshot, access, view).starts_with("yes");
+            let fit = |view: &&NodeView| view.role == Role::Standby && verdict(snapshot, access, view).0;
             let names: Vec<&str> = snapshot.topology.nodes.iter().filter(fit).map(|view| &*view.name).collect();
             let names = if names.is_empty() { snapshot.node_name(target.node).to_owned() } else { names.join(" or ") };
             format!("{names} (read)")
