@@ -2,5 +2,6 @@
 
 mod corpus;
 mod hostile;
+mod kinds;
 mod rows;
 mod shapes;
