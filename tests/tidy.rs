@@ -65,7 +65,7 @@ const BANNED: &[(&str, &[&str])] = &[
     ("master", &[]),
     ("slave", &[]),
     ("slaves", &[]),
-    ("replica", &["config", "admin"]),
+    ("replica", &["config", "admin", "sql::tests"]),
     ("replicas", &["config", "admin"]),
     ("leader", &["coordination"]),
     ("follower", &[]),

@@ -37,7 +37,6 @@ const ROWS: &[(&str, &str, &str)] = &[
         "write schema code",
         "alter table",
     ),
-    ("alter table t replica identity full", "write schema code", "alter table"),
     ("alter table t set unlogged", "write schema code", "alter table"),
     ("alter table all in tablespace a set tablespace b", "write schema code", "alter table"),
     ("alter index i attach partition j", "write schema code", "alter table"),
@@ -294,7 +293,7 @@ fn describe_all(class: &Classification) -> String {
         (*schema, " schema"),
         (*code, " code"),
         (*logins, " logins"),
-        (*signals != None, " signals"),
+        (signals.is_some(), " signals"),
         (*shows_statements, " shows-statements"),
     ] {
         line += if is_so { word } else { "" };
