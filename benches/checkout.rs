@@ -65,6 +65,7 @@ async fn pool(clock: &Clock) -> (PoolSet, Arc<Pool>, TopologyPublisher) {
     let names = ["pg1".into()];
     let (publisher, topology) = topology_channel(Topology::starting(&names));
     let set = PoolSet::start(PoolDeps {
+        standings: Arc::new(pgregent::route::Standings::new(1)),
         nodes: vec![PoolNode { name: "pg1".into(), target, budget: BACKENDS }],
         config: config.pool,
         clock: clock.clone(),

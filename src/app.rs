@@ -20,7 +20,7 @@ use crate::ids::NodeId;
 use crate::metrics::Metrics;
 use crate::net::{Listener, NodeTls, TlsAcceptor, bind, bind_unix};
 use crate::pool::{PoolDeps, PoolNode, PoolSet};
-use crate::route::Reason;
+use crate::route::{Reason, Standings};
 use crate::serve::{Server, accept};
 use crate::session::{SessionDeps, Tunables};
 use crate::topology::{
@@ -247,6 +247,12 @@ impl App {
         let running = &self.config;
         let mut kept = next.clone();
         kept.nodes.clone_from(&running.nodes);
+        for node in &mut kept.nodes {
+            if let Some(next) = next.nodes.iter().find(|next| next.name == node.name) {
+                node.weight = next.weight;
+                node.zone.clone_from(&next.zone);
+            }
+        }
         kept.cluster = running.cluster.clone();
         kept.admin.listen = running.admin.listen;
         kept.log = running.log.clone();
@@ -342,15 +348,18 @@ fn make_server(
         target: Target { host: node.host.as_str().into(), port: node.port, tls: NodeTls::new(&node.tls) },
         budget: node.budget,
     });
+    let standings = Arc::new(Standings::new(config.nodes.len()));
     let pools = PoolSet::start(PoolDeps {
         nodes: nodes.collect(),
         config: config.pool.clone(),
         clock: clock.clone(),
         metrics: Arc::clone(metrics),
         facts: facts.clone(),
+        standings: Arc::clone(&standings),
         topology: topology.clone(),
     });
-    let deps = SessionDeps::new(config, pools, topology.clone(), facts.clone(), Arc::clone(metrics), clock.clone());
+    let deps =
+        SessionDeps::new(config, pools, standings, topology.clone(), facts.clone(), Arc::clone(metrics), clock.clone());
     let limiter = Arc::new(LoginLimiter::new(login_limits(config)));
     let memory = LoginMemory { mock_seed: rand::random(), limiter };
     let running = Arc::new(ArcSwap::new(Arc::clone(config)));
@@ -358,6 +367,7 @@ fn make_server(
         registry: Arc::clone(&deps.registry),
         pools: deps.pools.clone(),
         topology: topology.clone(),
+        standings: Arc::clone(&deps.standings),
         config: Arc::clone(&running),
         clock: clock.clone(),
     };

@@ -19,7 +19,7 @@ use pgregent::ids::Epoch;
 use pgregent::metrics::Metrics;
 use pgregent::net::{NodeTls, Stream};
 use pgregent::pool::{PoolDeps, PoolNode, PoolSet};
-use pgregent::route::Reason;
+use pgregent::route::{Reason, Standings};
 use pgregent::session::{Identity, Session, SessionDeps};
 use pgregent::topology::{Health, Role, Topology, TopologyPublisher, Writes, fact_channel, topology_channel};
 use std::future::poll_fn;
@@ -74,7 +74,9 @@ impl Plane {
         publisher.permit().extend(Epoch(1), Time::NEVER);
         let (facts, receiver) = fact_channel();
         drop(receiver);
+        let standings = Arc::new(Standings::new(config.nodes.len()));
         let pools = PoolSet::start(PoolDeps {
+            standings: Arc::clone(&standings),
             nodes: vec![PoolNode {
                 name: "pg1".into(),
                 target: Target { host: "127.0.0.1".into(), port, tls: NodeTls::new(&config.nodes[0].tls) },
@@ -87,7 +89,7 @@ impl Plane {
             topology: topology.clone(),
         });
         pools.set_credential(&IDENTITY.into(), NodeCredential::Password(NodePassword::new(Secret::new(APP_PASSWORD))));
-        let deps = Arc::new(SessionDeps::new(&config, pools, topology, facts, metrics, clock));
+        let deps = Arc::new(SessionDeps::new(&config, pools, standings, topology, facts, metrics, clock));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         Self { deps, listener, _publisher: publisher }
     }

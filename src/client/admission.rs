@@ -151,6 +151,7 @@ mod tests {
             message_bytes_max: 0,
             client_write_timeout: second,
             client_idle_timeout: None,
+            zone: None,
         }
     }
 

@@ -84,6 +84,7 @@ fn server(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ServerConfig 
         message_bytes_max: f.count("message_bytes_max", notes),
         client_write_timeout: f.duration("client_write_timeout", notes),
         client_idle_timeout: f.duration_or_off("client_idle_timeout", notes),
+        zone: f.text("zone", notes),
     }
 }
 
@@ -161,6 +162,7 @@ fn node(f: &Fields<'_, '_>, node_budget: usize, tls: &NodeTlsConfig, folder: &Pa
         replication_host,
         replication_port,
         weight: f.count32("weight", notes),
+        zone: f.text("zone", notes),
         failover_priority: f.count32("failover_priority", notes),
         budget: budget.unwrap_or(node_budget),
         tls: tls::towards_nodes(f, Some(tls), folder, notes),
@@ -190,6 +192,7 @@ fn route(f: &Fields<'_, '_>, notes: &mut Notes) -> RouteConfig {
         read_write_split: f.flag("read_write_split", notes).unwrap_or_default(),
         consistency: f.choice("consistency", notes),
         balance: f.choice("balance", notes),
+        slow_start: f.duration("slow_start", notes),
         lag_bytes_max: f.number("lag_bytes_max", notes).filter(|&bytes| bytes > 0),
         replay_lag_max: f.duration_or_off("replay_lag_max", notes),
         classify_bytes_max: f.count("classify_bytes_max", notes),

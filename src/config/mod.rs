@@ -96,6 +96,8 @@ pub struct ServerConfig {
     pub client_write_timeout: Duration,
     /// A client idle outside a transaction for this long is cut; `None` (`"0s"`): never. Default never.
     pub client_idle_timeout: Option<Duration>,
+    /// The zone that this proxy is in; `None`: zones do not matter. Default none.
+    pub zone: Option<String>,
 }
 
 /// `[admin]`: metrics, health and API over HTTP, and the console.
@@ -187,6 +189,8 @@ pub struct NodeConfig {
     pub replication_port: u16,
     /// Share of reads relative to the others; 0: no reads while others can. Default 100, range 0..=1000.
     pub weight: u32,
+    /// The zone that it is in. Default none.
+    pub zone: Option<String>,
     /// Preference among equally advanced candidates, higher first; 0: never promoted. Default 100, range 0..=1000.
     pub failover_priority: u32,
     /// Backends to this node over all pools. Default: from `[pool] node_budget`.
@@ -260,7 +264,7 @@ pub enum Consistency {
 /// How one of several eligible standbys is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BalanceKind {
-    /// The better of two random ones, by work in flight and weight.
+    /// The better of two random ones, by work in flight, latency and weight.
     Random2,
     /// In turn, by weight.
     RoundRobin,
@@ -277,6 +281,8 @@ pub struct RouteConfig {
     pub consistency: Consistency,
     /// Default random2.
     pub balance: BalanceKind,
+    /// For how long a standby that just came back takes less than its share. Default 10 s.
+    pub slow_start: Duration,
     /// Standbys further behind than this take no reads; `None`: no limit. Default 16 MiB.
     pub lag_bytes_max: Option<u64>,
     /// Standbys further behind than this take no reads; `None`: no limit. Default 10 s.

@@ -27,6 +27,7 @@ const RULES: &[Rule] = &[
     not_our_own_address,
     somebody_may_be_promoted,
     somebody_may_be_read,
+    some_node_is_in_our_zone,
     probes_hurry_when_in_doubt,
     pools_fit_nodes,
     somebody_may_log_in,
@@ -127,6 +128,14 @@ fn somebody_may_be_read(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) 
         let flaw = Flaw::new("0 for all nodes: none would be chosen for reads");
         let suggestion = "raise it on the nodes that may take reads, or write [route] read_write_split = false";
         t.nodes[0].problem("weight", flaw.suggest(suggestion), notes);
+    }
+}
+
+fn some_node_is_in_our_zone(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let Some(zone) = &config.server.zone else { return };
+    if config.nodes.iter().all(|node| node.zone.as_ref() != Some(zone)) {
+        let flaw = Flaw::new(format!("{} is the zone of no node: every standby counts as far away", quoted(zone)));
+        t.server.warn("zone", flaw.suggest("write the same zone for the [[node]] entries that stand there"), notes);
     }
 }
 

@@ -21,6 +21,9 @@ impl Shared {
         metrics.backends.moved(Some(Connecting), error.is_none().then_some(Idle));
         metrics.backend_connects.inc(error.map_or("ok", Classify::label));
         metrics.connect_seconds.observe(took.as_secs_f64());
+        if error.is_some_and(|error| !error.is_final()) {
+            self.standings.of(node).failed();
+        }
     }
 
     pub fn backend_taken(&self, node: NodeId) {

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::PoolConfig;
 use crate::ids::{BackendId, NodeId, PoolKey};
 use crate::metrics::Metrics;
+use crate::route::Standings;
 use crate::topology::{FactSender, Role, TopologyReader};
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
@@ -38,6 +39,8 @@ pub struct PoolDeps {
     pub metrics: Arc<Metrics>,
     /// Where facts about nodes go.
     pub facts: FactSender,
+    /// How each node does.
+    pub standings: Arc<Standings>,
     /// Where fences come from.
     pub topology: TopologyReader,
 }
@@ -77,6 +80,7 @@ pub(super) struct Shared {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub facts: FactSender,
+    pub standings: Arc<Standings>,
     pub topology: TopologyReader,
     pub tracker: TaskTracker,
     pub stop: CancellationToken,
@@ -116,6 +120,7 @@ impl PoolSet {
             clock: deps.clock,
             metrics: deps.metrics,
             facts: deps.facts,
+            standings: deps.standings,
             topology: deps.topology,
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -5,18 +5,28 @@
 //! and how a backend is had (`pool`).
 
 mod balance;
+mod latency;
+pub mod outlier;
+mod standing;
 
 pub use balance::{BALANCES, Balance, Candidate, balance};
+pub use latency::{FADE_AFTER, Latency};
+pub use standing::{Service, Standing, Standings, Vitals, WHOLE};
 
 use crate::clock::Time;
-use crate::config::RouteConfig;
+use crate::config::{Config, RouteConfig};
 use crate::ids::{Epoch, NodeId};
 use crate::sql::{Access, Settings};
 use crate::topology::{Health, NodeView, Role, Topology, Writes};
+use balance::draw;
+use smallvec::SmallVec;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Nodes that one proxy can serve.
 pub const NODES_MAX: usize = 64;
+/// A standby of another zone takes a read only where it would wait less than one such part of the wait in ours.
+const ZONE_TIMES: f32 = 4.0;
 
 /// What a session asks of the node for its next unit of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,16 +138,82 @@ pub fn classifier_settings(config: &RouteConfig) -> Settings {
     }
 }
 
-/// Chooses. `weights` and `load` (work in flight) are indexed by node.
+/// How standbys share reads, from the configuration.
+pub struct Balancing {
+    /// `[route] balance`
+    pub algorithm: &'static dyn Balance,
+    /// By [`NodeId::index`].
+    pub nodes: Box<[Share]>,
+    /// `[route] slow_start`
+    pub slow_start: Duration,
+}
+
+/// One node's part in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// `[[node]] weight`
+    pub weight: u32,
+    /// Is it in the zone of this proxy, or has this proxy none?
+    pub local: bool,
+}
+
+impl Balancing {
+    /// From a checked configuration.
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        let zone = config.server.zone.as_deref();
+        let share = |node: &crate::config::NodeConfig| Share {
+            weight: node.weight,
+            local: zone.is_none() || node.zone.as_deref() == zone,
+        };
+        Self {
+            algorithm: balance(config.route.balance),
+            nodes: config.nodes.iter().map(share).collect(),
+            slow_start: config.route.slow_start,
+        }
+    }
+
+    /// One node's part.
+    #[must_use]
+    pub fn share(&self, node: NodeId) -> Share {
+        self.nodes.get(node.index()).copied().unwrap_or(Share { weight: 0, local: true })
+    }
+}
+
+/// How willingly a standby that may take the read is given it: the first kind that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// In this proxy's zone.
+    Local,
+    /// In another zone.
+    Remote,
+    /// About to be down perhaps, or ejected.
+    Doubtful,
+}
+
+impl Rank {
+    /// Of a node that may take the read.
+    #[must_use]
+    pub fn of(view: &NodeView, share: Share, vitals: &Vitals) -> Self {
+        if view.health != Health::Healthy || vitals.ejected.is_some() {
+            Self::Doubtful
+        } else if share.local {
+            Self::Local
+        } else {
+            Self::Remote
+        }
+    }
+}
+
+/// Chooses. `vitals` tells how a node does now.
 ///
 /// # Errors
 /// [`NoRoute`] when no node may take it.
 pub fn choose(
     wishes: &Wishes,
     topology: &Topology,
-    weights: &[u32],
-    balance: &dyn Balance,
-    load: impl Fn(NodeId) -> usize,
+    balancing: &Balancing,
+    vitals: impl Fn(NodeId) -> Vitals,
     dice: &mut Dice,
 ) -> Result<Target, NoRoute> {
     if wishes.access == Access::Write {
@@ -146,40 +222,68 @@ pub fn choose(
     if !wishes.split {
         return primary(topology, Reason::SplitOff);
     }
-    let mut candidates = [Candidate::NONE; NODES_MAX];
-    let mut count = 0;
+    let mut candidates: SmallVec<[Candidate; NODES_MAX]> = SmallVec::new();
+    let mut fastest: Option<Latency> = None;
     let mut stale = false;
     for view in topology.nodes.iter().filter(|view| takes_reads(view)) {
-        let weight = weights.get(view.id.index()).copied().unwrap_or(0);
         if view.fresh_as_of < wishes.floor {
             stale = true;
-        } else if weight > 0 && wishes.avoid != Some(view.id) && count < NODES_MAX {
-            candidates[count] = Candidate { node: view.id, weight, load: load(view.id) };
+            continue;
+        }
+        let (share, vitals) = (balancing.share(view.id), vitals(view.id));
+        let wanted = share.weight > 0 && vitals.service == Service::Enabled && wishes.avoid != Some(view.id);
+        if wanted && candidates.len() < NODES_MAX {
+            fastest = vitals.latency.map(|own| fastest.map_or(own, |fastest| fastest.min(own))).or(fastest);
+            candidates.push(candidate(view, share, &vitals));
+        }
+    }
+    if !candidates.is_empty() {
+        let node = pick(&mut candidates, fastest, balancing.algorithm, dice);
+        return Ok(target(topology, node, Role::Standby, Reason::Read));
+    }
+    primary(topology, if stale { Reason::NotFresh } else { Reason::NoStandby })
+        .or_else(|no| last_resort(wishes, topology, vitals, no))
+}
+
+fn candidate(view: &NodeView, share: Share, vitals: &Vitals) -> Candidate {
+    Candidate {
+        node: view.id,
+        rank: Rank::of(view, share, vitals),
+        weight: share.weight.saturating_mul(vitals.share),
+        in_flight: vitals.in_flight,
+        latency: vitals.latency.map_or(Latency::LEAST, |latency| latency.faded(vitals.answered_ago)),
+    }
+}
+
+/// One of the most willingly chosen ones. `candidates` is not empty.
+fn pick(candidates: &mut [Candidate], fastest: Option<Latency>, algorithm: &dyn Balance, dice: &mut Dice) -> NodeId {
+    for candidate in &mut *candidates {
+        // Who was not measured, or not lately, may be as good as the fastest, not better.
+        candidate.latency = candidate.latency.max(fastest.unwrap_or(Latency::LEAST));
+    }
+    let best = candidates.iter().map(|candidate| candidate.rank).min().unwrap_or(Rank::Doubtful);
+    let (front, rest) = split(candidates, best);
+    let picked = front[algorithm.pick(front, dice).min(front.len() - 1)];
+    let (remote, _) = split(rest, Rank::Remote);
+    if best == Rank::Local && !remote.is_empty() {
+        let other = remote[draw(remote, dice)];
+        if other.beats(&picked, ZONE_TIMES) {
+            return other.node;
+        }
+    }
+    picked.node
+}
+
+/// Those of this rank, and the others.
+fn split(candidates: &mut [Candidate], rank: Rank) -> (&mut [Candidate], &mut [Candidate]) {
+    let mut count = 0;
+    for index in 0..candidates.len() {
+        if candidates[index].rank == rank {
+            candidates.swap(count, index);
             count += 1;
         }
     }
-    count = prefer_healthy(&mut candidates[..count], topology);
-    if count > 0 {
-        let picked = candidates[balance.pick(&candidates[..count], dice).min(count - 1)];
-        return Ok(target(topology, picked.node, Role::Standby, Reason::Read));
-    }
-    primary(topology, if stale { Reason::NotFresh } else { Reason::NoStandby })
-        .or_else(|no| last_resort(wishes, topology, no))
-}
-
-/// A suspect node may be about to be down: it is left alone while another can take the read. Moves
-/// the healthy candidates to the front and returns how many are to be chosen among.
-fn prefer_healthy(candidates: &mut [Candidate], topology: &Topology) -> usize {
-    let healthy =
-        |candidate: &Candidate| topology.node(candidate.node).is_some_and(|view| view.health == Health::Healthy);
-    let mut front = 0;
-    for index in 0..candidates.len() {
-        if healthy(&candidates[index]) {
-            candidates.swap(front, index);
-            front += 1;
-        }
-    }
-    if front == 0 { candidates.len() } else { front }
+    candidates.split_at_mut(count)
 }
 
 fn takes_reads(view: &NodeView) -> bool {
@@ -200,9 +304,17 @@ fn primary(topology: &Topology, reason: Reason) -> Result<Target, NoRoute> {
     }
 }
 
-/// Without a primary, weight 0 and "avoid" no longer keep a fresh enough standby from reads.
-fn last_resort(wishes: &Wishes, topology: &Topology, no: NoRoute) -> Result<Target, NoRoute> {
-    let fit = topology.nodes.iter().find(|view| takes_reads(view) && view.fresh_as_of >= wishes.floor);
+/// Without a primary, weight 0, draining and "avoid" no longer keep a fresh enough standby from reads.
+fn last_resort(
+    wishes: &Wishes,
+    topology: &Topology,
+    vitals: impl Fn(NodeId) -> Vitals,
+    no: NoRoute,
+) -> Result<Target, NoRoute> {
+    let fit = |view: &&NodeView| {
+        takes_reads(view) && view.fresh_as_of >= wishes.floor && vitals(view.id).service != Service::Maintenance
+    };
+    let fit = topology.nodes.iter().find(fit);
     fit.map(|view| target(topology, view.id, Role::Standby, Reason::Read)).ok_or(no)
 }
 
@@ -229,8 +341,26 @@ mod tests {
         Wishes { access, split: true, floor: Time::ZERO, avoid: None }
     }
 
+    const FINE: Vitals = Vitals::UNKNOWN;
+
+    fn balancing(local: [bool; 3]) -> Balancing {
+        let nodes = local.map(|local| Share { weight: 100, local });
+        Balancing { algorithm: BALANCES[0], nodes: nodes.into(), slow_start: Duration::ZERO }
+    }
+
     fn ask(wishes: &Wishes, topology: &Topology) -> Result<Target, NoRoute> {
-        choose(wishes, topology, &[100, 100, 100], BALANCES[0], |_| 0, &mut Dice::new(7))
+        choose(wishes, topology, &balancing([true; 3]), |_| FINE, &mut Dice::new(7))
+    }
+
+    /// How many of a hundred reads each node gets, when all are as fresh as need be.
+    fn reads(topology: &Topology, balancing: &Balancing, vitals: [Vitals; 3]) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for seed in 0..100 {
+            let vitals = |node: NodeId| vitals[node.index()];
+            let got = choose(&wishes(Access::Read), topology, balancing, vitals, &mut Dice::new(seed)).unwrap();
+            counts[got.node.index()] += 1;
+        }
+        counts
     }
 
     #[test]
@@ -271,13 +401,60 @@ mod tests {
     fn a_suspect_standby_is_left_alone_while_another_can() {
         let mut t = topology();
         t.nodes[1].health = Health::Suspect;
-        for seed in 0..50 {
-            let got =
-                choose(&wishes(Access::Read), &t, &[100, 100, 100], BALANCES[0], |_| 0, &mut Dice::new(seed)).unwrap();
-            assert_eq!(got.node, NodeId(2));
-        }
+        assert_eq!(reads(&t, &balancing([true; 3]), [FINE; 3]), [0, 0, 100]);
         t.nodes[2].health = Health::Suspect;
         assert_eq!(ask(&wishes(Access::Read), &t).unwrap().role, Role::Standby);
+    }
+
+    #[test]
+    fn an_ejected_standby_is_left_alone_while_another_can() {
+        let mut t = topology();
+        let ejected = Vitals { ejected: Some(outlier::Outlier::Slow), ..FINE };
+        assert_eq!(reads(&t, &balancing([true; 3]), [FINE, ejected, FINE]), [0, 0, 100]);
+        t.nodes[2].accepts_reads = false;
+        assert_eq!(reads(&t, &balancing([true; 3]), [FINE, ejected, FINE]), [0, 100, 0]);
+    }
+
+    #[test]
+    fn a_drained_standby_takes_no_reads_and_one_in_maintenance_not_even_the_last() {
+        let mut t = topology();
+        let draining = Vitals { service: Service::Draining, ..FINE };
+        let maintenance = Vitals { service: Service::Maintenance, ..FINE };
+        assert_eq!(reads(&t, &balancing([true; 3]), [FINE, draining, FINE]), [0, 0, 100]);
+        // The primary takes writes whatever it is, and reads when no standby can.
+        assert_eq!(reads(&t, &balancing([true; 3]), [maintenance, draining, maintenance]), [100, 0, 0]);
+        t.primary = None;
+        t.writes = Writes::Held { why: "failover".into() };
+        assert_eq!(reads(&t, &balancing([true; 3]), [FINE, maintenance, draining]), [0, 0, 100]);
+        let ask = choose(&wishes(Access::Read), &t, &balancing([true; 3]), |_| maintenance, &mut Dice::new(1));
+        assert!(ask.is_err());
+    }
+
+    #[test]
+    fn the_own_zone_comes_first_unless_it_is_much_worse() {
+        let mut t = topology();
+        let two = balancing([false, true, false]);
+        let busy = |in_flight| Vitals { in_flight, ..FINE };
+        assert_eq!(reads(&t, &two, [FINE; 3]), [0, 100, 0]);
+        assert_eq!(reads(&t, &two, [FINE, busy(3), FINE]), [0, 100, 0]);
+        assert_eq!(reads(&t, &two, [FINE, busy(4), FINE]), [0, 0, 100]);
+        // One that starts slowly is busy sooner.
+        assert_eq!(reads(&t, &two, [FINE, Vitals { share: WHOLE / 32, ..busy(1) }, FINE]), [0, 0, 100]);
+        t.nodes[1].health = Health::Suspect;
+        assert_eq!(reads(&t, &two, [FINE; 3]), [0, 0, 100]);
+    }
+
+    #[test]
+    fn a_standby_that_nobody_measured_counts_as_the_fastest() {
+        let t = topology();
+        let taking = |millis| Vitals { latency: Some(Latency::of(Duration::from_millis(millis))), ..FINE };
+        let counts = reads(&t, &balancing([true; 3]), [FINE, taking(9), FINE]);
+        assert!(counts[1] > 30 && counts[2] > 30, "{counts:?}");
+        assert_eq!(reads(&t, &balancing([true; 3]), [FINE, taking(1), taking(9)]), [0, 100, 0]);
+        // An old measurement fades until it is as good as the fastest.
+        let old = Vitals { answered_ago: FADE_AFTER * 4, ..taking(9) };
+        let counts = reads(&t, &balancing([true; 3]), [FINE, taking(1), old]);
+        assert!(counts[1] > 30 && counts[2] > 30, "{counts:?}");
     }
 
     #[test]

@@ -15,13 +15,12 @@ use crate::ids::{NodeId, PoolKey};
 use crate::net::Buffer;
 use crate::pool::{Checkout, CheckoutError, DiscardReason, Pool};
 use crate::relay::{NodeScan, Outbox};
-use crate::route::{NoRoute, Target, Wishes, choose};
+use crate::route::{NoRoute, Target, Wishes};
 use crate::sql::{Access, BeginOptions, Classification, Isolation, TxControl};
 use crate::topology::{Role, TopologyReader};
 use crate::wire::encode;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long after a write a session prefers the backend it wrote on.
@@ -110,30 +109,29 @@ impl Session {
     /// Looks for a node and a backend for the unit in the inbox.
     pub(super) fn seek(&mut self, wanted: Wanted) {
         self.wanted_unit = wanted;
-        let held = match self.route(wanted) {
-            Ok(target) => return self.checkout(target),
+        let now = self.deps.clock.now();
+        let held = match self.route(wanted, now) {
+            Ok(target) => return self.checkout(target, now),
             Err(NoRoute::Refused { why }) => return self.deny(&Denied::Refused(why)),
             Err(NoRoute::Held { .. }) => self.deps.topology.clone(),
         };
         // Asked again after the mark, so that a snapshot published in between is not missed.
         let mut reader = held;
         reader.mark_seen();
-        match self.route(wanted) {
-            Ok(target) => self.checkout(target),
+        match self.route(wanted, now) {
+            Ok(target) => self.checkout(target, now),
             Err(NoRoute::Refused { why }) => self.deny(&Denied::Refused(why)),
             Err(NoRoute::Held { why }) => self.wait_for_route(reader, why),
         }
     }
 
-    fn route(&mut self, wanted: Wanted) -> Result<Target, NoRoute> {
+    fn route(&mut self, wanted: Wanted, now: Time) -> Result<Target, NoRoute> {
         let deps = Arc::clone(&self.deps);
         let tunables = deps.tunables.load();
-        let topology = deps.topology.load();
         let access = if self.force_primary || self.attempts >= ATTEMPTS_MAX { Access::Write } else { wanted.access };
         let split = tunables.split && tunables.mode != PoolMode::Session && !self.restricts_reads();
         let wishes = Wishes { access, split, floor: self.read_floor(tunables.consistency), avoid: self.avoid };
-        let target =
-            choose(&wishes, &topology, &tunables.weights, tunables.balance, |node| deps.load_of(node), &mut self.dice)?;
+        let target = deps.choose(&wishes, now, &mut self.dice)?;
         let permitted =
             target.role != Role::Primary || deps.topology.permit().allows(target.epoch, || deps.clock.now());
         if !permitted {
@@ -195,9 +193,9 @@ impl Session {
         !Arc::ptr_eq(self.tracked.current(), self.tracked.startup()) || now.since(self.wrote) < HOME_AFTER_WRITE
     }
 
-    fn checkout(&mut self, target: Target) {
-        let now = self.deps.clock.now();
+    fn checkout(&mut self, target: Target, now: Time) {
         let pool = self.pool_of(target.node);
+        self.deps.standings.of(target.node).begin();
         let home = self.home.filter(|_| target.role == Role::Primary && self.prefers_home(now));
         if let Some(checkout) = pool.try_checkout(now, home) {
             self.deps.metrics.node(target.node).queue_wait_seconds.observe(0.0);
@@ -218,9 +216,13 @@ impl Session {
         self.stage = Stage::Detached;
         let waited = self.deps.clock.now().since(since);
         self.deps.metrics.node(target.node).queue_wait_seconds.observe(waited.as_secs_f64());
-        match outcome {
-            Ok(checkout) => self.attach(checkout, target),
-            Err(error) if error.retry() == Retry::OtherNode => {
+        let error = match outcome {
+            Ok(checkout) => return self.attach(checkout, target),
+            Err(error) => error,
+        };
+        self.deps.standings.of(target.node).end();
+        match error {
+            error if error.retry() == Retry::OtherNode => {
                 // The unit has not left us: any node of the next snapshot will do.
                 self.avoid = Some(target.node);
                 if self.deadline() <= self.deps.clock.now() {
@@ -228,26 +230,32 @@ impl Session {
                 }
                 self.seek(self.wanted_unit);
             }
-            Err(CheckoutError::Rejected(_)) if target.role == Role::Standby => {
+            CheckoutError::Rejected(_) if target.role == Role::Standby => {
                 // A role or database that was made a moment ago may not be there yet.
                 self.force_primary = true;
                 self.seek(self.wanted_unit);
             }
-            Err(error) => self.deny(&Denied::Checkout(error)),
+            error => self.deny(&Denied::Checkout(error)),
         }
+    }
+
+    /// Leaves the queue for a backend.
+    pub(super) fn leave_queue(&self, wait: &BackendWait) {
+        wait.pool.leave(wait.ticket, self.deps.clock.now());
+        self.deps.standings.of(wait.target.node).end();
     }
 
     fn attach(&mut self, checkout: Checkout, target: Target) {
         if target.role == Role::Primary {
             self.home = Some(checkout.id);
         }
-        self.deps.load[target.node.index()].fetch_add(1, Ordering::Relaxed);
         self.queue_deadline = None;
         self.timer = None;
         self.unit = Unit::default();
         self.bound.clear();
         let alone = self.wanted_unit.closed && self.wanted_unit.access == Access::Read && self.transaction.is_none();
         let mut attachment = Attachment {
+            sent_at: None,
             checkout,
             target,
             outbox: Outbox::default(),
@@ -268,6 +276,9 @@ impl Session {
         self.replay_settings(&mut attachment);
         self.replay_begin(&mut attachment);
         attachment.ours = !attachment.hidden.is_empty();
+        if alone && !attachment.ours && target.role == Role::Standby {
+            attachment.sent_at = Some(attachment.checkout.since());
+        }
         self.handle.attach(target.node, &attachment.checkout.control, attachment.checkout.since(), attachment.ours);
         if self.deps.tunables.load().mode == PoolMode::Session {
             self.pin(b"", Pins::for_session_mode);
@@ -322,7 +333,7 @@ impl Session {
     pub(super) fn detach(&mut self, attachment: Attachment) {
         let now = self.deps.clock.now();
         let Attachment { checkout, target, tainted, .. } = attachment;
-        self.deps.load[target.node.index()].fetch_sub(1, Ordering::Relaxed);
+        self.deps.standings.of(target.node).end();
         self.deps.metrics.node(target.node).transaction_seconds.observe(now.since(checkout.since()).as_secs_f64());
         if self.handle.detach() {
             checkout.discard(DiscardReason::Canceled);
@@ -336,7 +347,7 @@ impl Session {
     /// Lets a backend go that must not be reused.
     pub(super) fn abandon(&mut self, attachment: Attachment, reason: DiscardReason) {
         let Attachment { checkout, target, .. } = attachment;
-        self.deps.load[target.node.index()].fetch_sub(1, Ordering::Relaxed);
+        self.deps.standings.of(target.node).end();
         self.handle.detach();
         checkout.discard(reason);
     }
@@ -348,7 +359,7 @@ impl Session {
         if clean && self.pins.is_empty() {
             self.detach(attachment);
         } else if clean && end == SessionEnd::ClientLeft && !self.handle.detach() {
-            self.deps.load[attachment.target.node.index()].fetch_sub(1, Ordering::Relaxed);
+            self.deps.standings.of(attachment.target.node).end();
             attachment.checkout.reset();
         } else {
             self.abandon(attachment, DiscardReason::Abandoned);

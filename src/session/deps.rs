@@ -5,18 +5,17 @@
 use super::{Greetings, HazardTable};
 use crate::backend::StatementTable;
 use crate::client::CancelRegistry;
-use crate::clock::Clock;
+use crate::clock::{Clock, Time};
 use crate::config::{Config, Consistency, Pinning, PoolMode};
-use crate::ids::NodeId;
 use crate::metrics::Metrics;
 use crate::pool::PoolSet;
-use crate::route::{Balance, balance, classifier_settings};
+use crate::route::{Balancing, Dice, NoRoute, Standings, Target, Wishes, choose, classifier_settings};
 use crate::sql::{Classification, Classifier, Settings as ClassifierSettings, StringSyntax};
 use crate::topology::{FactSender, TopologyReader};
 use arc_swap::ArcSwap;
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Handles and limits that all sessions use.
@@ -41,8 +40,8 @@ pub struct SessionDeps {
     pub greetings: Greetings,
     /// What can be reloaded.
     pub tunables: ArcSwap<Tunables>,
-    /// Units in flight per node.
-    pub load: Box<[AtomicUsize]>,
+    /// How each node does.
+    pub standings: Arc<Standings>,
     /// Grows whenever a statement may have changed what names and types mean.
     pub schema_epoch: AtomicU64,
     /// Grows whenever a statement may have changed what functions and triggers do.
@@ -79,10 +78,8 @@ pub struct Tunables {
     pub split: bool,
     /// `[route] consistency`
     pub consistency: Consistency,
-    /// `[route] balance`
-    pub balance: &'static dyn Balance,
-    /// `[[node]] weight`
-    pub weights: Vec<u32>,
+    /// How standbys share reads.
+    pub balancing: Balancing,
     /// `[route] classify_bytes_max` and the function lists.
     pub classifier: ClassifierSettings,
 }
@@ -102,8 +99,7 @@ impl Tunables {
             message_bytes_max: config.server.message_bytes_max,
             split: config.route.read_write_split,
             consistency: config.route.consistency,
-            balance: balance(config.route.balance),
-            weights: config.nodes.iter().map(|node| node.weight).collect(),
+            balancing: Balancing::from_config(config),
             classifier: classifier_settings(&config.route),
         }
     }
@@ -120,6 +116,7 @@ impl SessionDeps {
     pub fn new(
         config: &Config,
         pools: PoolSet,
+        standings: Arc<Standings>,
         topology: TopologyReader,
         facts: FactSender,
         metrics: Arc<Metrics>,
@@ -135,7 +132,7 @@ impl SessionDeps {
             registry: Arc::new(CancelRegistry::default()),
             greetings: Greetings::default(),
             tunables: ArcSwap::from_pointee(Tunables::new(config, 0)),
-            load: config.nodes.iter().map(|_| AtomicUsize::new(0)).collect(),
+            standings,
             hazards: HazardTable::default(),
             schema_epoch: AtomicU64::new(1),
             code_epoch: AtomicU64::new(1),
@@ -163,10 +160,14 @@ impl SessionDeps {
         self.schema_epoch.load(Ordering::Acquire)
     }
 
-    /// Work in flight on a node.
-    #[must_use]
-    pub fn load_of(&self, node: NodeId) -> usize {
-        self.load[node.index()].load(Ordering::Relaxed)
+    /// Chooses a node.
+    ///
+    /// # Errors
+    /// When no node may take it.
+    pub fn choose(&self, wishes: &Wishes, now: Time, dice: &mut Dice) -> Result<Target, NoRoute> {
+        let tunables = self.tunables.load();
+        let vitals = |node| self.standings.of(node).vitals(now, tunables.balancing.slow_start);
+        choose(wishes, &self.topology.load(), &tunables.balancing, vitals, dice)
     }
 
     fn with_classifier<T>(&self, work: impl FnOnce(&mut Classifier) -> T) -> T {

@@ -55,6 +55,7 @@ impl Session {
             return Ok(Fate::Swallow);
         }
         attachment.describing = Describing::No;
+        attachment.sent_at = None;
         let renamed = if attachment.rerouting {
             None
         } else if let Some(refused) = self.refused(front) {

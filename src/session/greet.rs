@@ -15,7 +15,7 @@ use crate::ids::PoolKey;
 use crate::net::Stream;
 use crate::pool::{Checkout, CheckoutError, Pool, Ticket};
 use crate::relay::{Inbox, Outbox};
-use crate::route::{Dice, NoRoute, Wishes, choose};
+use crate::route::{Dice, NoRoute, Wishes};
 use crate::sql::Access;
 use crate::topology::Role;
 use crate::wire::{backend as tags, encode};
@@ -183,7 +183,7 @@ impl Session {
         let floor = deps.facts.last_write();
         let mut session = Self {
             dice: Dice::new(handle.id.0),
-            pools: vec![None; deps.load.len()].into(),
+            pools: vec![None; deps.standings.iter().count()].into(),
             deps,
             identity,
             handle,
@@ -273,18 +273,7 @@ async fn any_backend(deps: &Arc<SessionDeps>, identity: &Identity) -> Result<Che
     loop {
         reader.mark_seen();
         let wishes = Wishes { access, split: true, floor: deps.facts.last_write(), avoid };
-        let choice = {
-            let tunables = deps.tunables.load();
-            choose(
-                &wishes,
-                &deps.topology.load(),
-                &tunables.weights,
-                tunables.balance,
-                |node| deps.load_of(node),
-                &mut dice,
-            )
-        };
-        let target = match choice {
+        let target = match deps.choose(&wishes, deps.clock.now(), &mut dice) {
             Ok(target) => target,
             Err(NoRoute::Held { why } | NoRoute::Refused { why }) => {
                 let patience = tokio::time::timeout_at(deps.clock.instant(deadline), reader.changed());

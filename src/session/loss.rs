@@ -20,7 +20,7 @@ use crate::client::Signal;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
 use crate::pool::DiscardReason;
 use crate::sql::Access;
-use crate::topology::Fact;
+use crate::topology::{Fact, Role};
 use crate::wire::encode;
 
 /// How often one read may move before it fails.
@@ -172,6 +172,9 @@ impl Session {
 
     fn report(&self, attachment: &Attachment, loss: &Loss) {
         let node = attachment.target.node;
+        if attachment.target.role == Role::Standby && !matches!(loss, Loss::Fenced | Loss::Unprepared(_)) {
+            self.deps.standings.of(node).failed();
+        }
         match loss {
             Loss::Eof => self.deps.facts.send(Fact::BackendLost(node)),
             Loss::Ended { sqlstate, .. } if sqlstate.starts_with("57P0") => {

@@ -142,6 +142,8 @@ struct BackendWait {
 struct Attachment {
     checkout: Checkout,
     target: Target,
+    /// When a read that tells how long the node takes was sent, until it is answered.
+    sent_at: Option<Time>,
     /// Bytes for the node.
     outbox: Outbox,
     /// Bytes from the node that are not yet whole messages.
@@ -300,7 +302,7 @@ impl Session {
     /// Ends the task's part: leaves queues, closes or releases the backend.
     fn leave(&mut self, end: SessionEnd) {
         match std::mem::replace(&mut self.stage, Stage::Detached) {
-            Stage::WaitingForBackend(wait) => wait.pool.leave(wait.ticket, self.deps.clock.now()),
+            Stage::WaitingForBackend(wait) => self.leave_queue(&wait),
             Stage::Attached(attachment) => self.part(attachment, end),
             Stage::Detached | Stage::WaitingForRoute(_) => {}
         }

@@ -130,7 +130,7 @@ impl Session {
             match std::mem::replace(&mut self.stage, Stage::Detached) {
                 Stage::WaitingForRoute(_) => self.deny(&Denied::Canceled),
                 Stage::WaitingForBackend(wait) => {
-                    wait.pool.leave(wait.ticket, self.deps.clock.now());
+                    self.leave_queue(&wait);
                     self.deny(&Denied::Canceled);
                 }
                 stage => self.stage = stage,

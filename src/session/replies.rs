@@ -173,9 +173,11 @@ impl Session {
             | tags::NO_DATA => {}
             tags::COMMAND_COMPLETE | tags::EMPTY_QUERY | tags::PORTAL_SUSPENDED => {
                 self.answered(attachment, if tag == tags::COMMAND_COMPLETE { body } else { b"" });
+                self.note_latency(attachment);
                 self.decided();
             }
             _ => {
+                self.note_latency(attachment);
                 for _ in 0..attachment.checkout.owed.take_ignored() {
                     let before = self.sent.pop_front().unwrap_or_default();
                     self.sent.front_mut().unwrap_or(&mut self.unit).follow(before);
@@ -236,6 +238,14 @@ impl Session {
         self.inbox.settle();
         if let Some(unit) = self.sent.front_mut() {
             unit.answered = true;
+        }
+    }
+
+    /// The first row or the completion of a read tells how long its node takes; an error tells nothing.
+    fn note_latency(&self, attachment: &mut Attachment) {
+        if let Some(sent_at) = attachment.sent_at.take() {
+            let now = self.deps.clock.now();
+            self.deps.standings.of(attachment.target.node).answered(now.since(sent_at), now);
         }
     }
 

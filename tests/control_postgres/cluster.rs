@@ -171,6 +171,7 @@ pub fn node_config(name: &str, port: u16) -> NodeConfig {
         replication_host: "127.0.0.1".into(),
         replication_port: port,
         weight: 100,
+        zone: None,
         failover_priority: 100,
         budget: 10,
     }
@@ -194,6 +195,7 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             message_bytes_max: 1 << 20,
             client_write_timeout: ms(1),
             client_idle_timeout: None,
+            zone: None,
         },
         admin: AdminConfig { listen: None, console: false, console_users: Vec::new(), console_readers: Vec::new() },
         cluster: cluster_config(state_dir),
@@ -217,6 +219,7 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             read_write_split: true,
             consistency: Consistency::Session,
             balance: BalanceKind::Random2,
+            slow_start: Duration::from_secs(10),
             lag_bytes_max: Some(16 << 20),
             replay_lag_max: Some(ms(10_000)),
             classify_bytes_max: 65_536,

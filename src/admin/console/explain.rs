@@ -8,7 +8,9 @@ use super::snapshot::Snapshot;
 use super::table::{Column, Row, Value, text};
 use crate::clock::Time;
 use crate::config::PoolMode;
-use crate::route::{Dice, NoRoute, Reason, Wishes, balance, choose, classifier_settings};
+use crate::route::{
+    Balancing, Dice, NoRoute, Reason, Service, Share, Vitals, WHOLE, Wishes, choose, classifier_settings,
+};
 use crate::sql::{Access, Classification, Classifier, Hint, PinReason, StringSyntax};
 use crate::topology::{Health, NodeView, Role};
 
@@ -84,26 +86,45 @@ fn verdict(snapshot: &Snapshot, access: Access, view: &NodeView) -> (bool, Strin
         let note = view.note.as_deref().map(|note| format!(" ({note})")).unwrap_or_default();
         return no(format!("{}, takes no reads{note}", view.health.word()));
     }
-    if weight(snapshot, view) == 0 {
+    let (share, vitals) = (Balancing::from_config(&snapshot.config).share(view.id), snapshot.vitals(view.id));
+    if share.weight == 0 {
         return no("weight 0".to_owned());
     }
-    if view.health != Health::Healthy {
-        return (false, format!("only if no healthy standby can: {}", view.health.word()));
+    match (vitals.service, vitals.ejected) {
+        (Service::Enabled, _) if view.health != Health::Healthy => {
+            return (false, format!("only if no healthy standby can: {}", view.health.word()));
+        }
+        (Service::Enabled, None) => {}
+        (Service::Enabled, Some(why)) => {
+            return (false, format!("only if no other standby can: ejected for a while because it is {}", why.word()));
+        }
+        (service, _) => return no(format!("{}, by an operator", service.word())),
     }
     let behind = view.lag_bytes.unwrap_or(0);
-    (true, format!("yes, if it has replayed the session's writes (replayed {behind} bytes behind)"))
+    let told = told(share, &vitals);
+    (true, format!("yes, if it has replayed the session's writes (replayed {behind} bytes behind{told})"))
 }
 
-fn weight(snapshot: &Snapshot, view: &NodeView) -> u32 {
-    snapshot.config.nodes.get(view.id.index()).map_or(0, |node| node.weight)
+/// What the balance goes by.
+fn told(share: Share, vitals: &Vitals) -> String {
+    let mut told = format!(", {} units in flight", vitals.in_flight);
+    if let Some(latency) = vitals.latency {
+        told += &format!(", reads take {:.1} ms", latency.span().as_secs_f64() * 1e3);
+    }
+    if vitals.share < WHOLE {
+        told += &format!(", starting: {} % of its share", vitals.share * 100 / WHOLE);
+    }
+    if !share.local {
+        told += ", in another zone";
+    }
+    told
 }
 
 /// What is chosen for a session without writes of its own.
 fn choice(snapshot: &Snapshot, access: Access) -> String {
     let wishes = Wishes { access, split: splits(snapshot), floor: Time::ZERO, avoid: None };
-    let weights: Vec<u32> = snapshot.topology.nodes.iter().map(|view| weight(snapshot, view)).collect();
-    let balance = balance(snapshot.config.route.balance);
-    match choose(&wishes, &snapshot.topology, &weights, balance, |_| 0, &mut Dice::new(1)) {
+    let balancing = Balancing::from_config(&snapshot.config);
+    match choose(&wishes, &snapshot.topology, &balancing, |node| snapshot.vitals(node), &mut Dice::new(1)) {
         Err(NoRoute::Held { why }) => format!("nowhere now, it waits: {why}"),
         Err(NoRoute::Refused { why }) => format!("nowhere, it is refused: {why}"),
         Ok(target) if target.reason == Reason::Read => {

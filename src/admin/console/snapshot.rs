@@ -8,6 +8,7 @@ use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::ids::{NodeId, PoolKey};
 use crate::pool::{BackendView, PoolSet, PoolStats, Totals};
+use crate::route::{Standing, Standings, Vitals};
 use crate::topology::{Topology, TopologyReader};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub struct Sources {
     pub pools: PoolSet,
     /// The nodes.
     pub topology: TopologyReader,
+    /// How they do.
+    pub standings: Arc<Standings>,
     /// Settings in use; a reload replaces them.
     pub config: Arc<ArcSwap<Config>>,
     /// Time.
@@ -47,6 +50,8 @@ pub struct Snapshot {
     pub budgets: Vec<(usize, usize)>,
     /// The nodes.
     pub topology: Arc<Topology>,
+    /// How they do, by number.
+    pub vitals: Vec<Vitals>,
     /// Settings in use.
     pub config: Arc<Config>,
 }
@@ -64,8 +69,10 @@ impl Sources {
         });
         let config = self.config.load_full();
         let nodes = (0..).map(NodeId).take(config.nodes.len());
+        let now = self.clock.now();
+        let vitals = |(_, standing): (_, &Standing)| standing.vitals(now, config.route.slow_start);
         Snapshot {
-            now: self.clock.now(),
+            now,
             wall: SystemTime::now(),
             clients,
             backends: self.pools.backends(),
@@ -73,12 +80,19 @@ impl Sources {
             totals: self.pools.totals(),
             budgets: nodes.map(|node| self.pools.budget(node)).collect(),
             topology: self.topology.snapshot(),
+            vitals: self.standings.iter().map(vitals).collect(),
             config,
         }
     }
 }
 
 impl Snapshot {
+    /// How a node does.
+    #[must_use]
+    pub fn vitals(&self, node: NodeId) -> Vitals {
+        self.vitals.get(node.index()).copied().unwrap_or(Vitals::UNKNOWN)
+    }
+
     /// A node's name.
     #[must_use]
     pub fn node_name(&self, node: NodeId) -> &str {

@@ -1,11 +1,11 @@
 //! Rows of `[cluster]` and `[[node]]`: who is watched, and who promotes.
 //!
-//! Invariants: none of these rows is reloadable, because the control plane reads them once. Absent on
+//! Invariants: what the control plane needs is not reloadable, because it reads these rows once. Absent on
 //! purpose: rules over several rows (see `config::check`).
 
 use super::Default::{Required, Told, Toml};
 use super::View::{Node, Whole, Within};
-use super::{HOUR, Kind, MINUTE, SECOND, Section, Shape, Shown, TIB, count, duration, row, size};
+use super::{HOUR, Kind, MINUTE, SECOND, Section, Shape, Shown, TIB, count, duration, live, row, size};
 use crate::config::choice::Choice;
 use crate::config::value::{format_address, format_size};
 use crate::config::{ChannelBinding, CoordinationKind, FailoverMode, SslMode};
@@ -220,12 +220,20 @@ pub(super) static NODE: Section = Section {
             Node(|n| Shown::Text(format_address(&n.replication_host, n.replication_port))),
             "The address other nodes stream from, where it is another one.",
         ),
-        row(
+        live(
             "weight",
             count(0, 1_000),
             Toml("100"),
             Node(|n| Shown::of(n.weight)),
             "Share of reads relative to the other nodes. 0: none while others can.",
+        ),
+        live(
+            "zone",
+            Kind::Name,
+            Told("none", r#""eu-1a""#),
+            Node(|n| Shown::of(n.zone.as_deref().unwrap_or_default())),
+            "Where it stands (a data centre, an availability zone). Reads go to standbys in the proxy's own zone \
+             ([server] zone) first.",
         ),
         row(
             "failover_priority",

@@ -6,7 +6,8 @@
 use super::Default::Toml;
 use super::View::Whole;
 use super::{
-    DAY, GIB, KIB, Kind, MINUTE, Section, Shape, Shown, TIB, count, duration, duration_or_off, live, size, size_or_off,
+    DAY, GIB, HOUR, KIB, Kind, MINUTE, Section, Shape, Shown, TIB, count, duration, duration_or_off, live, size,
+    size_or_off,
 };
 use crate::config::choice::Choice;
 use crate::config::value::format_size;
@@ -138,7 +139,16 @@ pub(super) static ROUTE: Section = Section {
             Kind::Word(BalanceKind::WORDS),
             Toml(r#""random2""#),
             Whole(|c| Shown::of(c.route.balance.word())),
-            "How one of several standbys is chosen: the better of two random ones, in turn, or the least busy.",
+            "How one of several standbys is chosen. random2: the better of two random ones, by work in flight and by how \
+             long its reads take. round_robin: in turn. least_connections: the least busy. All by weight.",
+        ),
+        live(
+            "slow_start",
+            duration(0, HOUR),
+            Toml(r#""10s""#),
+            Whole(|c| Shown::duration(c.route.slow_start)),
+            "A standby that has just come back is given few reads at first and its whole share after this time. \"0s\": at \
+             once.",
         ),
         live(
             "lag_bytes_max",

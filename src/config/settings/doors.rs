@@ -111,6 +111,14 @@ pub(super) static SERVER: Section = Section {
             Whole(|c| Shown::duration_or_off(c.server.client_idle_timeout)),
             "A client idle outside a transaction for this long is cut. \"0s\": never.",
         ),
+        live(
+            "zone",
+            Kind::Name,
+            Told("none", r#""eu-1a""#),
+            Whole(|c| Shown::of(c.server.zone.as_deref().unwrap_or_default())),
+            "Where this proxy stands. Standbys of the same zone ([[node]] zone) take its reads; those of other zones only if \
+             none can, or if a read would wait a quarter as long there.",
+        ),
     ],
 };
 

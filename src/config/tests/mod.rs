@@ -285,6 +285,19 @@ E p.toml:4:10: [[node]] weight: 0 for all nodes: none would be chosen for reads;
 }
 
 #[test]
+fn zones_are_those_of_nodes() {
+    let zoned = BASE.replace("name = \"pg2\"", "zone = \"b\"\nname = \"pg2\"");
+    alone(&format!("{zoned}[server]\nzone = \"b\"\n"), "");
+    alone(
+        &format!("{zoned}[server]\nzone = \"a\"\n"),
+        r#"W p.toml:12:8: [server] zone: "a" is the zone of no node: every standby counts as far away; write the same zone for the [[node]] entries that stand there"#,
+    );
+    let config = Config::parse(&format!("{zoned}[server]\nzone = \"b\"\n"), "p.toml").unwrap();
+    let local = crate::route::Balancing::from_config(&config).nodes;
+    assert_eq!(local.iter().map(|share| share.local).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
 fn pools_fit_nodes() {
     with(
         "[pool]\nsize = 91\n",
@@ -446,7 +459,7 @@ fn changes_are_told_without_secrets() {
         [
             "server.workers: 0 -> 4 (needs a restart)",
             "cluster.monitor_password: changed (needs a restart)",
-            "node.pg2.weight: 100 -> 5 (needs a restart)",
+            "node.pg2.weight: 100 -> 5 (applied by reload)",
             "pool.size: 20 -> 30 (applied by reload)",
             "auth.user.u.password: changed (applied by reload)",
             "auth.user.v.name: added, v (applied by reload)",

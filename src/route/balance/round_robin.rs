@@ -3,7 +3,7 @@
 //! Invariant: over one full turn each candidate is picked in proportion to its weight. Absent on
 //! purpose: load.
 
-use super::{Balance, Candidate, Dice};
+use super::{Balance, Candidate, Dice, at, total};
 use crate::config::BalanceKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,15 +24,7 @@ impl Balance for RoundRobin {
     }
 
     fn pick(&self, candidates: &[Candidate], _dice: &mut Dice) -> usize {
-        let total: u64 = candidates.iter().map(|candidate| u64::from(candidate.weight)).sum();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).wrapping_mul(STEP);
-        let mut point = ((u128::from(turn) * u128::from(total)) >> 64) as u64;
-        for (index, candidate) in candidates.iter().enumerate() {
-            match point.checked_sub(u64::from(candidate.weight)) {
-                Some(rest) => point = rest,
-                None => return index,
-            }
-        }
-        candidates.len() - 1
+        at(candidates, ((u128::from(turn) * u128::from(total(candidates))) >> 64) as u64)
     }
 }

@@ -20,7 +20,7 @@ use crate::metrics::GaugeGuard;
 use crate::net::Stream;
 use crate::pool::{Dedicated, DedicatedError, Wish};
 use crate::relay::Edge;
-use crate::route::{Dice, NoRoute, Wishes, choose};
+use crate::route::{Dice, NoRoute, Wishes};
 use crate::sql::Access;
 use crate::topology::{Health, Role};
 use crate::wire::{TxStatus, backend as tags, encode};
@@ -256,10 +256,7 @@ fn target(deps: &SessionDeps, named: Option<NodeId>) -> Result<(NodeId, u64), No
         return if usable { Ok((view.id, view.fence)) } else { Err(NoRoute::Held { why: why() }) };
     }
     let wishes = Wishes { access: Access::Write, split: false, floor: Time::ZERO, avoid: None };
-    let tunables = deps.tunables.load();
-    let mut dice = Dice::new(0);
-    let load = |node| deps.load_of(node);
-    let target = choose(&wishes, &topology, &tunables.weights, tunables.balance, load, &mut dice)?;
+    let target = deps.choose(&wishes, deps.clock.now(), &mut Dice::new(0))?;
     if !deps.topology.permit().allows(target.epoch, || deps.clock.now()) {
         return Err(NoRoute::Held { why: "this proxy holds no permit to write".into() });
     }

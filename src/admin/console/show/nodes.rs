@@ -7,6 +7,8 @@ use super::super::table::{Row, Value, int8, text};
 use super::{Report, Show};
 use crate::config::value::format_address;
 use crate::pool::BackendPlace;
+use crate::route::WHOLE;
+use crate::route::outlier::Outlier;
 
 pub(super) static NODES: Show = Show {
     name: "nodes",
@@ -22,6 +24,12 @@ pub(super) static NODES: Show = Show {
             int8("backends"),
             int8("budget"),
             int8("replication"),
+            int8("in_flight"),
+            int8("latency_us"),
+            int8("share_percent"),
+            text("zone"),
+            text("service"),
+            text("ejected"),
             int8("lag_bytes"),
             int8("replay_lag_ms"),
             int8("timeline"),
@@ -36,6 +44,7 @@ pub(super) static NODES: Show = Show {
 fn rows(snapshot: &Snapshot) -> Vec<Row> {
     let nodes = snapshot.topology.nodes.iter().map(|view| {
         let config = snapshot.config.nodes.get(view.id.index());
+        let vitals = snapshot.vitals(view.id);
         let budget = snapshot.budgets.get(view.id.index());
         let dedicated = snapshot
             .backends
@@ -50,6 +59,12 @@ fn rows(snapshot: &Snapshot) -> Vec<Row> {
             Value::from(budget.map(|(used, _)| *used)),
             Value::from(budget.map(|(_, limit)| *limit)),
             Value::from(dedicated.count()),
+            Value::from(u64::from(vitals.in_flight)),
+            Value::from(vitals.latency.map(|latency| u64::try_from(latency.span().as_micros()).unwrap_or(u64::MAX))),
+            Value::from(u64::from(vitals.share * 100 / WHOLE)),
+            Value::from(config.and_then(|node| node.zone.as_deref())),
+            Value::from(vitals.service.word()),
+            Value::from(vitals.ejected.map(Outlier::word)),
             Value::from(view.lag_bytes),
             Value::from(view.replay_lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))),
             Value::from(view.timeline.map(|timeline| u64::from(timeline.0))),

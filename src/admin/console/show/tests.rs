@@ -123,6 +123,7 @@ async fn moment() -> Snapshot {
         totals: vec![("app".into(), totals)],
         budgets: vec![(5, 90), (0, 90)],
         topology: Arc::new(topology),
+        vitals: vec![crate::route::Vitals::UNKNOWN; 2],
         config: Arc::new(Config::parse(CONFIG, "test").unwrap()),
     }
 }
