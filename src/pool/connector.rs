@@ -236,12 +236,19 @@ impl Pool {
         Some(CheckoutError::Rejected(told))
     }
 
+    /// Does nobody hold a backend of this pool that could be waited for, and does the pool belong to a standby, whose
+    /// reads another node can take?
+    fn is_hopeless(&self) -> bool {
+        self.state.lock().controls.is_empty() && !self.shared.is_primary(self.key.node)
+    }
+
     fn connect_failed(self: &Arc<Self>, err: ConnectError, credential: &NodeCredential) {
         if let Some(fact) = fact_of(self.key.node, &err) {
             self.shared.facts.send(fact);
         }
         tracing::debug!(node = %self.shared.node(self.key.node).name, user = %self.key.user, database = %self.key.database, "connect failed: {err}");
-        let failure = self.failure_of(&err, credential);
+        let failure =
+            self.failure_of(&err, credential).or_else(|| self.is_hopeless().then_some(CheckoutError::NodeGone));
         let wakers = {
             let mut state = self.state.lock();
             state.connecting -= 1;

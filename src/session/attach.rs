@@ -131,7 +131,12 @@ impl Session {
         let access = if self.force_primary || self.attempts >= ATTEMPTS_MAX { Access::Write } else { wanted.access };
         let split = tunables.split && tunables.mode != PoolMode::Session && !self.restricts_reads();
         let wishes = Wishes { access, split, floor: self.read_floor(tunables.consistency), avoid: self.avoid };
-        let target = deps.choose(&wishes, now, &mut self.dice)?;
+        let mut chosen = deps.choose(&wishes, now, &mut self.dice);
+        if chosen.is_err() && !self.force_primary {
+            // A read that has failed on many standbys goes back to them where there is no primary.
+            chosen = deps.choose(&Wishes { access: wanted.access, ..wishes }, now, &mut self.dice);
+        }
+        let target = chosen?;
         let permitted =
             target.role != Role::Primary || deps.topology.permit().allows(target.epoch, || deps.clock.now());
         if !permitted {
@@ -225,6 +230,10 @@ impl Session {
             error if error.retry() == Retry::OtherNode => {
                 // The unit has not left us: any node of the next snapshot will do.
                 self.avoid = Some(target.node);
+                self.attempts = self.attempts.saturating_add(1).min(ATTEMPTS_MAX);
+                if self.wanted_unit.access == Access::Read {
+                    self.deps.metrics.route.reruns.inc("connect");
+                }
                 if self.deadline() <= self.deps.clock.now() {
                     return self.deny(&Denied::Checkout(error));
                 }
@@ -251,6 +260,8 @@ impl Session {
         }
         self.queue_deadline = None;
         self.timer = None;
+        // What was passed on before is done with: a unit that moves must not take it along.
+        self.inbox.settle();
         self.unit = Unit::default();
         self.bound.clear();
         let alone = self.wanted_unit.closed && self.wanted_unit.access == Access::Read && self.transaction.is_none();
@@ -270,6 +281,7 @@ impl Session {
             describing: Describing::No,
             gate: if alone { Gate::OneRead } else { Gate::Free },
             rerouting: false,
+            deciding: false,
             used: false,
             tainted: false,
         };

@@ -4,10 +4,11 @@
 //! do not reach the client. Absent on purpose: the loss of a backend (`loss`).
 
 use super::loss::Loss;
+use super::refusal::{Misrouted, Refusal};
 use super::replies::Fate;
-use super::{Attachment, Describing, Session};
+use super::{Attachment, Describing, Gate, Session};
 use crate::backend::{Owed, Refused, Reply};
-use crate::error::{ClientError, SqlState};
+use crate::error::{Classify, ClientError, SqlState};
 use crate::topology::{Fact, Role};
 use crate::wire::{LENGTH_MAX, backend as tags, encode, frontend};
 
@@ -34,11 +35,7 @@ impl Session {
             return Ok(Fate::Swallow);
         }
         self.mend_plan(attachment, front, view.sqlstate);
-        let refused = attachment.target.role == Role::Standby && self.outbox.is_holding();
-        if refused && let Some(refusal) = StandbyRefusal::of(view.sqlstate) {
-            attachment.rerouting = true;
-            self.note_refusal(attachment, refusal);
-        }
+        let late = self.heed_refusal(attachment, &view);
         if view.sqlstate == b"25006" && attachment.target.role == Role::Primary && !self.transaction.is_open() {
             self.deps.facts.send(Fact::WriteRefused(attachment.target.node));
         }
@@ -58,6 +55,11 @@ impl Session {
         attachment.sent_at = None;
         let renamed = if attachment.rerouting {
             None
+        } else if late {
+            self.note_error(&Misrouted);
+            let mut out = Vec::new();
+            encode::error(&mut out, &Misrouted.client());
+            Some(out)
         } else if let Some(refused) = self.refused(front) {
             Some(refusal(refused))
         } else {
@@ -72,7 +74,7 @@ impl Session {
         if attachment.rerouting {
             return Ok(Fate::Forward);
         }
-        self.decided();
+        self.decided(true);
         self.prepared.abandon(undefined);
         Ok(renamed.map_or(Fate::Forward, Fate::Replace))
     }
@@ -122,21 +124,39 @@ impl Session {
         Some(renamed)
     }
 
-    fn note_refusal(&mut self, attachment: &Attachment, refusal: StandbyRefusal) {
+    /// Does a standby refuse a read for being a standby? Then the unit runs again. True: too late for that, part of
+    /// its answer has left.
+    fn heed_refusal(&mut self, attachment: &mut Attachment, view: &tags::ErrorView<'_>) -> bool {
+        if attachment.target.role != Role::Standby || attachment.gate == Gate::Free {
+            return false;
+        }
+        let Some(refusal) = Refusal::of(view.sqlstate, view.routine) else { return false };
+        if !self.outbox.is_holding() {
+            let late = refusal.is_certain();
+            if late {
+                self.learn_writes();
+            }
+            return late;
+        }
+        attachment.rerouting = true;
         self.deps.metrics.route.reruns.inc(refusal.label());
         self.attempts += 1;
-        match refusal {
-            StandbyRefusal::Conflict => self.avoid = Some(attachment.target.node),
-            StandbyRefusal::Unable | StandbyRefusal::Behind => self.force_primary = true,
-            StandbyRefusal::Write => {
-                self.force_primary = true;
+        if refusal.is_conflict() {
+            self.avoid = Some(attachment.target.node);
+        } else {
+            self.force_primary = true;
+            if refusal.teaches() {
+                self.refused = Some(refusal);
+            }
+            if refusal.is_certain() {
                 self.learn_writes();
             }
         }
+        false
     }
 
     /// Statements of the shapes in this unit are no reads: a standby has said so.
-    fn learn_writes(&self) {
+    pub(super) fn learn_writes(&mut self) {
         let mut at = self.inbox.start();
         while let Ok(Some(message)) = self.inbox.message_at(at, LENGTH_MAX) {
             if !message.whole || message.at >= self.inbox.cursor() {
@@ -147,9 +167,15 @@ impl Session {
                 frontend::QUERY => drop(frontend::query(body).map(|text| self.deps.learn_write(text))),
                 frontend::PARSE => drop(frontend::parse(body).map(|view| self.deps.learn_write(view.text))),
                 frontend::BIND => {
-                    if let Ok(view) = frontend::bind(body)
-                        && let Some(statement) = self.prepared.find(view.statement)
-                    {
+                    let Ok(view) = frontend::bind(body) else { break };
+                    if view.statement.is_empty() {
+                        let unnamed = &self.prepared.unnamed;
+                        let text = unnamed.content.split(|byte| *byte == 0).next().unwrap_or_default();
+                        self.deps.learn_write(text);
+                        if unnamed.class.is_some() {
+                            self.prepared.unnamed.class = Some(self.deps.classify(text, self.strings));
+                        }
+                    } else if let Some(statement) = self.prepared.find(view.statement) {
                         statement.learn_write();
                     }
                 }
@@ -181,42 +207,4 @@ fn refusal(refused: Refused) -> Vec<u8> {
     };
     encode::error(&mut out, &error);
     out
-}
-
-/// Why a standby did not do a read that the primary (or another standby) would do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum StandbyRefusal {
-    /// It was no read.
-    Write,
-    /// It may need something that only a primary has.
-    Unable,
-    /// It may not know yet what the statement names.
-    Behind,
-    /// Replay needed what the read held.
-    Conflict,
-}
-
-impl StandbyRefusal {
-    /// The cases measured on PostgreSQL 15 (docs/decisions/0003-healing.md).
-    /// The message says "recovery", but in the node's language; a read that fails on the primary too
-    /// fails there with the same error, so asking twice is harmless.
-    fn of(sqlstate: &[u8]) -> Option<Self> {
-        match sqlstate {
-            b"25006" => Some(Self::Write),
-            b"0A000" | b"55000" | b"XX000" => Some(Self::Unable),
-            // What was made, renamed or granted a moment ago may not have been replayed.
-            b"42P01" | b"42703" | b"42704" | b"42883" | b"42501" | b"3F000" | b"3D000" => Some(Self::Behind),
-            b"40001" => Some(Self::Conflict),
-            _ => None,
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Write => "standby_refused",
-            Self::Unable => "standby_unable",
-            Self::Behind => "standby_behind",
-            Self::Conflict => "recovery_conflict",
-        }
-    }
 }

@@ -11,7 +11,7 @@ use super::{Attachment, Describing, Gate, Session};
 use crate::backend::{Owed, Refused};
 
 use crate::relay::Message;
-use crate::sql::{Classification, Why};
+use crate::sql::{Access, Classification, Why};
 use crate::topology::Role;
 use crate::wire::frontend::{self};
 use crate::wire::{HEADER_LEN, encode};
@@ -269,7 +269,11 @@ impl Session {
 
     /// The unit is complete: its ReadyForQuery is owed.
     pub(super) fn unit_sent(&mut self, attachment: &mut Attachment) {
-        let unit = std::mem::take(&mut self.unit);
+        let mut unit = std::mem::take(&mut self.unit);
+        if self.refused.is_some() {
+            unit.access = Access::Write;
+            unit.writes = true;
+        }
         let shown = unit.shows_statements;
         if unit.writes {
             attachment.checkout.control.note_session(self.handle.key().pid);

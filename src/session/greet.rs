@@ -214,6 +214,7 @@ impl Session {
             attempts: 0,
             avoid: None,
             force_primary: false,
+            refused: None,
             skip_to_sync: false,
             skip_bytes: 0,
             ending_lost: super::effects::Control::None,

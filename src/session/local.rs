@@ -325,6 +325,7 @@ impl Session {
         self.attempts = 0;
         self.avoid = None;
         self.force_primary = false;
+        self.refused = None;
         self.query_class = None;
         encode::error(self.outbox.tail(), &error);
         if error.severity == Severity::Fatal {

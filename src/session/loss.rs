@@ -130,7 +130,9 @@ impl Session {
     /// The backend is gone. Decides and says what that means; afterwards the session is detached.
     pub(super) fn on_loss(&mut self, attachment: Attachment, loss: &Loss) {
         self.report(&attachment, loss);
-        let movable = matches!(attachment.gate, Gate::OneRead | Gate::Shut) && self.outbox.is_holding();
+        let movable = matches!(attachment.gate, Gate::OneRead | Gate::Shut) && self.outbox.is_holding()
+            // What a standby would not do may write on the primary, and may have done so.
+            && self.refused.is_none();
         let inside_message = attachment.scan.is_inside();
         let to_node = attachment.to_node;
         let untouched = !attachment.checkout.owed.owes_client() && to_node == 0 && !self.unit.begun;
@@ -150,6 +152,7 @@ impl Session {
             return self.move_read(node, loss);
         }
         self.outbox.release();
+        self.inbox.settle();
         self.prepared.abandon_all();
         self.tracked.roll_back();
         self.after.restored.clear();
@@ -177,7 +180,8 @@ impl Session {
         }
         match loss {
             Loss::Eof => self.deps.facts.send(Fact::BackendLost(node)),
-            Loss::Ended { sqlstate, .. } if sqlstate.starts_with("57P0") => {
+            // 57P04 and 57P05 are about the session's database and its own idleness.
+            Loss::Ended { sqlstate, .. } if matches!(&**sqlstate, "57P01" | "57P02" | "57P03") => {
                 self.deps.facts.send(Fact::ShutdownSaid(node))
             }
             Loss::Ended { .. } | Loss::Garbage | Loss::Fenced | Loss::Unprepared(_) => {}

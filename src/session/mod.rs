@@ -22,6 +22,7 @@ mod names;
 mod passthrough;
 mod poll;
 mod prepared;
+mod refusal;
 mod replies;
 mod signals;
 mod statements;
@@ -165,6 +166,8 @@ struct Attachment {
     gate: Gate,
     /// The session knows that the node wants this unit elsewhere; everything up to its end is hidden.
     rerouting: bool,
+    /// A row or a completion was seen, which decides when all that the node has sent so far is looked at.
+    deciding: bool,
     /// A unit of the client has been answered on it.
     used: bool,
     /// What ran on it could not be examined: it is reset before anyone else gets it.
@@ -273,6 +276,8 @@ pub struct Session {
     attempts: u32,
     avoid: Option<NodeId>,
     force_primary: bool,
+    /// How a standby refused the present unit, if that may mean that it is no read: on the primary it runs once only.
+    refused: Option<refusal::Refusal>,
     /// The present unit failed here; the client's messages are skipped up to its Sync.
     skip_to_sync: bool,
     /// Bytes of a message of the client's that are to be dropped.

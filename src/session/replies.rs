@@ -115,6 +115,9 @@ impl Session {
         if progress == Progress::Reroute {
             self.outbox.drop_held();
         }
+        if std::mem::take(&mut attachment.deciding) && !attachment.rerouting {
+            self.decided(false);
+        }
         Ok(progress)
     }
 
@@ -172,9 +175,15 @@ impl Session {
             | tags::PARAMETER_DESCRIPTION
             | tags::NO_DATA => {}
             tags::COMMAND_COMPLETE | tags::EMPTY_QUERY | tags::PORTAL_SUSPENDED => {
+                let quiet = self.sent.front().is_some_and(|unit| unit.effects.is_empty());
                 self.answered(attachment, if tag == tags::COMMAND_COMPLETE { body } else { b"" });
                 self.note_latency(attachment);
-                self.decided();
+                if quiet {
+                    attachment.deciding = true;
+                } else {
+                    // What it did to the session cannot be done twice.
+                    self.decided(false);
+                }
             }
             _ => {
                 self.note_latency(attachment);
@@ -182,7 +191,7 @@ impl Session {
                     let before = self.sent.pop_front().unwrap_or_default();
                     self.sent.front_mut().unwrap_or(&mut self.unit).follow(before);
                 }
-                self.decided();
+                attachment.deciding = true;
             }
         }
         Ok(Fate::Forward)
@@ -226,8 +235,8 @@ impl Session {
         }
     }
 
-    /// The unit's answer is this node's: what was held goes, and the unit's bytes are done with.
-    pub(super) fn decided(&mut self) {
+    /// The unit's answer is this node's: what was held goes. Its bytes are done with when it is answered.
+    pub(super) fn decided(&mut self, failed: bool) {
         if !self.outbox.is_holding() {
             return;
         }
@@ -235,7 +244,10 @@ impl Session {
         for _ in 0..std::mem::take(&mut self.held_confirms) {
             self.prepared.confirm();
         }
-        self.inbox.settle();
+        // The primary answers what a standby would not.
+        if self.refused.take().is_some_and(|refusal| !refusal.is_certain()) && !failed {
+            self.learn_writes();
+        }
         if let Some(unit) = self.sent.front_mut() {
             unit.answered = true;
         }
@@ -283,7 +295,10 @@ impl Session {
         if attachment.rerouting {
             return Ok(Fate::Stop(true));
         }
-        self.decided();
+        self.decided(unit.failed);
+        if attachment.gate == Gate::Shut {
+            self.inbox.settle();
+        }
         self.account(attachment, &unit, status);
         self.finish_unit(attachment, unit, status);
         Ok(Fate::Stop(true))
@@ -350,6 +365,7 @@ impl Session {
         self.attempts = 0;
         self.avoid = None;
         self.force_primary = false;
+        self.refused = None;
         self.ask(attachment);
     }
 

@@ -60,6 +60,8 @@ pub struct ErrorView<'a> {
     pub sqlstate: &'a [u8],
     /// Field M.
     pub message: &'a [u8],
+    /// Field R: the server's function that says so. Unlike the message it is never translated.
+    pub routine: &'a [u8],
 }
 
 /// Reads an ErrorResponse (or NoticeResponse) body.
@@ -68,7 +70,7 @@ pub struct ErrorView<'a> {
 /// [`FrameError`] when it is malformed.
 pub fn error(body: &[u8]) -> Result<ErrorView<'_>, FrameError> {
     let mut reader = Reader::new(body);
-    let mut view = ErrorView { severity: b"", sqlstate: b"", message: b"" };
+    let mut view = ErrorView { severity: b"", sqlstate: b"", message: b"", routine: b"" };
     loop {
         match reader.byte()? {
             0 => return Ok(view),
@@ -76,6 +78,7 @@ pub fn error(body: &[u8]) -> Result<ErrorView<'_>, FrameError> {
             b'V' => view.severity = reader.cstr()?,
             b'C' => view.sqlstate = reader.cstr()?,
             b'M' => view.message = reader.cstr()?,
+            b'R' => view.routine = reader.cstr()?,
             _ => {
                 reader.cstr()?;
             }
