@@ -196,6 +196,8 @@ fn route(f: &Fields<'_, '_>, notes: &mut Notes) -> RouteConfig {
         lag_bytes_max: f.number("lag_bytes_max", notes).filter(|&bytes| bytes > 0),
         replay_lag_max: f.duration_or_off("replay_lag_max", notes),
         classify_bytes_max: f.count("classify_bytes_max", notes),
+        retry_budget_percent: f.number("retry_budget_percent", notes).unwrap_or_default(),
+        learned_ttl: f.duration("learned_ttl", notes),
         read_functions: f.texts("read_functions", notes).unwrap_or_default(),
         write_functions: f.texts("write_functions", notes).unwrap_or_default(),
     }

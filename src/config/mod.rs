@@ -289,6 +289,10 @@ pub struct RouteConfig {
     pub replay_lag_max: Option<Duration>,
     /// Longer statements are not classified and go to the primary, bytes. Default 64 KiB.
     pub classify_bytes_max: usize,
+    /// The share of requests that may run again because a node lost or cancelled them, in percent. Default 20.
+    pub retry_budget_percent: u64,
+    /// How long a statement that standbys refused is known as one for the primary. Default 10 minutes.
+    pub learned_ttl: Duration,
     /// Functions known to be harmless to run on a standby, besides PostgreSQL's own.
     pub read_functions: Vec<String>,
     /// Functions that must run on the primary whatever the built-in list says.

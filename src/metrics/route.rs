@@ -15,6 +15,10 @@ pub struct RouteMetrics {
     pub classify_misses: IntCounter,
     /// Statements that ran a second time on another node, by reason.
     pub reruns: Reasons<IntCounter>,
+    /// Statements that could have run a second time but for the retry budget, by reason.
+    pub reruns_refused: Reasons<IntCounter>,
+    /// Statements that were answered without an error after they had run again.
+    pub reruns_healed: IntCounter,
     /// Sessions pinned to their backend now, by reason.
     pub pins: Reasons<IntGauge>,
     /// Times a backend was asked what it holds, because a text did not tell what it did.
@@ -32,6 +36,13 @@ impl RouteMetrics {
             classify_misses: maker
                 .counter("classify_misses_total", "Statements that had to be parsed to be classified (count)."),
             reruns: maker.reasons("reruns_total", "Statements run again on another node, by reason (count).", "reason"),
+            reruns_refused: maker.reasons(
+                "reruns_refused_total",
+                "Statements not run again because the retry budget was used up, by reason (count).",
+                "reason",
+            ),
+            reruns_healed: maker
+                .counter("reruns_healed_total", "Statements that were answered after they had run again (count)."),
             pins: maker.gauge_reasons("pins", "Sessions pinned to their backend now, by reason (sessions).", "reason"),
             state_asks: maker.counter("state_asks_total", "Backends asked what session state they hold (count)."),
             reasons: reasons.into(),
@@ -45,6 +56,12 @@ impl RouteMetrics {
     /// If there is no such place.
     pub fn decided(&self, index: usize) {
         self.decisions[index].inc();
+    }
+
+    /// All decisions so far.
+    #[must_use]
+    pub fn decisions(&self) -> u64 {
+        self.decisions.iter().map(IntCounter::get).sum()
     }
 
     /// The place of a reason, for [`RouteMetrics::decided`].

@@ -16,6 +16,7 @@ fn touch_all(metrics: &Metrics) {
     metrics.control.failovers.inc("done");
     metrics.control.notices.inc("primary_lost");
     metrics.route.reruns.inc("read_only");
+    metrics.route.reruns_refused.inc("conflict");
     metrics.route.pins.handle("listen").inc();
     let node = metrics.node(NodeId(1));
     node.backend_connects.inc("ok");
@@ -58,6 +59,8 @@ pgregent_queue_wait_seconds histogram
 pgregent_replay_lag_seconds gauge
 pgregent_replication_connections gauge
 pgregent_replication_ends_total counter
+pgregent_reruns_healed_total counter
+pgregent_reruns_refused_total counter
 pgregent_reruns_total counter
 pgregent_route_total counter
 pgregent_state_asks_total counter

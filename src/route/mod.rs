@@ -5,11 +5,13 @@
 //! and how a backend is had (`pool`).
 
 mod balance;
+mod budget;
 mod latency;
 pub mod outlier;
 mod standing;
 
 pub use balance::{BALANCES, Balance, Candidate, balance};
+pub use budget::{Earning, RERUNS_PER_SECOND, RetryBudget};
 pub use latency::{FADE_AFTER, Latency};
 pub use standing::{Service, Standing, Standings, Vitals, WHOLE};
 

@@ -207,6 +207,12 @@ impl Standings {
         &self.0[node.index()]
     }
 
+    /// Units under way on all of them.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.0.iter().map(|standing| u64::from(standing.in_flight.load(Relaxed))).sum()
+    }
+
     /// All, by [`NodeId::index`].
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Standing)> {
         (0..).map(NodeId).zip(&self.0)

@@ -9,7 +9,9 @@ use crate::clock::{Clock, Time};
 use crate::config::{Config, Consistency, Pinning, PoolMode};
 use crate::metrics::Metrics;
 use crate::pool::PoolSet;
-use crate::route::{Balancing, Dice, NoRoute, Standings, Target, Wishes, choose, classifier_settings};
+use crate::route::{
+    Balancing, Dice, Earning, NoRoute, RetryBudget, Standings, Target, Wishes, choose, classifier_settings,
+};
 use crate::sql::{Classification, Classifier, Settings as ClassifierSettings, StringSyntax};
 use crate::topology::{FactSender, TopologyReader};
 use arc_swap::ArcSwap;
@@ -46,6 +48,8 @@ pub struct SessionDeps {
     pub schema_epoch: AtomicU64,
     /// Grows whenever a statement may have changed what functions and triggers do.
     pub code_epoch: AtomicU64,
+    /// Reads that may run again.
+    pub retries: RetryBudget,
     /// Seed of the classification cache's keys.
     pub classifier_seed: u64,
 }
@@ -80,6 +84,8 @@ pub struct Tunables {
     pub consistency: Consistency,
     /// How standbys share reads.
     pub balancing: Balancing,
+    /// `[route] retry_budget_percent`
+    pub retry_budget_percent: u64,
     /// `[route] classify_bytes_max` and the function lists.
     pub classifier: ClassifierSettings,
 }
@@ -100,6 +106,7 @@ impl Tunables {
             split: config.route.read_write_split,
             consistency: config.route.consistency,
             balancing: Balancing::from_config(config),
+            retry_budget_percent: config.route.retry_budget_percent,
             classifier: classifier_settings(&config.route),
         }
     }
@@ -136,6 +143,7 @@ impl SessionDeps {
             hazards: HazardTable::default(),
             schema_epoch: AtomicU64::new(1),
             code_epoch: AtomicU64::new(1),
+            retries: RetryBudget::default(),
             classifier_seed: rand::random(),
         }
     }
@@ -168,6 +176,24 @@ impl SessionDeps {
         let tunables = self.tunables.load();
         let vitals = |node| self.standings.of(node).vitals(now, tunables.balancing.slow_start);
         choose(wishes, &self.topology.load(), &tunables.balancing, vitals, dice)
+    }
+
+    /// May a read run again for this reason? Counts what comes of it.
+    pub(super) fn may_rerun(&self, reason: &'static str) -> bool {
+        let route = &self.metrics.route;
+        let earning = Earning {
+            now: self.clock.now(),
+            requests: route.decisions(),
+            percent: self.tunables.load().retry_budget_percent,
+            in_flight: self.standings.in_flight(),
+        };
+        let granted = self.retries.take(&earning);
+        if granted {
+            route.reruns.inc(reason)
+        } else {
+            route.reruns_refused.inc(reason)
+        }
+        granted
     }
 
     fn with_classifier<T>(&self, work: impl FnOnce(&mut Classifier) -> T) -> T {

@@ -125,7 +125,8 @@ impl Session {
     }
 
     /// Does a standby refuse a read for being a standby? Then the unit runs again. True: too late for that, part of
-    /// its answer has left.
+    /// its answer has left. What only the primary can do is not charged to the retry budget: the client must not see
+    /// that a standby was asked, and it is learned.
     fn heed_refusal(&mut self, attachment: &mut Attachment, view: &tags::ErrorView<'_>) -> bool {
         if attachment.target.role != Role::Standby || attachment.gate == Gate::Free {
             return false;
@@ -138,12 +139,14 @@ impl Session {
             }
             return late;
         }
-        attachment.rerouting = true;
-        self.deps.metrics.route.reruns.inc(refusal.label());
-        self.attempts += 1;
         if refusal.is_conflict() {
+            // Without a budget the client gets the node's own error, which says that the read can be retried.
+            if !self.deps.may_rerun(refusal.label()) {
+                return false;
+            }
             self.avoid = Some(attachment.target.node);
         } else {
+            self.deps.metrics.route.reruns.inc(refusal.label());
             self.force_primary = true;
             if refusal.teaches() {
                 self.refused = Some(refusal);
@@ -152,6 +155,8 @@ impl Session {
                 self.learn_writes();
             }
         }
+        attachment.rerouting = true;
+        self.attempts += 1;
         false
     }
 

@@ -56,6 +56,22 @@ impl Loss {
         }
     }
 
+    /// The metric label of a rerun.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Eof => "backend_lost",
+            Self::Ended { sqlstate, .. } => match &**sqlstate {
+                "57P01" | "57P02" | "57P03" => "shutdown",
+                // A recovery conflict that ends the connection.
+                "40001" | "57P04" => "conflict",
+                _ => "ended",
+            },
+            Self::Garbage => "garbage",
+            Self::Fenced => "fenced",
+            Self::Unprepared(_) => "unprepared",
+        }
+    }
+
     fn detail(&self) -> String {
         match self {
             Self::Eof => "The connection to the node ended.".into(),
@@ -73,6 +89,7 @@ enum Verdict {
     RolledBack(String),
     Unknown(String),
     ReadBroken(String),
+    NoBudget(String),
     StateLost(String),
 }
 
@@ -83,7 +100,7 @@ impl Classify for Verdict {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::RolledBack(_) | Self::ReadBroken(_) => Retry::Later,
+            Self::RolledBack(_) | Self::ReadBroken(_) | Self::NoBudget(_) => Retry::Later,
             Self::Unknown(_) | Self::StateLost(_) => Retry::Never,
         }
     }
@@ -107,6 +124,12 @@ impl Classify for Verdict {
                     .detail(why.clone())
                     .hint("The statement only reads and can be retried.")
             }
+            Self::NoBudget(why) => ClientError::error(
+                SqlState::SERIALIZATION_FAILURE,
+                "the node was lost before it answered, and too many reads run again already",
+            )
+            .detail(why.clone())
+            .hint("The statement only reads and can be retried. [route] retry_budget_percent says how many run again by themselves."),
             Self::StateLost(why) => ClientError::fatal(
                 SqlState::ADMIN_SHUTDOWN,
                 "terminating connection because its session state was lost with its node",
@@ -121,6 +144,7 @@ impl Classify for Verdict {
             Self::RolledBack(_) => "rolled_back",
             Self::Unknown(_) => "commit_unknown",
             Self::ReadBroken(_) => "read_broken",
+            Self::NoBudget(_) => "no_retry_budget",
             Self::StateLost(_) => "state_lost",
         }
     }
@@ -197,9 +221,10 @@ impl Session {
         self.query_class = None;
         self.attempts += 1;
         self.avoid = Some(node);
-        self.deps.metrics.route.reruns.inc("backend_lost");
         if self.attempts > MOVES_MAX {
             self.deny_with(&Verdict::ReadBroken(loss.detail()));
+        } else if !self.deps.may_rerun(loss.label()) {
+            self.deny_with(&Verdict::NoBudget(loss.detail()));
         } else {
             self.seek(self.wanted_unit);
         }

@@ -362,7 +362,9 @@ impl Session {
             self.floor = self.floor.max(now + lazy.unwrap_or_default());
             self.deps.facts.wrote(self.floor);
         }
-        self.attempts = 0;
+        if std::mem::take(&mut self.attempts) > 0 && !unit.failed {
+            self.deps.metrics.route.reruns_healed.inc();
+        }
         self.avoid = None;
         self.force_primary = false;
         self.refused = None;

@@ -223,6 +223,8 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             lag_bytes_max: Some(16 << 20),
             replay_lag_max: Some(ms(10_000)),
             classify_bytes_max: 65_536,
+            retry_budget_percent: 20,
+            learned_ttl: ms(600_000),
             read_functions: vec![],
             write_functions: vec![],
         },

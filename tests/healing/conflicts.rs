@@ -1,4 +1,7 @@
 //! Replay that needs what a read holds.
+//!
+//! Contract: whatever replay cancels, no client that reads sees it. Absent on purpose: connections that replay ends
+//! (nobody drops a database here).
 
 use super::*;
 use crate::support::cluster::Cluster;

@@ -1,4 +1,7 @@
 //! Statements that fail on a standby for being a standby.
+//!
+//! Invariant: whatever the way of speaking, a refusal is neither seen nor met twice by one shape. Absent on purpose:
+//! statements that the classifier knows without being told.
 
 use super::*;
 use crate::support::proxy::ProxySpec;

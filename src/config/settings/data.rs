@@ -172,6 +172,21 @@ pub(super) static ROUTE: Section = Section {
             "Longer statements are not classified and go to the primary.",
         ),
         live(
+            "retry_budget_percent",
+            count(0, 100),
+            Toml("20"),
+            Whole(|c| Shown::of(c.route.retry_budget_percent)),
+            "Of 100 requests so many reads may run again elsewhere because a node lost or cancelled them; ten per second \
+             may in any case. Statements that a standby refuses as writes always run again on the primary.",
+        ),
+        live(
+            "learned_ttl",
+            duration(1_000, 30 * DAY),
+            Toml(r#""10min""#),
+            Whole(|c| Shown::duration(c.route.learned_ttl)),
+            "How long the shape of a statement that standbys refused goes to the primary before a standby is asked again.",
+        ),
+        live(
             "read_functions",
             Kind::Texts,
             Toml("[]"),
