@@ -4,8 +4,8 @@
 //! the control plane has its own thread; the order of stopping is written in one function. Absent on
 //! purpose: rules of any kind.
 
-use crate::admin::console::{Console, RELOADS_MAX, ReloadRequest, Reloaded, Sources};
-use crate::admin::{AdminDeps, NodeAddress, Phase, Readiness};
+use crate::admin::console::{Carried, Console, ORDERS_MAX, Order, OrderRequest, Sources};
+use crate::admin::{AdminDeps, NodeAddress, Phase, Readiness, VitalsSource};
 use crate::auth::hba::Hba;
 use crate::auth::{
     AuthQuery, Candidates, LoginLimiter, LoginLimits, Memberships, NodeLink, Protection, SecretSource, Secrets,
@@ -15,14 +15,15 @@ use crate::client::{Access, Admission, AuthDeps, Hashing, Inquirer, Signal};
 use crate::clock::Clock;
 use crate::config::{Config, Report};
 use crate::failover::controller::{ControlDeps, ControlHandle, ControlMetrics, ControlThread, spawn};
+use crate::failover::event::Command;
 use crate::failover::{Machine, Policy};
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
 use crate::net::{Listener, NodeTls, TlsAcceptor, bind, bind_unix};
 use crate::pool::{PoolDeps, PoolNode, PoolSet};
-use crate::route::{Reason, Standings};
+use crate::route::{Reason, Service, Standings};
 use crate::serve::{Server, accept};
-use crate::session::{SessionDeps, Tunables};
+use crate::session::{SessionDeps, Tunables, watch_nodes};
 use crate::topology::{
     FactReceiver, FactSender, Role, Topology, TopologyPublisher, TopologyReader, fact_channel, topology_channel,
 };
@@ -37,6 +38,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// How long the control plane may take to hear of an order.
+const CONTROL_LIMIT: Duration = Duration::from_secs(5);
 /// After the drain: how long sessions may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -92,8 +95,8 @@ struct App {
     control: ControlThread,
     readiness: Readiness,
     stop_admin: CancellationToken,
-    /// Reloads that console clients ask for.
-    reloads: mpsc::Receiver<ReloadRequest>,
+    /// What operators order in the console.
+    orders: mpsc::Receiver<OrderRequest>,
     generation: u64,
 }
 
@@ -113,7 +116,7 @@ impl App {
         let clock = Clock::machine();
         let (publisher, topology) = topology_channel(Topology::starting(&names));
         let (facts, fact_receiver) = fact_channel();
-        let (server, reloads) = make_server(&config, &clock, &metrics, &topology, &facts)?;
+        let (server, orders) = make_server(&config, &clock, &metrics, &topology, &facts)?;
         let readiness = Readiness::new();
         let stop_admin = CancellationToken::new();
         let admin = admin.map(|listener| AdminParts {
@@ -124,7 +127,12 @@ impl App {
             config: Arc::clone(&config),
         });
         let control = start_control(&config, &clock, &metrics, publisher, fact_receiver, admin)?;
-        Ok(Self { path, config, server, listeners, control, readiness, stop_admin, reloads, generation: 0 })
+        for (node, configured) in (0..).map(NodeId).zip(&config.nodes).filter(|(_, node)| node.drain) {
+            tracing::info!(node = %configured.name, "draining, as configured");
+            server.deps.standings.of(node).set_service(Service::Draining);
+        }
+        tokio::spawn(watch_nodes(Arc::clone(&server.deps), server.draining.clone()));
+        Ok(Self { path, config, server, listeners, control, readiness, stop_admin, orders, generation: 0 })
     }
 
     async fn serve(mut self) -> Result<()> {
@@ -143,9 +151,13 @@ impl App {
                     Asked::Reload => drop(self.reload()),
                     Asked::Stop => break,
                 },
-                Some(request) = self.reloads.recv() => {
+                Some((order, reply)) = self.orders.recv() => {
+                    let carried = match order {
+                        Order::Reload => self.reload(),
+                        Order::Serve(node, service) => self.set_service(node, service).await,
+                    };
                     // The client may have left meanwhile.
-                    let _ = request.send(self.reload());
+                    let _ = reply.send(carried);
                 }
             }
         }
@@ -191,8 +203,22 @@ impl App {
         }
     }
 
+    /// An operator wants a node to serve so. The control plane is told first: where it cannot be, nothing changes.
+    async fn set_service(&self, node: NodeId, service: Service) -> Carried {
+        let command = Command::Maintain { node, on: service == Service::Maintenance };
+        let told = tokio::time::timeout(CONTROL_LIMIT, self.control.handle.send(command)).await;
+        match told {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(format!("The control plane says: {error}.")),
+            Err(_) => return Err("The control plane does not answer.".to_owned()),
+        }
+        self.server.deps.standings.of(node).set_service(service);
+        tracing::info!(node = %self.config.nodes[node.index()].name, service = service.word(), "ordered by an operator");
+        Ok(())
+    }
+
     /// Reads the config file again. The answer is for the client that asked; the log has it in any case.
-    fn reload(&mut self) -> Reloaded {
+    fn reload(&mut self) -> Carried {
         let outcome = self.reload_file();
         if let Err(why) = &outcome {
             tracing::error!("the config was not reloaded: {why}");
@@ -200,7 +226,7 @@ impl App {
         outcome
     }
 
-    fn reload_file(&mut self) -> Reloaded {
+    fn reload_file(&mut self) -> Carried {
         let report = Report::of_file(&self.path);
         let next = match report.into_result() {
             Ok(next) => Arc::new(next),
@@ -238,8 +264,21 @@ impl App {
         self.server.deps.pools.reconfigure(next.pool.clone(), &budgets);
         self.server.deps.tunables.store(Arc::new(Tunables::new(&next, self.generation)));
         self.server.running.store(Arc::clone(&next));
+        self.drain_as_configured(&next);
         self.config = next;
-        Ok(changes.iter().map(ToString::to_string).collect())
+        Ok(())
+    }
+
+    /// What the file says anew about draining counts; what an operator ordered otherwise stays.
+    fn drain_as_configured(&self, next: &Config) {
+        for ((node, before), after) in (0..).map(NodeId).zip(&self.config.nodes).zip(&next.nodes) {
+            let standing = self.server.deps.standings.of(node);
+            match (before.drain, after.drain, standing.service()) {
+                (false, true, Service::Enabled) => standing.set_service(Service::Draining),
+                (true, false, Service::Draining) => standing.set_service(Service::Enabled),
+                _ => {}
+            }
+        }
     }
 
     /// The new config, with the running values where only a restart applies new ones.
@@ -250,6 +289,7 @@ impl App {
         for node in &mut kept.nodes {
             if let Some(next) = next.nodes.iter().find(|next| next.name == node.name) {
                 node.weight = next.weight;
+                node.drain = next.drain;
                 node.zone.clone_from(&next.zone);
             }
         }
@@ -342,7 +382,7 @@ fn make_server(
     metrics: &Arc<Metrics>,
     topology: &TopologyReader,
     facts: &FactSender,
-) -> Result<(Arc<Server>, mpsc::Receiver<ReloadRequest>)> {
+) -> Result<(Arc<Server>, mpsc::Receiver<OrderRequest>)> {
     let nodes = config.nodes.iter().map(|node| PoolNode {
         name: Arc::clone(&node.name),
         target: Target { host: node.host.as_str().into(), port: node.port, tls: NodeTls::new(&node.tls) },
@@ -371,11 +411,11 @@ fn make_server(
         config: Arc::clone(&running),
         clock: clock.clone(),
     };
-    let (reload, reloads) = mpsc::channel(RELOADS_MAX);
+    let (order, orders) = mpsc::channel(ORDERS_MAX);
     let server = Server {
         deps: Arc::new(deps),
         running,
-        console: Console::new(sources, reload, config.server.client_write_timeout),
+        console: Console::new(sources, order, config.server.client_write_timeout),
         auth: ArcSwap::from_pointee(auth_deps(config, clock, topology, memory)?),
         tls: ArcSwapOption::new(TlsAcceptor::new(&config.tls).context("[tls]")?.map(Arc::new)),
         config: ArcSwap::from_pointee(config.server.clone()),
@@ -383,7 +423,7 @@ fn make_server(
         tracker: TaskTracker::new(),
         draining: CancellationToken::new(),
     };
-    Ok((Arc::new(server), reloads))
+    Ok((Arc::new(server), orders))
 }
 
 /// What logins remember beyond a reload.
@@ -492,6 +532,7 @@ async fn serve_admin(parts: AdminParts, handle: ControlHandle) {
         metrics: Arc::clone(&deps.metrics),
         before_scrape: Box::new(move |metrics| metrics.control.facts_dropped(facts.dropped())),
         topology: deps.topology.clone(),
+        vitals: vitals_of(&deps),
         status: Box::new(move || serde_json::to_value(&**handle.status().borrow()).unwrap_or_default()),
         pools: pools_json(&deps, &parts.config),
         readiness: parts.readiness,
@@ -501,6 +542,14 @@ async fn serve_admin(parts: AdminParts, handle: ControlHandle) {
         clock: deps.clock.clone(),
     };
     crate::admin::serve(listener, admin, parts.stop).await;
+}
+
+fn vitals_of(deps: &Arc<SessionDeps>) -> VitalsSource {
+    let deps = Arc::clone(deps);
+    Box::new(move || {
+        let (now, slow_start) = (deps.clock.now(), deps.tunables.load().balancing.slow_start);
+        deps.standings.iter().map(|(_, standing)| standing.vitals(now, slow_start)).collect()
+    })
 }
 
 fn pools_json(deps: &Arc<SessionDeps>, config: &Arc<Config>) -> Box<dyn Fn() -> serde_json::Value + Send + Sync> {

@@ -9,6 +9,8 @@ use pgregent::clock::{Clock, Time};
 use pgregent::config::LogConfig;
 use pgregent::ids::{Epoch, Lsn, NodeId, TimelineId};
 use pgregent::metrics::Metrics;
+use pgregent::route::outlier::Outlier;
+use pgregent::route::{Service, Vitals, WHOLE};
 use pgregent::topology::{Health, Role, Topology, TopologyPublisher, Writes, topology_channel};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -58,6 +60,12 @@ impl Admin {
         let pools_panic = Arc::new(AtomicBool::new(false));
         let panic = Arc::clone(&pools_panic);
         let deps = AdminDeps {
+            // The second starts slowly and is drained, the third was ejected.
+            vitals: Box::new(|| {
+                let fine = Vitals::UNKNOWN;
+                let second = Vitals { in_flight: 3, share: WHOLE / 2, service: Service::Draining, ..fine };
+                vec![fine, second, Vitals { ejected: Some(Outlier::Slow), ..fine }]
+            }),
             cluster: "main".into(),
             metrics: Arc::clone(&metrics),
             before_scrape: Box::new(|metrics| metrics.control.facts_dropped(42)),
@@ -207,6 +215,7 @@ async fn the_cluster_is_told_as_json() {
     assert!(answer.head.contains("content-type: application/json"), "{}", answer.head);
     let unknown = json!({
         "lag_bytes": null, "replay_lag_ms": null, "timeline": null, "lsn": null, "fresh_age_ms": null, "note": null,
+        "service": "enabled", "ejected": null, "in_flight": 0, "read_latency_ms": null, "share_percent": 100,
     });
     let node = |name: &str, address: &str, known: Value| {
         let mut node = unknown.as_object().unwrap().clone();
@@ -223,9 +232,9 @@ async fn the_cluster_is_told_as_json() {
             node("pg1", "10.0.0.1:5432", json!({ "role": "primary", "health": "healthy", "accepts_reads": true,
                 "timeline": 3, "lsn": "0/3000060", "fresh_age_ms": 0 })),
             node("pg2", "10.0.0.2:5432", json!({ "role": "standby", "health": "healthy", "accepts_reads": true,
-                "lag_bytes": 96, "replay_lag_ms": 12, "fresh_age_ms": 250 })),
+                "service": "draining", "in_flight": 3, "share_percent": 50, "lag_bytes": 96, "replay_lag_ms": 12, "fresh_age_ms": 250 })),
             node("pg3", "10.0.0.3:5432", json!({ "role": "unassigned", "health": "down", "accepts_reads": false,
-                "note": "refuses connections" })),
+                "ejected": "slow", "note": "refuses connections" })),
         ],
     });
     assert_eq!(answer.json(), expected);

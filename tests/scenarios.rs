@@ -287,6 +287,8 @@ impl Player {
             "cmd" => Event::Command(match words[1] {
                 "pause" => Command::Pause,
                 "resume" => Command::Resume,
+                "maintenance" => Command::Maintain { node: self.node(words[2]), on: true },
+                "enable" => Command::Maintain { node: self.node(words[2]), on: false },
                 "failover" => Command::Failover { to: words.get(2).map(|n| self.node(n)) },
                 other => panic!("{}: unknown cmd {other}", self.name),
             }),

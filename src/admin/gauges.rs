@@ -7,11 +7,12 @@ use super::ready::WritesNow;
 use super::report::fresh_age;
 use crate::clock::Time;
 use crate::metrics::{Metrics, NodeRole, WritesState};
+use crate::route::{Latency, Vitals};
 use crate::topology::{Health, Role, Topology};
 use std::time::Duration;
 
 /// Shows this snapshot.
-pub(super) fn show(metrics: &Metrics, topology: &Topology, writes: &WritesNow, now: Time) {
+pub(super) fn show(metrics: &Metrics, topology: &Topology, vitals: &[Vitals], writes: &WritesNow, now: Time) {
     metrics.control.epoch.set(i64::try_from(topology.epoch.0).unwrap_or(i64::MAX));
     metrics.control.show_writes(match writes {
         WritesNow::Open => WritesState::Open,
@@ -29,6 +30,12 @@ pub(super) fn show(metrics: &Metrics, topology: &Topology, writes: &WritesNow, n
         node.lag_bytes.set(view.lag_bytes.map_or(f64::NAN, bytes));
         node.replay_lag_seconds.set(seconds(view.replay_lag));
         node.fresh_age_seconds.set(seconds(fresh_age(view, now)));
+    }
+    for (vitals, node) in vitals.iter().zip(metrics.nodes()) {
+        node.in_flight.set(i64::from(vitals.in_flight));
+        node.read_latency_seconds.set(seconds(vitals.latency.map(Latency::span)));
+        node.ejected.set(i64::from(vitals.ejected.is_some()));
+        node.show_service(vitals.service.word());
     }
 }
 

@@ -11,6 +11,7 @@ use super::report::{Around, ClusterReport};
 use super::{gauges, page};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, TEXT_FORMAT};
+use crate::route::Vitals;
 use crate::topology::{Topology, TopologyReader};
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -51,6 +52,9 @@ pub struct NodeAddress {
 /// Gives a JSON value on demand; called on a blocking thread, so it may take a lock but must not wait for clients.
 pub type JsonSource = Box<dyn Fn() -> Value + Send + Sync>;
 
+/// Gives how each node does; must return at once.
+pub type VitalsSource = Box<dyn Fn() -> Vec<Vitals> + Send + Sync>;
+
 /// What the endpoints read.
 pub struct AdminDeps {
     /// Name of the cluster, for titles.
@@ -61,6 +65,8 @@ pub struct AdminDeps {
     pub before_scrape: Box<dyn Fn(&Metrics) + Send + Sync>,
     /// The snapshot.
     pub topology: TopologyReader,
+    /// How the nodes do, by `NodeId::index`.
+    pub vitals: VitalsSource,
     /// What the controller adds to the cluster's JSON, as `control`.
     pub status: JsonSource,
     /// The pools' JSON.
@@ -138,7 +144,7 @@ impl Shared {
         let deps = &self.deps;
         (deps.before_scrape)(&deps.metrics);
         let topology = deps.topology.snapshot();
-        gauges::show(&deps.metrics, &topology, &self.writes(&topology), deps.clock.now());
+        gauges::show(&deps.metrics, &topology, &(deps.vitals)(), &self.writes(&topology), deps.clock.now());
         deps.metrics.render()
     }
 
@@ -150,6 +156,7 @@ impl Shared {
             phase: deps.readiness.phase(),
             writes: self.writes(&topology),
             now: deps.clock.now(),
+            vitals: (deps.vitals)(),
             control: (deps.status)(),
         };
         ClusterReport::new(&topology, around, |place| deps.nodes.get(place).map_or("", |node| &node.address))

@@ -115,7 +115,7 @@ fn write_nodes(page: &mut String, nodes: &[NodeReport]) -> fmt::Result {
             Escaped(&node.address),
             node.role,
             node.health,
-            if node.accepts_reads { "yes" } else { "no" },
+            reads(node),
             known(node.lag_bytes),
             known(node.replay_lag_ms),
             known(node.fresh_age_ms),
@@ -125,6 +125,17 @@ fn write_nodes(page: &mut String, nodes: &[NodeReport]) -> fmt::Result {
         )?;
     }
     page.write_str("</tbody></table>\n")
+}
+
+/// Whether it takes reads, and if it could but does not, why.
+fn reads(node: &NodeReport) -> &'static str {
+    match node.ejected {
+        _ if node.service != "enabled" => node.service,
+        _ if !node.accepts_reads => "no",
+        Some("slow") => "ejected (slow)",
+        Some(_) => "ejected (failing)",
+        None => "yes",
+    }
 }
 
 fn write_json(page: &mut String, title: &str, value: &Value) -> fmt::Result {

@@ -5,6 +5,8 @@
 
 use super::ready::{Phase, WritesNow};
 use crate::clock::Time;
+use crate::route::outlier::Outlier;
+use crate::route::{Vitals, WHOLE};
 use crate::topology::{NodeView, Topology};
 use serde::Serialize;
 use serde_json::Value;
@@ -44,6 +46,16 @@ pub(super) struct NodeReport {
     /// How old the latest moment is up to which every acknowledged write is known to be there.
     pub(super) fresh_age_ms: Option<u64>,
     pub(super) note: Option<String>,
+    /// What an operator lets it do: `enabled`, `draining` or `maintenance`.
+    pub(super) service: &'static str,
+    /// Why it is left out for a while: `failing` or `slow`.
+    pub(super) ejected: Option<&'static str>,
+    /// Units that have it or wait for it.
+    pub(super) in_flight: u32,
+    /// How long its reads take, smoothed.
+    pub(super) read_latency_ms: Option<f64>,
+    /// What it takes of the share that its weight gives it, while it starts slowly.
+    pub(super) share_percent: u32,
 }
 
 /// What a report is made of, besides the snapshot.
@@ -52,6 +64,8 @@ pub(super) struct Around<'a> {
     pub(super) phase: Phase,
     pub(super) writes: WritesNow,
     pub(super) now: Time,
+    /// By `NodeId::index`.
+    pub(super) vitals: Vec<Vitals>,
     pub(super) control: Value,
 }
 
@@ -72,14 +86,19 @@ impl ClusterReport {
             primary: topology.primary.and_then(|id| topology.node(id)).map(|node| node.name.to_string()),
             writes,
             why,
-            nodes: nodes.map(|(place, node)| NodeReport::new(node, address_of(place), around.now)).collect(),
+            nodes: nodes
+                .map(|(place, node)| {
+                    let vitals = around.vitals.get(place).copied().unwrap_or(Vitals::UNKNOWN);
+                    NodeReport::new(node, &vitals, address_of(place), around.now)
+                })
+                .collect(),
             control: around.control,
         }
     }
 }
 
 impl NodeReport {
-    fn new(node: &NodeView, address: &str, now: Time) -> Self {
+    fn new(node: &NodeView, vitals: &Vitals, address: &str, now: Time) -> Self {
         Self {
             name: node.name.to_string(),
             address: address.to_owned(),
@@ -92,6 +111,11 @@ impl NodeReport {
             lsn: node.lsn.map(|lsn| lsn.to_string()),
             fresh_age_ms: fresh_age(node, now).map(millis),
             note: node.note.as_deref().map(str::to_owned),
+            service: vitals.service.word(),
+            ejected: vitals.ejected.map(Outlier::word),
+            in_flight: vitals.in_flight,
+            read_latency_ms: vitals.latency.map(|latency| latency.span().as_secs_f64() * 1e3),
+            share_percent: vitals.share * 100 / WHOLE,
         }
     }
 }

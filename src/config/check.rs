@@ -163,6 +163,7 @@ fn node(f: &Fields<'_, '_>, node_budget: usize, tls: &NodeTlsConfig, folder: &Pa
         replication_port,
         weight: f.count32("weight", notes),
         zone: f.text("zone", notes),
+        drain: f.flag("drain", notes).unwrap_or_default(),
         failover_priority: f.count32("failover_priority", notes),
         budget: budget.unwrap_or(node_budget),
         tls: tls::towards_nodes(f, Some(tls), folder, notes),

@@ -191,6 +191,8 @@ pub struct NodeConfig {
     pub weight: u32,
     /// The zone that it is in. Default none.
     pub zone: Option<String>,
+    /// Takes no new reads. Default false.
+    pub drain: bool,
     /// Preference among equally advanced candidates, higher first; 0: never promoted. Default 100, range 0..=1000.
     pub failover_priority: u32,
     /// Backends to this node over all pools. Default: from `[pool] node_budget`.

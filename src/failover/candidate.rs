@@ -28,6 +28,8 @@ pub struct Candidate {
     pub replay_paused: bool,
     /// `failover_priority`.
     pub priority: u32,
+    /// An operator works on it.
+    pub maintenance: bool,
     /// Its promotion failed a short time ago.
     pub promotion_failed: bool,
     /// It stands still: its receiver is gone and its position was read afterwards.
@@ -78,6 +80,7 @@ mod tests {
             flush_lsn: Lsn(1000),
             replay_paused: false,
             priority: 100,
+            maintenance: false,
             promotion_failed: false,
             detached: true,
         }
@@ -112,6 +115,7 @@ mod tests {
         assert_eq!(veto(&good, &bar()), None);
         let check = |c: Candidate, want: Veto| assert_eq!(veto(&c, &bar()), Some(want));
         check(Candidate { priority: 0, ..good.clone() }, Veto::PriorityZero);
+        check(Candidate { maintenance: true, ..good.clone() }, Veto::Maintenance);
         check(Candidate { health: Health::Down, ..good.clone() }, Veto::NotHealthy);
         check(Candidate { health: Health::Suspect, ..good.clone() }, Veto::NotHealthy);
         check(Candidate { in_recovery: false, ..good.clone() }, Veto::NotInRecovery);

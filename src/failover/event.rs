@@ -62,6 +62,13 @@ pub enum Command {
     Pause,
     /// Decide again.
     Resume,
+    /// Whether an operator works on the node: then it is not promoted.
+    Maintain {
+        /// The node.
+        node: NodeId,
+        /// Begins, or ends.
+        on: bool,
+    },
     /// Promote now, although the primary may still be reachable (it is fenced first).
     Failover {
         /// The candidate; `None`: the best one.

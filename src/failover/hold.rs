@@ -138,6 +138,8 @@ pub enum Veto {
     NotAsked,
     /// Its `failover_priority` is 0.
     PriorityZero,
+    /// An operator works on it.
+    Maintenance,
     /// It does not answer.
     NotHealthy,
     /// It is not in recovery.
@@ -253,6 +255,7 @@ impl fmt::Display for Veto {
         match self {
             Self::NotAsked => f.write_str("another node was asked for"),
             Self::PriorityZero => f.write_str("its failover_priority is 0"),
+            Self::Maintenance => f.write_str("it is in maintenance (ENABLE NODE ends that)"),
             Self::NotHealthy => f.write_str("it does not answer"),
             Self::NotInRecovery => f.write_str("it is not in recovery"),
             Self::OtherSystem { has } => write!(f, "it belongs to system {has}"),

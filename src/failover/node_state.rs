@@ -83,6 +83,8 @@ pub(super) struct NodeState {
     pub detached: bool,
     /// When its promotion last failed.
     pub promote_failed_at: Option<Time>,
+    /// An operator works on it.
+    pub maintenance: bool,
     pub quarantine: Option<Quarantine>,
     pub fence: u64,
     pub repoints: Repoints,
@@ -106,6 +108,7 @@ impl NodeState {
             unstreamed_since: None,
             detached: false,
             promote_failed_at: None,
+            maintenance: false,
             quarantine: None,
             fence: 0,
             repoints: Repoints::default(),

@@ -17,6 +17,7 @@ pub static RULES: &[Rule] = &[
     answers,
     in_recovery,
     allowed,
+    left_alone,
     same_history,
     replays,
     not_just_failed,
@@ -43,6 +44,10 @@ fn in_recovery(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
 
 fn allowed(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
     (candidate.priority == 0).then_some(Veto::PriorityZero)
+}
+
+fn left_alone(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
+    candidate.maintenance.then_some(Veto::Maintenance)
 }
 
 fn same_history(candidate: &Candidate, bar: &Bar) -> Option<Veto> {

@@ -141,6 +141,14 @@ pub struct NodeMetrics {
     pub up: IntGauge,
     /// 1 while the node takes reads.
     pub accepts_reads: IntGauge,
+    /// Units that have the node or wait for it.
+    pub in_flight: IntGauge,
+    /// How long its reads take, smoothed, seconds; NaN: not known.
+    pub read_latency_seconds: Gauge,
+    /// 1 while it is ejected.
+    pub ejected: IntGauge,
+    /// Ejections by reason.
+    pub ejections: Reasons<IntCounter>,
     /// Bytes of WAL not yet replayed; NaN: not known.
     pub lag_bytes: Gauge,
     /// How long replay is behind, seconds; NaN: not known.
@@ -149,7 +157,11 @@ pub struct NodeMetrics {
     pub fresh_age_seconds: Gauge,
     statements: [IntCounter; 4],
     role: [IntGauge; 3],
+    service: [IntGauge; 3],
 }
+
+/// What an operator lets a node do, as labels.
+const SERVICES: [&str; 3] = ["enabled", "draining", "maintenance"];
 
 impl NodeMetrics {
     pub(super) fn all(maker: &Maker, names: &[Arc<str>]) -> Box<[Self]> {
@@ -167,6 +179,13 @@ impl NodeMetrics {
     pub fn show_role(&self, role: NodeRole) {
         for (place, gauge) in self.role.iter().enumerate() {
             gauge.set(i64::from(place == role as usize));
+        }
+    }
+
+    /// Shows the node in this service (one of the labels) and in no other.
+    pub fn show_service(&self, service: &str) {
+        for (word, gauge) in SERVICES.iter().zip(&self.service) {
+            gauge.set(i64::from(*word == service));
         }
     }
 }
@@ -187,6 +206,11 @@ struct Families {
     up: IntGaugeVec,
     accepts_reads: IntGaugeVec,
     role: IntGaugeVec,
+    service: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    read_latency_seconds: GaugeVec,
+    ejected: IntGaugeVec,
+    ejections: IntCounterVec,
     lag_bytes: GaugeVec,
     replay_lag_seconds: GaugeVec,
     fresh_age_seconds: GaugeVec,
@@ -211,6 +235,11 @@ impl Families {
             up: m.gauges("node_up", "Whether the node is healthy (0 or 1).", &["node"]),
             accepts_reads: m.gauges("node_accepts_reads", "Whether the node takes reads (0 or 1).", &["node"]),
             role: m.gauges("node_role", "Whether the node has this role (0 or 1).", &["node", "role"]),
+            service: m.gauges("node_service", "Whether an operator lets the node do this (0 or 1).", &["node", "service"]),
+            in_flight: m.gauges("node_in_flight", "Units of work that have the node or wait for it now (count).", &["node"]),
+            read_latency_seconds: m.float_gauges("read_latency_seconds", "Time from sending a read to its first answer, smoothed, NaN when not known (seconds).", &["node"]),
+            ejected: m.gauges("node_ejected", "Whether the standby is left out for a while because it fails or is slow (0 or 1).", &["node"]),
+            ejections: m.counters("ejections_total", "Times the standby was left out for a while, by reason (count).", &["node", "reason"]),
             lag_bytes: m.float_gauges("lag_bytes", "WAL of the primary not yet replayed by the node, NaN when not known (bytes).", &["node"]),
             replay_lag_seconds: m.float_gauges("replay_lag_seconds", "How long replay is behind, NaN when not known (seconds).", &["node"]),
             fresh_age_seconds: m.float_gauges("fresh_age_seconds", "Age of the latest moment up to which all acknowledged writes are known to be replayed, NaN when not known (seconds).", &["node"]),
@@ -239,6 +268,11 @@ impl Families {
             probes: counter_reasons(&self.probes, Some(Arc::clone(name))),
             up: self.up.with_label_values(&own),
             accepts_reads: self.accepts_reads.with_label_values(&own),
+            in_flight: self.in_flight.with_label_values(&own),
+            read_latency_seconds: unknown(&self.read_latency_seconds),
+            ejected: self.ejected.with_label_values(&own),
+            ejections: counter_reasons(&self.ejections, Some(Arc::clone(name))),
+            service: SERVICES.map(|service| self.service.with_label_values(&[&**name, service])),
             lag_bytes: unknown(&self.lag_bytes),
             replay_lag_seconds: unknown(&self.replay_lag_seconds),
             fresh_age_seconds: unknown(&self.fresh_age_seconds),

@@ -22,6 +22,7 @@ fn touch_all(metrics: &Metrics) {
     node.backend_connects.inc("ok");
     node.backend_discards.inc("lifetime");
     node.probes.inc("ok");
+    node.ejections.inc("slow");
 }
 
 /// Dashboards and alerts rely on these names and types.
@@ -40,6 +41,7 @@ pgregent_clients gauge
 pgregent_clients_waiting gauge
 pgregent_connect_seconds histogram
 pgregent_connections_total counter
+pgregent_ejections_total counter
 pgregent_epoch gauge
 pgregent_facts_dropped_total counter
 pgregent_failover_seconds histogram
@@ -48,7 +50,10 @@ pgregent_fresh_age_seconds gauge
 pgregent_lag_bytes gauge
 pgregent_logins_total counter
 pgregent_node_accepts_reads gauge
+pgregent_node_ejected gauge
+pgregent_node_in_flight gauge
 pgregent_node_role gauge
+pgregent_node_service gauge
 pgregent_node_up gauge
 pgregent_notices_total counter
 pgregent_panics_total counter
@@ -56,6 +61,7 @@ pgregent_pins gauge
 pgregent_probe_seconds histogram
 pgregent_probes_total counter
 pgregent_queue_wait_seconds histogram
+pgregent_read_latency_seconds gauge
 pgregent_replay_lag_seconds gauge
 pgregent_replication_connections gauge
 pgregent_replication_ends_total counter

@@ -109,7 +109,7 @@ pub enum DiscardReason {
     Lifetime,
     /// Idle longer than `idle_timeout`, or its place was wanted by another pool.
     Idle,
-    /// What backends begin with has changed since it was opened, or its database must be left alone.
+    /// What backends begin with has changed since it was opened, or its database or node must be left alone.
     Outdated,
     /// The proxy stops, or the pool shrank.
     Closing,

@@ -179,6 +179,13 @@ impl PoolSet {
         }
     }
 
+    /// Closes the idle backends of a node.
+    pub fn vacate_node(&self, node: NodeId) {
+        for pool in self.shared.snapshot().into_iter().filter(|pool| pool.key.node == node) {
+            pool.close_idle();
+        }
+    }
+
     /// What a backend begins with has changed: those that exist are closed when they are next idle.
     pub fn outdate(&self) {
         self.shared.generation.fetch_add(1, Ordering::AcqRel);

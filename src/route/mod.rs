@@ -9,11 +9,13 @@ mod budget;
 mod latency;
 pub mod outlier;
 mod standing;
+mod watch;
 
 pub use balance::{BALANCES, Balance, Candidate, balance};
 pub use budget::{Earning, RERUNS_PER_SECOND, RetryBudget};
 pub use latency::{FADE_AFTER, Latency};
 pub use standing::{Service, Standing, Standings, Vitals, WHOLE};
+pub use watch::Watch;
 
 use crate::clock::Time;
 use crate::config::{Config, RouteConfig};
@@ -322,6 +324,8 @@ fn last_resort(
 
 #[cfg(test)]
 mod tests {
+    mod simulation;
+
     use super::*;
     use crate::topology::Health;
 

@@ -103,6 +103,10 @@ impl Outliers {
         let mut changes = Vec::new();
         self.let_back(seen, now, &mut changes);
         for index in 0..self.0.len().min(seen.len()) {
+            if changes.iter().any(|(returned, _)| *returned == node(index)) {
+                // What is seen of it is from before it was left out.
+                continue;
+            }
             let why = self.judge(seen, index, now);
             let usable = seen.iter().filter(|seen| seen.usable).count();
             if let Some(why) = why
@@ -201,7 +205,7 @@ mod tests {
             assert_eq!(outliers.step(&[FINE, FAILING, FINE], at(now)), [out]);
             now += span.as_secs_f64();
             assert_eq!(outliers.step(&[FINE, FINE, FINE], at(now - 0.001)), []);
-            assert_eq!(outliers.step(&[FINE, FINE, FINE], at(now)), [(NodeId(1), Change::Returned)]);
+            assert_eq!(outliers.step(&[FINE, FAILING, FINE], at(now)), [(NodeId(1), Change::Returned)]);
         }
         now += SPAN_MAX.as_secs_f64();
         outliers.step(&[FINE; 3], at(now));

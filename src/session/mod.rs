@@ -19,6 +19,7 @@ mod hidden;
 mod local;
 mod loss;
 mod names;
+mod nodes;
 mod passthrough;
 mod poll;
 mod prepared;
@@ -33,6 +34,7 @@ mod unit;
 pub use deps::{SessionDeps, Tunables};
 pub use greet::{GreetError, Greetings};
 pub use hazards::HazardTable;
+pub use nodes::watch_nodes;
 pub use passthrough::{Passthrough, PassthroughEnd, PassthroughError, ReplicationWish};
 
 use crate::backend::Parameters;

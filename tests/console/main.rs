@@ -6,6 +6,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure real time")]
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
+#[path = "nodes.rs"]
+mod nodes;
 #[path = "../support/mod.rs"]
 mod support;
 

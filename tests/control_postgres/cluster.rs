@@ -171,6 +171,7 @@ pub fn node_config(name: &str, port: u16) -> NodeConfig {
         replication_host: "127.0.0.1".into(),
         replication_port: port,
         weight: 100,
+        drain: false,
         zone: None,
         failover_priority: 100,
         budget: 10,

@@ -51,6 +51,7 @@ fn command(node: std::ops::Range<u16>) -> impl Strategy<Value = Command> {
     prop_oneof![
         1 => Just(Command::Pause),
         3 => Just(Command::Resume),
+        2 => (node.clone(), any::<bool>()).prop_map(|(node, on)| Command::Maintain { node: NodeId(node), on }),
         2 => proptest::option::of(node).prop_map(|to| Command::Failover { to: to.map(NodeId) }),
     ]
 }

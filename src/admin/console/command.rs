@@ -1,4 +1,4 @@
-//! What a console client may say: SHOW, RELOAD, and what drivers say unasked.
+//! What a console client may say: SHOW, RELOAD, DRAIN and the like, and what drivers say unasked.
 //!
 //! Pure. Invariants: every command that is listed by SHOW HELP works; what is not understood is an error
 //! that says where to look. Absent on purpose: carrying anything out (`session`).
@@ -7,6 +7,7 @@ use super::show::{self, Show};
 use super::table::{Column, Kind, Value};
 use super::words::Word;
 use crate::error::{ClientError, SqlState};
+use crate::route::Service;
 
 /// A statement.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub enum Command {
     Deallocate(Option<String>),
     /// RELOAD
     Reload,
+    /// ENABLE, DRAIN or MAINTENANCE of the node of this name.
+    Serve(Service, String),
     /// EXPLAIN ROUTE of this text.
     ExplainRoute(String),
 }
@@ -62,6 +65,9 @@ pub fn parse(words: &[Word]) -> Result<Command, ClientError> {
         ("deallocate", [prepare, rest @ ..]) if prepare.is("prepare") => deallocate(rest),
         ("deallocate", rest) => deallocate(rest),
         ("reload", []) => Ok(Command::Reload),
+        ("enable", rest) => serve(Service::Enabled, rest),
+        ("drain", rest) => serve(Service::Draining, rest),
+        ("maintenance", rest) => serve(Service::Maintenance, rest),
         ("explain", [word, Word::Quoted(text)]) if word.is("route") => Ok(Command::ExplainRoute(text.clone())),
         _ => Err(unknown()),
     }
@@ -69,6 +75,23 @@ pub fn parse(words: &[Word]) -> Result<Command, ClientError> {
 
 fn name_of(word: &Word) -> Result<String, ClientError> {
     word.text().map(str::to_owned).ok_or_else(unknown)
+}
+
+/// `NODE name`; a name may have a `-` in it.
+fn serve(service: Service, rest: &[Word]) -> Result<Command, ClientError> {
+    let name = match rest {
+        [node, name @ ..] if node.is("node") && !name.is_empty() => name,
+        _ => return Err(unknown()),
+    };
+    let mut text = String::new();
+    for word in name {
+        match word {
+            Word::Plain(part) | Word::Quoted(part) => text.push_str(part),
+            Word::Symbol('-') => text.push('-'),
+            Word::Symbol(_) => return Err(unknown()),
+        }
+    }
+    Ok(Command::Serve(service, text))
 }
 
 fn show(rest: &[Word]) -> Result<Command, ClientError> {
@@ -173,6 +196,21 @@ mod tests {
         assert!(matches!(read("SELECT version()"), Ok(Command::Value(..))));
         assert!(matches!(read("SHOW TRANSACTION ISOLATION LEVEL"), Ok(Command::Variable(_))));
         assert!(matches!(read("DEALLOCATE PREPARE x"), Ok(Command::Deallocate(Some(_)))));
+    }
+
+    #[test]
+    fn nodes_are_named_as_they_are_written() {
+        for (text, service, name) in [
+            ("DRAIN NODE pg2", Service::Draining, "pg2"),
+            ("maintenance node eu-1a.pg_2", Service::Maintenance, "eu-1a.pg_2"),
+            ("Enable Node \"PG-2\"", Service::Enabled, "PG-2"),
+        ] {
+            let got = read(text).unwrap();
+            assert!(matches!(&got, Command::Serve(of, node) if *of == service && node == name), "{got:?}");
+        }
+        for text in ["DRAIN", "DRAIN NODE", "DRAIN pg2", "ENABLE NODE (pg2)"] {
+            assert_eq!(read(text).unwrap_err().sqlstate.0, "42601", "{text}");
+        }
     }
 
     #[test]

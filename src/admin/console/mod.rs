@@ -2,7 +2,7 @@
 //! drivers, and for exporters made for PgBouncer.
 //!
 //! A console client logs in like any other and must be named in the config. Invariants: nothing here
-//! touches a session or a pool but through copies ([`snapshot`]); the one thing that acts, RELOAD, is
+//! touches a session or a pool but through copies ([`snapshot`]); what acts (RELOAD, DRAIN NODE and the like) is
 //! handed to whoever owns the config and is for `console_users` only; console clients are bounded in
 //! number and do not need a place among the clients served. Absent on purpose: SQL.
 
@@ -22,7 +22,9 @@ pub use snapshot::{Snapshot, Sources};
 use crate::client::SessionHandle;
 use crate::config::AdminConfig;
 use crate::error::{ClientError, SqlState};
+use crate::ids::NodeId;
 use crate::net::Stream;
+use crate::route::Service;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -30,14 +32,23 @@ use tokio_util::sync::CancellationToken;
 
 /// Console clients at once.
 pub const CONSOLE_CLIENTS_MAX: usize = 100;
-/// Reloads that may be asked for at once.
-pub const RELOADS_MAX: usize = 16;
+/// Orders that may be under way at once.
+pub const ORDERS_MAX: usize = 16;
 
-/// What a reload came to: the changes, or why there are none.
-pub type Reloaded = Result<Vec<String>, String>;
+/// What an operator orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The config is read again.
+    Reload,
+    /// A node is to serve so.
+    Serve(NodeId, Service),
+}
 
-/// Asks for a reload; the answer comes back.
-pub type ReloadRequest = oneshot::Sender<Reloaded>;
+/// Why an order was not carried out.
+pub type Carried = Result<(), String>;
+
+/// An order; what it came to comes back.
+pub type OrderRequest = (Order, oneshot::Sender<Carried>);
 
 /// What a console client may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,18 +85,18 @@ pub fn denied(user: &str) -> ClientError {
 #[derive(Debug)]
 pub struct Console {
     sources: Sources,
-    reload: mpsc::Sender<ReloadRequest>,
+    orders: mpsc::Sender<OrderRequest>,
     places: Arc<Semaphore>,
     /// How long a client may take nothing of what it is sent.
     write_limit: Duration,
 }
 
 impl Console {
-    /// Looks at these; `reload` leads to whoever owns the config.
+    /// Looks at these; `orders` lead to whoever owns the config.
     #[must_use]
-    pub fn new(sources: Sources, reload: mpsc::Sender<ReloadRequest>, write_limit: Duration) -> Arc<Self> {
+    pub fn new(sources: Sources, orders: mpsc::Sender<OrderRequest>, write_limit: Duration) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(CONSOLE_CLIENTS_MAX));
-        Arc::new(Self { sources, reload, places, write_limit })
+        Arc::new(Self { sources, orders, places, write_limit })
     }
 
     /// Serves a client until it leaves or `stop`.

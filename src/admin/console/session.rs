@@ -11,9 +11,10 @@ use super::show::{Flavour, Report};
 use super::table::{self, Column, Format, Formats, Row};
 use super::variables::Variables;
 use super::words::{Word, statements};
-use super::{Access, Console, ConsoleClient};
+use super::{Access, Console, ConsoleClient, Order};
 use crate::error::{ClientError, Severity, SqlState};
 use crate::net::Stream;
+use crate::route::Service;
 use crate::wire::{FrameError, HEADER_LEN, Reader, TxStatus, backend as tags, encode, frontend, header};
 use hashbrown::HashMap;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 const MESSAGE_MAX: usize = 64 * 1024;
 /// Prepared statements and portals of one client, each.
 const NAMES_MAX: usize = 1_000;
-/// How long a reload may take.
-const RELOAD_LIMIT: Duration = Duration::from_secs(30);
+/// How long an order may take.
+const ORDER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why a console client's connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -441,7 +442,11 @@ impl ConsoleSession {
                 self.statements.clear();
                 Outcome::done("DEALLOCATE ALL")
             }
-            Command::Reload => self.reload().await?,
+            Command::Reload => {
+                self.order(Order::Reload, "RELOAD", "the config was not reloaded").await?;
+                Outcome::done("RELOAD")
+            }
+            Command::Serve(service, name) => self.serve(service, &name).await?,
             Command::ExplainRoute(text) => {
                 let rows = explain::explain(&self.console.sources.look(), &text);
                 Outcome { columns: Some(explain::COLUMNS.to_vec()), rows, tag: "EXPLAIN".into() }
@@ -470,19 +475,38 @@ impl ConsoleSession {
         Outcome::done(tag)
     }
 
-    async fn reload(&mut self) -> Answer<Outcome> {
+    async fn serve(&mut self, service: Service, name: &str) -> Answer<Outcome> {
+        let topology = self.console.sources.topology.snapshot();
+        let of = |same: &dyn Fn(&str) -> bool| topology.nodes.iter().find(|view| same(&view.name));
+        // Names that are not quoted have lost their capitals.
+        let view = of(&|known| known == name).or_else(|| of(&|known| known.eq_ignore_ascii_case(name)));
+        let Some(node) = view.map(|view| view.id) else {
+            let error = ClientError::error(SqlState("42704"), format!("node \"{name}\" does not exist"));
+            return Err(error.hint("SHOW NODES lists the nodes."));
+        };
+        let tag = match service {
+            Service::Enabled => "ENABLE NODE",
+            Service::Draining => "DRAIN NODE",
+            Service::Maintenance => "MAINTENANCE NODE",
+        };
+        self.order(Order::Serve(node, service), tag, "the node serves as before").await?;
+        Ok(Outcome::done(tag))
+    }
+
+    /// Has an order carried out; `unchanged` is what holds if it was not.
+    async fn order(&mut self, order: Order, command: &str, unchanged: &str) -> Answer<()> {
         if self.client.access != Access::Full {
-            let error = ClientError::error(SqlState("42501"), "permission denied: RELOAD is for console_users");
+            let message = format!("permission denied: {command} is for console_users");
+            let error = ClientError::error(SqlState("42501"), message);
             return Err(error.hint("Name the user in [admin] console_users."));
         }
-        let failed = |why: String| ClientError::error(SqlState("F0000"), "the config was not reloaded").detail(why);
-        let (request, answer) = oneshot::channel();
-        let asked = self.console.reload.try_send(request);
-        asked.map_err(|_| failed("Other reloads are under way, or the proxy is stopping.".to_owned()))?;
-        let reloaded = tokio::time::timeout(RELOAD_LIMIT, answer).await;
-        let Ok(Ok(reloaded)) = reloaded else { return Err(failed("Nobody answered.".to_owned())) };
-        reloaded.map_err(failed)?;
-        Ok(Outcome::done("RELOAD"))
+        let failed = |why: String| ClientError::error(SqlState("F0000"), unchanged.to_owned()).detail(why);
+        let (reply, answer) = oneshot::channel();
+        let asked = self.console.orders.try_send((order, reply));
+        asked.map_err(|_| failed("Other orders are under way, or the proxy is stopping.".to_owned()))?;
+        let carried = tokio::time::timeout(ORDER_LIMIT, answer).await;
+        let Ok(Ok(carried)) = carried else { return Err(failed("Nobody answered.".to_owned())) };
+        carried.map_err(failed)
     }
 }
 

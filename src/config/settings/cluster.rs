@@ -235,6 +235,14 @@ pub(super) static NODE: Section = Section {
             "Where it stands (a data centre, an availability zone). Reads go to standbys in the proxy's own zone \
              ([server] zone) first.",
         ),
+        live(
+            "drain",
+            Kind::Bool,
+            Toml("false"),
+            Node(|n| Shown::of(n.drain)),
+            "Let it take no new reads while another node can; the same as DRAIN NODE in the console, but it outlives a \
+             restart. A primary takes writes all the same.",
+        ),
         row(
             "failover_priority",
             count(0, 1_000),

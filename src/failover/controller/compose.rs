@@ -113,6 +113,7 @@ mod tests {
             replication_host: "h".into(),
             replication_port: 1,
             weight: 100,
+            drain: false,
             zone: None,
             failover_priority: 100,
             budget: 1,

@@ -314,6 +314,7 @@ impl Machine {
             flush_lsn: still.unwrap_or(report.flush_lsn.max(report.replay_lsn)),
             replay_paused: report.replay_paused,
             priority: self.policy.nodes[id.index()].priority,
+            maintenance: node.maintenance,
             promotion_failed: node.promote_failed_at.is_some_and(|at| self.now.since(at) < PROMOTE_PENALTY),
             detached: still.is_some(),
         })

@@ -23,6 +23,16 @@ impl Machine {
                 self.tell(Level::Info, "resumed", None, "automatic decisions are made again".to_owned());
             }
             Command::Pause | Command::Resume => {}
+            Command::Maintain { node, .. } if node.index() >= self.nodes.len() => {
+                self.tell(Level::Warn, "command_refused", None, "no such node".to_owned());
+            }
+            Command::Maintain { node, on } => {
+                if std::mem::replace(&mut self.node_mut(*node).maintenance, *on) != *on {
+                    let text = if *on { "in maintenance: not promoted" } else { "no longer in maintenance" };
+                    let text = format!("{} is {text}", self.name(*node));
+                    self.tell(Level::Info, "maintenance", Some(*node), text);
+                }
+            }
             Command::Failover { to } => {
                 if let Err(why) = self.failover(*to) {
                     self.tell(Level::Warn, "command_refused", *to, format!("failover refused: {why}"));

@@ -121,6 +121,12 @@ fn help(_: &Snapshot) -> Vec<Row> {
     let explain = "Where a statement would go now, and why. Nothing is sent to a node.";
     let others = [
         ("EXPLAIN ROUTE statement".to_owned(), explain),
+        (
+            "DRAIN NODE name".to_owned(),
+            "The node gets no new reads while another can take them. Not for console_readers.",
+        ),
+        ("MAINTENANCE NODE name".to_owned(), "The node gets no reads and is not promoted. Not for console_readers."),
+        ("ENABLE NODE name".to_owned(), "Ends both. Not for console_readers."),
         ("RELOAD".to_owned(), "Reads the config file again, as SIGHUP does. Not for console_readers."),
     ];
     shows.chain(others).map(|(command, doc)| vec![Value::from(command), Value::from(doc)]).collect()
