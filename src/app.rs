@@ -4,6 +4,8 @@
 //! the control plane has its own thread; the order of stopping is written in one function. Absent on
 //! purpose: rules of any kind.
 
+mod counted;
+
 use crate::admin::console::{Carried, Console, ORDERS_MAX, Order, OrderRequest, Sources};
 use crate::admin::{AdminDeps, NodeAddress, Phase, Readiness, VitalsSource};
 use crate::auth::hba::Hba;
@@ -14,14 +16,15 @@ use crate::backend::Target;
 use crate::client::{Access, Admission, AuthDeps, Hashing, Inquirer, Signal};
 use crate::clock::Clock;
 use crate::config::{Config, Report};
-use crate::failover::controller::{ControlDeps, ControlHandle, ControlMetrics, ControlThread, spawn};
+use crate::failover::controller::{ControlDeps, ControlHandle, ControlThread, spawn};
 use crate::failover::event::Command;
 use crate::failover::{Machine, Policy};
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
+use crate::monitor::{self, catalogs::CatalogDeps};
 use crate::net::{Listener, NodeTls, TlsAcceptor, bind, bind_unix};
 use crate::pool::{PoolDeps, PoolNode, PoolSet};
-use crate::route::{Reason, Service, Standings};
+use crate::route::{Reason, Service, Standings, classifier_settings};
 use crate::serve::{Server, accept};
 use crate::session::{SessionDeps, Tunables, watch_nodes};
 use crate::topology::{
@@ -29,6 +32,7 @@ use crate::topology::{
 };
 use anyhow::{Context, Result};
 use arc_swap::{ArcSwap, ArcSwapOption};
+use counted::Counted;
 use futures::future::BoxFuture;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -126,7 +130,15 @@ impl App {
             stop: stop_admin.clone(),
             config: Arc::clone(&config),
         });
-        let control = start_control(&config, &clock, &metrics, publisher, fact_receiver, admin)?;
+        let catalogs = CatalogDeps {
+            config: Arc::clone(&server.running),
+            table: Arc::clone(&server.deps.catalogs),
+            topology,
+            metrics: Arc::clone(&metrics),
+            clock: clock.clone(),
+            classifier: classifier_settings,
+        };
+        let control = start_control(&config, &clock, &metrics, publisher, fact_receiver, (catalogs, admin))?;
         for (node, configured) in (0..).map(NodeId).zip(&config.nodes).filter(|(_, node)| node.drain) {
             tracing::info!(node = %configured.name, "draining, as configured");
             server.deps.standings.of(node).set_service(Service::Draining);
@@ -265,6 +277,7 @@ impl App {
         self.server.deps.tunables.store(Arc::new(Tunables::new(&next, self.generation)));
         self.server.running.store(Arc::clone(&next));
         self.drain_as_configured(&next);
+        self.server.deps.catalogs.wake();
         self.config = next;
         Ok(())
     }
@@ -408,6 +421,7 @@ fn make_server(
         pools: deps.pools.clone(),
         topology: topology.clone(),
         standings: Arc::clone(&deps.standings),
+        catalogs: Arc::clone(&deps.catalogs),
         config: Arc::clone(&running),
         clock: clock.clone(),
     };
@@ -502,10 +516,12 @@ fn start_control(
     metrics: &Arc<Metrics>,
     publisher: TopologyPublisher,
     facts: FactReceiver,
-    admin: Option<AdminParts>,
+    (catalogs, admin): (CatalogDeps, Option<AdminParts>),
 ) -> Result<ControlThread> {
     let services = move |handle: ControlHandle| -> Vec<BoxFuture<'static, ()>> {
-        admin.map(|parts| Box::pin(serve_admin(parts, handle)) as BoxFuture<'static, ()>).into_iter().collect()
+        let mut services: Vec<BoxFuture<'static, ()>> = vec![Box::pin(monitor::catalogs::keep(catalogs))];
+        services.extend(admin.map(|parts| Box::pin(serve_admin(parts, handle)) as BoxFuture<'static, ()>));
+        services
     };
     let deps = ControlDeps {
         config: Arc::clone(config),
@@ -563,26 +579,4 @@ fn pools_json(deps: &Arc<SessionDeps>, config: &Arc<Config>) -> Box<dyn Fn() -> 
         });
         serde_json::json!({ "pools": pools.collect::<Vec<_>>() })
     })
-}
-
-/// The control plane's counters.
-struct Counted(Arc<Metrics>);
-
-impl ControlMetrics for Counted {
-    fn probed(&self, node: NodeId, outcome: &'static str, took: Duration) {
-        let metrics = self.0.node(node);
-        metrics.probes.inc(outcome);
-        metrics.probe_seconds.observe(took.as_secs_f64());
-    }
-
-    fn acted(&self, kind: &'static str, succeeded: bool, took: Duration) {
-        if kind == "promote" {
-            self.0.control.failovers.inc(if succeeded { "ok" } else { "failed" });
-            self.0.control.failover_seconds.observe(took.as_secs_f64());
-        }
-    }
-
-    fn noticed(&self, kind: &'static str) {
-        self.0.control.notices.inc(kind);
-    }
 }

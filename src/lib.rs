@@ -10,6 +10,7 @@
 //! | L0 | `ids` `clock` `error` | names for things, time, failures |
 //! | L1 | `wire` `sql` | protocol and statements as values; no tokio |
 //! | L2 | `config` `metrics` `topology` | what was asked for, what is counted, what is true |
+//! | L2+ | `catalog` | what a database's functions and views do |
 //! | L3 | `net` `auth` `failover` (pure files) | sockets, proofs, decisions |
 //! | L4 | `backend` `route` `coordination` | a connection to a node, a choice, a store |
 //! | L5 | `pool` `client` `relay` `monitor` | backends shared, clients let in, bytes moved, nodes asked |
@@ -25,6 +26,8 @@ pub mod ids;
 
 pub mod sql;
 pub mod wire;
+
+pub mod catalog;
 
 pub mod config;
 pub mod metrics;

@@ -31,6 +31,7 @@ const LAYERS: &[Allowed] = &[
     ("error", &[], &["ids", "clock"]),
     ("wire", &[L0], &[]),
     ("sql", &[L0], &[]),
+    ("catalog", &[L0], &["sql"]),
     ("config", &[L0], &[]),
     ("metrics", &[L0], &[]),
     ("topology", &[L0], &[]),
@@ -43,11 +44,11 @@ const LAYERS: &[Allowed] = &[
     ("pool", &[L0, L2], &["wire", "net", "auth", "backend", "route"]),
     ("client", &[L0, L2], &["wire", "net", "auth", "backend"]),
     ("relay", &[L0], &["wire", "net", "metrics", "topology"]),
-    ("monitor", &[L0, L2], &["wire", "net", "auth", "backend"]),
-    ("session", &[L0, L1, L2], &["net", "auth", "backend", "route", "pool", "client", "relay"]),
+    ("monitor", &[L0, L2], &["wire", "net", "auth", "backend", "sql", "catalog"]),
+    ("session", &[L0, L1, L2], &["net", "auth", "backend", "route", "pool", "client", "relay", "catalog"]),
     ("failover::controller", &[L0, L2], &["failover", "monitor", "coordination", "backend"]),
     ("failover::execute", &[L0, L2], &["failover", "monitor", "coordination", "backend", "wire", "net", "auth"]),
-    ("admin", &[L0, L1, L2], &["net", "client", "pool", "failover", "route"]),
+    ("admin", &[L0, L1, L2], &["net", "client", "pool", "failover", "route", "catalog"]),
 ];
 
 /// The composition root and the verbs of the command line.

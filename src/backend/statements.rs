@@ -4,15 +4,17 @@
 //! Invariants: equal content gives the same statement while anyone holds it; a backend knows at most
 //! its limit of them. Absent on purpose: the client's names (the session's matter).
 
-use crate::sql::{Access, Classification};
+use crate::sql::{Access, Classification, Hint, Judge};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Beginning of every name we give a statement on a backend.
 pub const NAME_PREFIX: &str = "pgregent_";
+/// Databases of which a statement remembers what their catalogs said.
+const JUDGED_MAX: usize = 4;
 /// Entries after which dead ones are swept from the table.
 const SWEEP_AT_LEAST: usize = 1024;
 
@@ -27,16 +29,36 @@ pub struct Statement {
     pub content: Box<[u8]>,
     /// The settings by which it is understood, as one number.
     pub meaning: u64,
-    /// What it may do, by its text.
+    /// What it may do; its access may be that of one database, see [`Statement::access`].
     pub class: Arc<Classification>,
     learned_write: AtomicBool,
+    /// What the catalogs of the last few databases said: a version, and whether it is a read.
+    judged: [AtomicU64; JUDGED_MAX],
 }
 
 impl Statement {
-    /// Read or write, counting what standbys have said since.
-    #[must_use]
-    pub fn access(&self) -> Access {
-        if self.learned_write.load(Ordering::Relaxed) { Access::Write } else { self.class.access }
+    /// Read or write in the database of this catalog, with the client's own wish, counting what standbys have said
+    /// since.
+    pub fn access(&self, catalog: &impl Judge) -> Access {
+        if self.learned_write.load(Ordering::Relaxed) || self.class.hint == Some(Hint::Primary) {
+            return Access::Write;
+        }
+        if !catalog.concerns(&self.class) {
+            return self.class.by_text();
+        }
+        let version = catalog.version();
+        let said = self.judged.iter().map(|judged| judged.load(Ordering::Relaxed)).find(|said| said >> 1 == version);
+        let access = |said: u64| if said & 1 == 1 { Access::Read } else { Access::Write };
+        said.map_or_else(|| self.judge(catalog), access)
+    }
+
+    fn judge(&self, catalog: &impl Judge) -> Access {
+        let access = catalog.access(&self.class);
+        // The oldest goes; two that do this at once only ask again.
+        if let Some(oldest) = self.judged.iter().min_by_key(|judged| judged.load(Ordering::Relaxed)) {
+            oldest.store(catalog.version() << 1 | u64::from(access == Access::Read), Ordering::Relaxed);
+        }
+        access
     }
 
     /// A standby refused it as a write.
@@ -86,6 +108,7 @@ impl StatementTable {
             meaning,
             class: class(),
             learned_write: AtomicBool::new(false),
+            judged: Default::default(),
         });
         table.by_content.entry(digest).or_default().push(Arc::downgrade(&statement));
         table.count += 1;
@@ -303,6 +326,51 @@ mod tests {
             crate::sql::Settings { classify_bytes_max: 1000, read_functions: vec![], write_functions: vec![] };
         let mut classifier = crate::sql::Classifier::new(1, &settings);
         table.intern(text.as_bytes(), 0, || classifier.classify(text.as_bytes(), StringSyntax::Standard))
+    }
+
+    /// Everything is a read in versions that are even; counts how often it was asked.
+    struct Even(u64, std::cell::Cell<u32>);
+
+    impl Judge for Even {
+        fn version(&self) -> u64 {
+            self.0
+        }
+
+        fn concerns(&self, class: &Classification) -> bool {
+            class.names.is_some()
+        }
+
+        fn access(&self, _: &Classification) -> Access {
+            self.1.set(self.1.get() + 1);
+            if self.0.is_multiple_of(2) { Access::Read } else { Access::Write }
+        }
+
+        fn judge(&self, class: &Arc<Classification>) -> Arc<Classification> {
+            Arc::clone(class)
+        }
+    }
+
+    #[test]
+    fn what_a_few_catalogs_said_is_remembered() {
+        let table = StatementTable::default();
+        let statement = self::statement(&table, "select app.f()");
+        let catalogs: Vec<_> = (1..=4).map(|version| Even(version, std::cell::Cell::new(0))).collect();
+        for _ in 0..3 {
+            for catalog in &catalogs {
+                let expected = if catalog.0.is_multiple_of(2) { Access::Read } else { Access::Write };
+                assert_eq!(statement.access(catalog), expected);
+                assert_eq!(catalog.1.get(), 1);
+            }
+        }
+        statement.access(&Even(5, std::cell::Cell::new(0)));
+        statement.access(&catalogs[0]);
+        assert_eq!(catalogs[0].1.get(), 2, "the oldest of five has gone");
+        statement.learn_write();
+        assert_eq!(statement.access(&catalogs[1]), Access::Write);
+        let hinted = self::statement(&table, "/* pgregent: node=primary */ select app.f()");
+        assert_eq!(hinted.access(&catalogs[1]), Access::Write, "the client's own wish is stronger");
+        let plain = self::statement(&table, "select 1");
+        assert_eq!(plain.access(&catalogs[0]), Access::Read, "it names nothing");
     }
 
     #[test]

@@ -201,6 +201,9 @@ fn route(f: &Fields<'_, '_>, notes: &mut Notes) -> RouteConfig {
         learned_ttl: f.duration("learned_ttl", notes),
         read_functions: f.texts("read_functions", notes).unwrap_or_default(),
         write_functions: f.texts("write_functions", notes).unwrap_or_default(),
+        catalog: f.flag("catalog", notes).unwrap_or_default(),
+        catalog_interval: f.duration_or_off("catalog_interval", notes),
+        foreign_tables: f.choice("foreign_tables", notes),
     }
 }
 

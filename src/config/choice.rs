@@ -5,8 +5,8 @@
 //! aliases; one word means one thing.
 
 use super::{
-    AuthMethod, BalanceKind, ChannelBinding, Consistency, CoordinationKind, FailoverMode, Pinning, PoolMode, SslMode,
-    TlsMode, TlsVersion,
+    AuthMethod, BalanceKind, ChannelBinding, Consistency, CoordinationKind, FailoverMode, ForeignTables, Pinning,
+    PoolMode, SslMode, TlsMode, TlsVersion,
 };
 
 /// A setting that is one of a few words.
@@ -44,6 +44,7 @@ choice!(Pinning { Allow = "allow", Refuse = "refuse" });
 choice!(PoolMode { Session = "session", Transaction = "transaction", Statement = "statement" });
 choice!(Consistency { Eventual = "eventual", Session = "session", Global = "global" });
 choice!(BalanceKind { Random2 = "random2", RoundRobin = "round_robin", LeastConnections = "least_connections" });
+choice!(ForeignTables { Primary = "primary", Any = "any" });
 choice!(AuthMethod { Trust = "trust", Password = "password", Md5 = "md5", ScramSha256 = "scram-sha-256" });
 choice!(TlsMode { Disable = "disable", Allow = "allow", Require = "require" });
 choice!(TlsVersion { V1_2 = "1.2", V1_3 = "1.3" });

@@ -274,6 +274,15 @@ pub enum BalanceKind {
     LeastConnections,
 }
 
+/// Where foreign tables are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForeignTables {
+    /// On the primary.
+    Primary,
+    /// Where any read goes.
+    Any,
+}
+
 /// `[route]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteConfig {
@@ -297,8 +306,14 @@ pub struct RouteConfig {
     pub learned_ttl: Duration,
     /// Functions known to be harmless to run on a standby, besides PostgreSQL's own.
     pub read_functions: Vec<String>,
-    /// Functions that must run on the primary whatever the built-in list says.
+    /// Functions that must run on the primary whatever the built-in list and the catalog say.
     pub write_functions: Vec<String>,
+    /// Read the catalogs of databases in use. Default true.
+    pub catalog: bool,
+    /// How often a catalog is looked at for changes that did not pass through; `None`: never. Default 1 min.
+    pub catalog_interval: Option<Duration>,
+    /// Where foreign tables are read. Default primary.
+    pub foreign_tables: ForeignTables,
 }
 
 /// How clients prove who they are.

@@ -78,21 +78,6 @@ impl ControlMetrics for NoMetrics {
     fn noticed(&self, _: &'static str) {}
 }
 
-/// The metric label of a probe failure.
-#[must_use]
-pub fn failure_label(failure: &ProbeFailure) -> &'static str {
-    match failure {
-        ProbeFailure::Refused => "refused",
-        ProbeFailure::Unreachable => "unreachable",
-        ProbeFailure::TimedOut => "timed_out",
-        ProbeFailure::SessionLost => "session_lost",
-        ProbeFailure::StartingUp => "starting_up",
-        ProbeFailure::ShuttingDown => "shutting_down",
-        ProbeFailure::TooManyConnections => "too_many_connections",
-        ProbeFailure::Rejected(_) => "rejected",
-    }
-}
-
 /// One thing that happened.
 enum Input {
     Report(Report),
@@ -269,7 +254,7 @@ impl<B: Brain> Controller<B> {
                 self.failures[node.index()] = None;
             }
             Err(failure) => {
-                self.metrics.probed(node, failure_label(failure), took);
+                self.metrics.probed(node, failure.label(), took);
                 // A node that is merely slow or full shows no older data than before.
                 if !matches!(failure, ProbeFailure::TimedOut | ProbeFailure::TooManyConnections) {
                     self.freshness.lost(node);

@@ -23,6 +23,10 @@ pub struct RouteMetrics {
     pub pins: Reasons<IntGauge>,
     /// Times a backend was asked what it holds, because a text did not tell what it did.
     pub state_asks: IntCounter,
+    /// Attempts to read a database's catalog, by result.
+    pub catalog_loads: Reasons<IntCounter>,
+    /// Databases whose catalog is known now.
+    pub catalogs: IntGauge,
     reasons: Box<[&'static str]>,
     decisions: Box<[IntCounter]>,
 }
@@ -45,6 +49,12 @@ impl RouteMetrics {
                 .counter("reruns_healed_total", "Statements that were answered after they had run again (count)."),
             pins: maker.gauge_reasons("pins", "Sessions pinned to their backend now, by reason (sessions).", "reason"),
             state_asks: maker.counter("state_asks_total", "Backends asked what session state they hold (count)."),
+            catalog_loads: maker.reasons(
+                "catalog_loads_total",
+                "Attempts to read the catalog of a database, by result (count).",
+                "result",
+            ),
+            catalogs: maker.gauge("catalogs", "Databases whose catalog is known now (count)."),
             reasons: reasons.into(),
             decisions: reasons.iter().map(|reason| decisions.with_label_values(&[reason])).collect(),
         }

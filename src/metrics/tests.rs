@@ -18,6 +18,7 @@ fn touch_all(metrics: &Metrics) {
     metrics.route.reruns.inc("read_only");
     metrics.route.reruns_refused.inc("conflict");
     metrics.route.pins.handle("listen").inc();
+    metrics.route.catalog_loads.inc("loaded");
     let node = metrics.node(NodeId(1));
     node.backend_connects.inc("ok");
     node.backend_discards.inc("lifetime");
@@ -34,6 +35,8 @@ pgregent_backends gauge
 pgregent_build_info gauge
 pgregent_bytes_total counter
 pgregent_cancels_total counter
+pgregent_catalog_loads_total counter
+pgregent_catalogs gauge
 pgregent_classify_hits_total counter
 pgregent_classify_misses_total counter
 pgregent_client_errors_total counter

@@ -52,6 +52,13 @@ impl Connector {
         Self { config: pg, tls }
     }
 
+    /// The same to another database of the node.
+    #[must_use]
+    pub fn to_database(mut self, database: &str) -> Self {
+        self.config.dbname(database);
+        self
+    }
+
     /// The driver's form of the same, for a pool.
     #[must_use]
     pub fn driver_config(&self) -> tokio_postgres::Config {

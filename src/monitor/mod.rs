@@ -2,13 +2,15 @@
 //!
 //! One task per node keeps a probe session and reports [`Observation`]s; one task samples the
 //! primary's WAL position when clients have written; one task per node follows a standby's replay
-//! until it has caught up with the newest sample ([`freshness`]).
+//! until it has caught up with the newest sample ([`freshness`]). Apart from that, one task reads the
+//! catalogs of databases in use ([`catalogs`]).
 //!
 //! Invariants: every call to a node has its own deadline and its own task, so that a hung node
 //! delays nothing but itself; reports go out through bounded channels; every session is closed when
 //! its task ends. Absent on purpose: judgement ("down" is failover's word) and passive facts (they
 //! go from the data plane straight to the controller).
 
+pub mod catalogs;
 mod connect;
 pub mod freshness;
 mod node;

@@ -4,6 +4,7 @@
 
 use super::{Greetings, HazardTable};
 use crate::backend::StatementTable;
+use crate::catalog::{CatalogSlot, CatalogTable};
 use crate::client::CancelRegistry;
 use crate::clock::{Clock, Time};
 use crate::config::{Config, Consistency, Pinning, PoolMode};
@@ -36,6 +37,8 @@ pub struct SessionDeps {
     pub statements: StatementTable,
     /// Cancel keys and handles.
     pub registry: Arc<CancelRegistry>,
+    /// What functions and views of databases do.
+    pub catalogs: Arc<CatalogTable>,
     /// Functions that change sessions, by database.
     pub hazards: HazardTable,
     /// What clients are greeted with.
@@ -140,6 +143,7 @@ impl SessionDeps {
             greetings: Greetings::default(),
             tunables: ArcSwap::from_pointee(Tunables::new(config, 0)),
             standings,
+            catalogs: Arc::default(),
             hazards: HazardTable::default(),
             schema_epoch: AtomicU64::new(1),
             code_epoch: AtomicU64::new(1),
@@ -209,12 +213,12 @@ impl SessionDeps {
         })
     }
 
-    /// What a statement text may do.
+    /// What a statement text may do in the database of this catalog.
     #[must_use]
-    pub fn classify(&self, text: &[u8], strings: StringSyntax) -> Arc<Classification> {
+    pub fn classify(&self, catalog: &CatalogSlot, text: &[u8], strings: StringSyntax) -> Arc<Classification> {
         self.with_classifier(|classifier| {
             let before = classifier.counts().misses;
-            let class = classifier.classify(text, strings);
+            let class = classifier.classify_by(&**catalog.load(), text, strings);
             let route = &self.metrics.route;
             let counter =
                 if classifier.counts().misses == before { &route.classify_hits } else { &route.classify_misses };

@@ -178,7 +178,7 @@ impl Session {
                         let text = unnamed.content.split(|byte| *byte == 0).next().unwrap_or_default();
                         self.deps.learn_write(text);
                         if unnamed.class.is_some() {
-                            self.prepared.unnamed.class = Some(self.deps.classify(text, self.strings));
+                            self.prepared.unnamed.class = Some(self.deps.classify(&self.catalog, text, self.strings));
                         }
                     } else if let Some(statement) = self.prepared.find(view.statement) {
                         statement.learn_write();

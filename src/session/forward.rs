@@ -176,7 +176,9 @@ impl Session {
     fn pass_query(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
         let class = match (&self.query_class, message.whole) {
             (Some(class), true) => Some(Arc::clone(class)),
-            (None, true) => Some(self.deps.classify(frontend::query(self.inbox.body(message))?, self.strings)),
+            (None, true) => {
+                Some(self.deps.classify(&self.catalog, frontend::query(self.inbox.body(message))?, self.strings))
+            }
             (_, false) => {
                 let classify_max = self.deps.tunables.load().classifier.classify_bytes_max;
                 if message.len <= classify_max + HEADER_LEN {
@@ -209,7 +211,7 @@ impl Session {
                 self.vacate(&class);
                 self.beware(&class);
                 self.show_statements(attachment, &class);
-                self.unit.add(&class);
+                self.unit.add(&class, class.wanted());
                 let quiet = self.is_quiet();
                 let text = frontend::query(self.inbox.body(message))?;
                 self.unit.add_effects(&class, text, self.strings, quiet);
@@ -250,7 +252,7 @@ impl Session {
     /// READ ONLY transaction runs? The standby itself would not refuse it.
     pub(super) fn is_misplaced(&self, attachment: &Attachment, class: &Classification) -> bool {
         let locks = match &class.why {
-            Why::Function(name) => name.contains("advisory"),
+            Why::Function(words) | Why::Catalog(words) => words.contains("advisory"),
             _ => false,
         };
         attachment.target.role == Role::Standby

@@ -184,6 +184,7 @@ impl Session {
         let mut session = Self {
             dice: Dice::new(handle.id.0),
             pools: vec![None; deps.standings.iter().count()].into(),
+            catalog: deps.catalogs.slot(&identity.database),
             deps,
             identity,
             handle,

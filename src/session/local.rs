@@ -295,8 +295,10 @@ impl Session {
     fn ends_transaction(&mut self, message: Message) -> Result<bool, Violation> {
         let body = self.inbox.body(message);
         let control = match message.tag {
-            frontend::QUERY => Control::of(&self.deps.classify(frontend::query(body)?, self.strings).tx),
-            frontend::PARSE => Control::of(&self.deps.classify(frontend::parse(body)?.text, self.strings).tx),
+            frontend::QUERY => Control::of(&self.deps.classify(&self.catalog, frontend::query(body)?, self.strings).tx),
+            frontend::PARSE => {
+                Control::of(&self.deps.classify(&self.catalog, frontend::parse(body)?.text, self.strings).tx)
+            }
             frontend::BIND => {
                 let view = frontend::bind(body)?;
                 match self.prepared.find(view.statement) {

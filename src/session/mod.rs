@@ -218,6 +218,8 @@ struct Aftermath {
     changed_schema: bool,
     /// The same of functions and triggers.
     changed_code: bool,
+    /// The same of what functions are declared to do.
+    changed_functions: bool,
     /// The open transaction has changed who may log in, or what sessions begin with.
     changed_logins: bool,
     /// What is known of the functions of its database.
@@ -233,6 +235,8 @@ struct Aftermath {
 pub struct Session {
     deps: Arc<SessionDeps>,
     identity: Identity,
+    /// What functions and views of its database do.
+    catalog: Arc<crate::catalog::CatalogSlot>,
     handle: Arc<SessionHandle>,
     stream: Stream,
     inbox: Inbox,

@@ -341,6 +341,7 @@ impl Session {
         if std::mem::take(&mut self.after.changed_schema) {
             // Whoever looked between the statement and its commit has seen the old names.
             self.deps.schema_changed(std::mem::take(&mut self.after.changed_code));
+            self.catalog.changed(std::mem::take(&mut self.after.changed_functions));
         }
         if std::mem::take(&mut self.after.changed_logins) {
             self.deps.greetings.clear();
@@ -442,6 +443,10 @@ impl Session {
                 self.deps.schema_changed(code);
                 self.after.changed_schema = true;
                 self.after.changed_code |= code;
+                // What is dropped cannot become a read by it.
+                let functions = code && !tag.starts_with(b"DROP ");
+                self.catalog.changed(functions);
+                self.after.changed_functions |= functions;
             }
             Kind::Logins => self.after.changed_logins = true,
             Kind::Prepare(name, text) => {

@@ -11,7 +11,7 @@ use super::{Attachment, Describing, Session};
 use crate::backend::{NAME_PREFIX, Owed, Refused, Statement};
 use crate::config::Pinning;
 use crate::relay::Message;
-use crate::sql::Classification;
+use crate::sql::{Access, Classification};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{HEADER_LEN, TxStatus, encode};
 use std::collections::VecDeque;
@@ -34,7 +34,7 @@ impl Session {
         let view = frontend::parse(self.inbox.body(message))?;
         let class = match self.memo.take() {
             Some((at, class)) if at == message.at => class,
-            _ => self.deps.classify(view.text, self.strings),
+            _ => self.deps.classify(&self.catalog, view.text, self.strings),
         };
         self.align_parsed(attachment, &class);
         self.show_statements(attachment, &class);
@@ -230,15 +230,15 @@ impl Session {
     /// A statement is bound and may run: what it may do counts for the unit, what it leaves behind
     /// counts once its portal is executed.
     pub(super) fn note_bound(&mut self, attachment: &mut Attachment, portal: &[u8], statement: Option<&Statement>) {
-        let class = match (statement, &self.prepared.unnamed.class) {
-            (Some(statement), _) => Arc::clone(&statement.class),
-            (None, Some(class)) => Arc::clone(class),
+        let (class, access) = match (statement, &self.prepared.unnamed.class) {
+            (Some(statement), _) => (Arc::clone(&statement.class), self.access_of(statement)),
+            (None, Some(class)) => (Arc::clone(class), class.wanted()),
             (None, None) => return,
         };
         self.remember_sequences(attachment, &class);
         self.vacate(&class);
         self.beware(&class);
-        self.unit.add(&class);
+        self.unit.add(&class, access);
         if !self.bound.is_empty() {
             self.bound.retain(|(name, _)| **name != *portal);
         }
@@ -391,6 +391,11 @@ impl Session {
         attachment.describing = Describing::Asked;
         self.unit.begun = true;
         Sameness::Asked
+    }
+
+    /// May a statement of the client's run on a standby, as the catalog of this database sees it now?
+    pub(super) fn access_of(&self, statement: &Statement) -> Access {
+        statement.access(&**self.catalog.load())
     }
 
     /// Why a statement of the client's may not be bound.

@@ -78,10 +78,10 @@ impl Default for Unit {
 }
 
 impl Unit {
-    /// Adds a statement that is going to run.
-    pub fn add(&mut self, class: &Classification) {
+    /// Adds a statement that is going to run with this access, which may be another than its text's.
+    pub fn add(&mut self, class: &Classification, access: Access) {
         let control = Control::of(&class.tx);
-        if class.wanted() == Access::Write {
+        if access == Access::Write {
             self.access = Access::Write;
             let harmless = matches!(class.why, Why::Statement("listen" | "unlisten"))
                 || class.tx != crate::sql::TxControl::None
@@ -248,7 +248,7 @@ impl Session {
             });
         }
         let text = frontend::query(self.inbox.body(message))?;
-        let class = self.deps.classify(text, self.strings);
+        let class = self.deps.classify(&self.catalog, text, self.strings);
         Ok(Scan::Route { access: class.wanted(), closed: true, class: Some(class) })
     }
 
@@ -257,7 +257,7 @@ impl Session {
         match message.tag {
             frontend::PARSE => {
                 let view = frontend::parse(body)?;
-                let class = self.deps.classify(view.text, self.strings);
+                let class = self.deps.classify(&self.catalog, view.text, self.strings);
                 batch.add(class.wanted());
                 self.memo = Some((message.at, class));
             }
@@ -271,7 +271,7 @@ impl Session {
                 } else {
                     let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());
                     match self.prepared.find(view.statement) {
-                        Some(statement) => statement.access(),
+                        Some(statement) => self.access_of(statement),
                         // Defined in this batch: its Parse has been counted.
                         None if in_batch => Access::Read,
                         None => Access::Write,

@@ -18,6 +18,8 @@ use super::class::Classification;
 const ENTRIES_MAX: usize = 4096;
 /// Most bytes of shapes that are kept, per thread.
 const BYTES_MAX: usize = 4 << 20;
+/// Judgements kept beside a shape: one for each of so many databases that use it in turn.
+const JUDGED_MAX: usize = 4;
 /// Longer shapes are not kept, bytes; statements that keep their literals can be long and never come again.
 const SHAPE_BYTES_MAX: usize = 16 << 10;
 
@@ -38,6 +40,8 @@ struct Entry {
     hash: u64,
     shape: Box<[u8]>,
     class: Arc<Classification>,
+    /// The class as catalogs see it, by their versions, newest first.
+    judged: [Option<(u64, Arc<Classification>)>; JUDGED_MAX],
     /// Asked for since the hand came by.
     recent: bool,
 }
@@ -68,33 +72,53 @@ impl ClassCache {
         self.index.find(hash, same).copied()
     }
 
-    /// The class of a shape.
+    /// The class of a shape, and its place until the next change.
     #[inline]
-    pub fn find(&mut self, shape: &[u8]) -> Option<&Arc<Classification>> {
+    pub fn find(&mut self, shape: &[u8]) -> Option<(&Arc<Classification>, usize)> {
         let at = self.position(self.hash(shape), shape)?;
         let entry = &mut self.entries[at];
         entry.recent = true;
-        Some(&entry.class)
+        Some((&entry.class, at))
     }
 
-    /// Remembers the class of a shape, in place of what was known about it; shapes that are too long are forgotten.
-    pub fn insert(&mut self, shape: &[u8], class: Arc<Classification>) {
+    /// The class at a place as the catalog of this version sees it; it is asked if it was not among the last few.
+    pub fn judged(
+        &mut self,
+        at: usize,
+        version: u64,
+        judge: impl FnOnce() -> Arc<Classification>,
+    ) -> Arc<Classification> {
+        let known = &mut self.entries[at].judged;
+        if let Some((_, class)) = known.iter().flatten().find(|(judge, _)| *judge == version) {
+            return Arc::clone(class);
+        }
+        let class = judge();
+        known.rotate_right(1);
+        known[0] = Some((version, Arc::clone(&class)));
+        class
+    }
+
+    /// Remembers the class of a shape, in place of what was known about it, and tells its place; shapes that are too
+    /// long are forgotten.
+    pub fn insert(&mut self, shape: &[u8], class: Arc<Classification>) -> Option<usize> {
         if shape.len() > SHAPE_BYTES_MAX {
-            return;
+            return None;
         }
         let hash = self.hash(shape);
         if let Some(at) = self.position(hash, shape) {
             self.entries[at].class = class;
-            return;
+            self.entries[at].judged = Default::default();
+            return Some(at);
         }
         while self.entries.len() >= ENTRIES_MAX || self.bytes + shape.len() > BYTES_MAX {
             self.evict_one();
         }
         let at = self.entries.len();
         self.bytes += shape.len();
-        self.entries.push(Entry { hash, shape: shape.into(), class, recent: false });
+        self.entries.push(Entry { hash, shape: shape.into(), class, judged: Default::default(), recent: false });
         let entries = &self.entries;
         self.index.insert_unique(hash, at, |at| entries[*at].hash);
+        Some(at)
     }
 
     /// Second chance: the hand passes recent entries once and takes the first that is not. There is one.
@@ -146,12 +170,13 @@ mod tests {
             hint: None,
             why: Why::Empty,
             functions: Box::default(),
+            names: None,
             steps: Box::default(),
         })
     }
 
     fn statements(cache: &mut ClassCache, shape: &[u8]) -> Option<u16> {
-        cache.find(shape).map(|class| class.statements)
+        cache.find(shape).map(|(class, _)| class.statements)
     }
 
     #[test]
@@ -164,6 +189,24 @@ mod tests {
         assert_eq!(statements(&mut cache, b"a"), Some(3));
         assert_eq!(statements(&mut cache, b"b"), Some(2));
         assert_eq!(cache.size(), (2, 2));
+    }
+
+    #[test]
+    fn judgements_are_kept_for_a_few_versions_and_end_with_the_class() {
+        let mut cache = ClassCache::new(5);
+        let at = cache.insert(b"a", class(1)).unwrap();
+        let mut asked = Vec::new();
+        for version in [7, 8, 7, 8, 9, 10, 7, 11, 8, 7] {
+            let judged = cache.judged(at, version, || {
+                asked.push(version);
+                class(u16::try_from(version).unwrap())
+            });
+            assert_eq!(u64::from(judged.statements), version);
+        }
+        assert_eq!(asked, [7, 8, 9, 10, 11, 7], "the oldest of five has gone");
+        assert_eq!(statements(&mut cache, b"a"), Some(1));
+        cache.insert(b"a", class(2));
+        assert_eq!(cache.judged(at, 7, || class(3)).statements, 3);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Classification {
     pub why: Why,
     /// Functions that it calls and nobody vouches for, by the last part of their names, lower case.
     pub functions: Box<[Arc<str>]>,
+    /// What it names that a catalog may know more about; `None` if no catalog could change its access.
+    pub names: Option<Arc<Names>>,
     /// What the single statements of the text do to the session, in order. Those that do nothing have no
     /// step, so most texts have none and nothing is allocated.
     pub steps: Box<[Step]>,
@@ -42,6 +44,58 @@ impl Classification {
     #[must_use]
     pub fn wanted(&self) -> Access {
         if self.hint == Some(Hint::Primary) { Access::Write } else { self.access }
+    }
+}
+
+impl Classification {
+    /// Read or write by the text alone, whatever a catalog has said since.
+    #[must_use]
+    pub fn by_text(&self) -> Access {
+        match &self.names {
+            Some(names) if names.unknown.is_empty() => Access::Read,
+            Some(_) => Access::Write,
+            None => self.access,
+        }
+    }
+}
+
+/// What a text names that a catalog may know more about. A text that is a write and has names is one for no other
+/// reason than that it calls the unknown functions among them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Functions that nobody vouches for.
+    pub unknown: Vec<Name>,
+    /// Functions called without a schema that are taken for PostgreSQL's own by their names.
+    pub taken: Vec<Arc<str>>,
+    /// Relations that are read.
+    pub relations: Vec<Name>,
+    /// There were more than are kept.
+    pub truncated: bool,
+}
+
+impl Names {
+    /// None at all?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.unknown.is_empty() && self.taken.is_empty() && self.relations.is_empty() && !self.truncated
+    }
+}
+
+/// The name of a function or relation as PostgreSQL's grammar folds it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    /// The schema, if the text names one.
+    pub schema: Option<Arc<str>>,
+    /// Its own name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.schema {
+            Some(schema) => write!(f, "{schema}.{}", self.name),
+            None => f.write_str(&self.name),
+        }
     }
 }
 
@@ -380,6 +434,8 @@ pub enum Why {
     DoesNotParse,
     /// A standby refused it before.
     Refused,
+    /// What the catalog of its database says, in words.
+    Catalog(Arc<str>),
 }
 
 impl fmt::Display for Why {
@@ -399,6 +455,7 @@ impl fmt::Display for Why {
             Self::NotText => f.write_str("not valid text"),
             Self::DoesNotParse => f.write_str("does not parse"),
             Self::Refused => f.write_str("a standby refused it before"),
+            Self::Catalog(words) => f.write_str(words),
         }
     }
 }

@@ -27,6 +27,18 @@ pub struct Settings {
     pub write_functions: Vec<String>,
 }
 
+/// What a catalog says to classes; see `crate::catalog`.
+pub trait Judge {
+    /// Two judges of one version say the same to everything.
+    fn version(&self) -> u64;
+    /// May it see this class differently than its text does? Asked for every statement.
+    fn concerns(&self, class: &Classification) -> bool;
+    /// Read or write as it sees this class, be it judged already or not.
+    fn access(&self, class: &Classification) -> Access;
+    /// The class as it sees it.
+    fn judge(&self, class: &Arc<Classification>) -> Arc<Classification>;
+}
+
 /// Classifies texts and remembers the classes of their shapes. Cheap to own: one per worker thread.
 pub struct Classifier {
     bytes_max: usize,
@@ -57,17 +69,32 @@ impl Classifier {
     /// A known shape costs one pass over the text and no allocation; another one runs the grammar (tens of
     /// microseconds).
     pub fn classify(&mut self, text: &[u8], strings: StringSyntax) -> Arc<Classification> {
+        self.find(text, strings).0
+    }
+
+    /// The same as the catalog of its database sees it. What that says is remembered beside the class.
+    pub fn classify_by(&mut self, judge: &impl Judge, text: &[u8], strings: StringSyntax) -> Arc<Classification> {
+        let (class, place) = self.find(text, strings);
+        match place {
+            _ if !judge.concerns(&class) => class,
+            Some(at) => self.cache.judged(at, judge.version(), || judge.judge(&class)),
+            None => judge.judge(&class),
+        }
+    }
+
+    /// The class of a text, and its place in the cache.
+    fn find(&mut self, text: &[u8], strings: StringSyntax) -> (Arc<Classification>, Option<usize>) {
         if text.len() > self.bytes_max {
-            return self.unexamined(text, Why::TooLong);
+            return (self.unexamined(text, Why::TooLong), None);
         }
         // In an encoding other than UTF-8 a quote or a backslash may be half a character.
         let Some(utf8) = std::str::from_utf8(text).ok().filter(|_| memchr(0, text).is_none()) else {
-            return self.unexamined(text, Why::NotText);
+            return (self.unexamined(text, Why::NotText), None);
         };
         let shape = self.shape.copy(text);
         if strings == StringSyntax::Backslash {
             self.misses += 1;
-            return Arc::new(self.examine_shapeless(utf8, strings, shape.unwrap_or(None)));
+            return (Arc::new(self.examine_shapeless(utf8, strings, shape.unwrap_or(None))), None);
         }
         let Ok(hint) = shape else {
             self.misses += 1;
@@ -76,18 +103,18 @@ impl Classifier {
                 class.access = Access::Write;
                 class.why = Why::UnknownSyntax;
             }
-            return Arc::new(class);
+            class.names = None;
+            return (Arc::new(class), None);
         };
-        if let Some(class) = self.cache.find(self.shape.bytes()) {
+        if let Some((class, at)) = self.cache.find(self.shape.bytes()) {
             self.hits += 1;
-            return Arc::clone(class);
+            return (Arc::clone(class), Some(at));
         }
         self.misses += 1;
         let class = Arc::new(self.examine(utf8, strings, hint, self.shape.bytes()));
-        if class.why != Why::DoesNotParse {
-            self.cache.insert(self.shape.bytes(), Arc::clone(&class));
-        }
-        class
+        let keeps = class.why != Why::DoesNotParse;
+        let place = if keeps { self.cache.insert(self.shape.bytes(), Arc::clone(&class)) } else { None };
+        (class, place)
     }
 
     /// Learns that a standby refused this text as a write, so that its shape goes to the primary from now on (until
@@ -95,8 +122,8 @@ impl Classifier {
     pub fn mark_write(&mut self, text: &[u8]) {
         let class = self.classify(text, StringSyntax::Standard);
         // `classify` left the text's shape behind, unless the text has none; then it was a write anyway.
-        if class.access == Access::Read {
-            let learned = Classification { access: Access::Write, why: Why::Refused, ..(*class).clone() };
+        if class.access == Access::Read || class.names.is_some() {
+            let learned = Classification { access: Access::Write, why: Why::Refused, names: None, ..(*class).clone() };
             self.cache.insert(self.shape.bytes(), Arc::new(learned));
         }
     }
@@ -150,6 +177,7 @@ impl Classifier {
             hint: None,
             why: sum.why,
             functions: sum.functions.into(),
+            names: (!sum.certain && !sum.names.is_empty()).then(|| Arc::new(sum.names)),
             steps,
         }
     }
@@ -199,6 +227,7 @@ fn write(why: Why, uncertain: bool) -> Classification {
         hint: None,
         why,
         functions: Box::default(),
+        names: None,
         steps,
     }
 }
@@ -221,6 +250,11 @@ fn add(mut sum: Verdict, next: Verdict) -> Verdict {
     if next.tx != TxControl::None {
         sum.tx = next.tx;
     }
+    sum.certain |= next.certain;
+    sum.names.unknown.extend(next.names.unknown);
+    sum.names.taken.extend(next.names.taken);
+    sum.names.relations.extend(next.names.relations);
+    sum.names.truncated |= next.names.truncated;
     sum.functions.extend(next.functions);
     sum.effects.pins = sum.effects.pins.union(next.effects.pins);
     sum.effects.changes_tx_defaults |= next.effects.changes_tx_defaults;

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a name nobody vouches for is a write; the operator's lists come before the built-in ones, and of two
 //! entries of the operator's the one that says write wins. Absent on purpose: arguments and overloads (the generated
-//! table only holds names all of whose overloads read), and functions of user schemas (a later catalog snapshot).
+//! table only holds names all of whose overloads read), and functions of user schemas (the catalog's matter).
 
 use std::collections::HashSet;
 
@@ -95,6 +95,19 @@ const NODE_LOCAL: [&str; 23] = [
 /// The name of PostgreSQL's own schema.
 const PG_CATALOG: &str = "pg_catalog";
 
+/// What is known of a function by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It reads: the operator says so, or it is PostgreSQL's own beyond doubt.
+    Reads,
+    /// One of that name is PostgreSQL's own and reads; another schema may have a namesake.
+    Taken,
+    /// It writes, or means something on one node only.
+    Writes,
+    /// Nobody vouches for it.
+    Unknown,
+}
+
 /// The operator's word on functions beside what is built in.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FunctionLists {
@@ -109,21 +122,27 @@ impl FunctionLists {
         Self { read: set(read), write: set(write) }
     }
 
-    /// May a read call it? `schema` is `None` if the call does not name one.
-    pub fn is_read(&self, schema: Option<&str>, name: &str) -> bool {
+    /// What is known of a function? `schema` is `None` if the call does not name one.
+    pub fn told(&self, schema: Option<&str>, name: &str) -> Told {
         let folded = name.to_ascii_lowercase();
         let qualified = schema.map(|schema| format!("{}.{folded}", schema.to_ascii_lowercase()));
         let listed = |set: &HashSet<String>| {
             set.contains(&folded) || qualified.as_ref().is_some_and(|qualified| set.contains(qualified))
         };
         if listed(&self.write) || (schema.is_none() && self.writes_in_some_schema(&folded)) {
-            return false;
+            return Told::Writes;
         }
         if listed(&self.read) {
-            return true;
+            return Told::Reads;
         }
         // Names that need quotes are never PostgreSQL's own, so the built-in tables see the name as it is.
-        schema.is_none_or(|schema| schema == PG_CATALOG) && is_built_in_read(name)
+        match schema {
+            None if reads_by_name(name) => Told::Taken,
+            Some(PG_CATALOG) if reads_by_name(name) => Told::Reads,
+            Some(PG_CATALOG) => Told::Writes,
+            None if is_postgresqls(name) => Told::Writes,
+            _ => Told::Unknown,
+        }
     }
 
     /// An unqualified call may reach any schema's function, so the write entry of any schema counts.
@@ -147,10 +166,12 @@ pub(super) fn is_postgresqls(name: &str) -> bool {
                 | "loread"
                 | "lowrite"
         )
-        || is_built_in_read(name)
+        || reads_by_name(name)
 }
 
-fn is_built_in_read(name: &str) -> bool {
+/// Is it the name of one of PostgreSQL's own functions that read?
+#[must_use]
+pub fn reads_by_name(name: &str) -> bool {
     if NODE_LOCAL.binary_search(&name).is_ok() || name.starts_with("pg_stat_get_") {
         return false;
     }
@@ -162,6 +183,31 @@ fn is_built_in_read(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl FunctionLists {
+        fn is_read(&self, schema: Option<&str>, name: &str) -> bool {
+            matches!(self.told(schema, name), Told::Reads | Told::Taken)
+        }
+    }
+
+    #[test]
+    fn what_a_catalog_may_decide_is_told_apart() {
+        let lists = FunctionLists::new(&["report".to_owned()], &["audit".to_owned()]);
+        for (schema, name, told) in [
+            (None, "lower", Told::Taken),
+            (Some("pg_catalog"), "lower", Told::Reads),
+            (Some("app"), "lower", Told::Unknown),
+            (None, "nextval", Told::Writes),
+            (Some("pg_catalog"), "no_such_function", Told::Writes),
+            (None, "pg_own", Told::Writes),
+            (None, "total", Told::Unknown),
+            (Some("app"), "total", Told::Unknown),
+            (None, "report", Told::Reads),
+            (Some("app"), "audit", Told::Writes),
+        ] {
+            assert_eq!(lists.told(schema, name), told, "{schema:?}.{name}");
+        }
+    }
 
     #[test]
     fn the_tables_are_sorted() {

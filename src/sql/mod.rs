@@ -8,13 +8,13 @@
 //! A text whose literals matter for its class is keyed with them. Work is bounded by `classify_bytes_max`; nothing here
 //! panics or overflows the stack, whatever the bytes. No tokio, no clock.
 //!
-//! Absent on purpose: where a statement goes (`route`), the catalog (views and user functions with their volatility),
-//! what a function called by name does inside, operators and casts that hide user functions. A user function that
-//! shadows a harmless one of pg_catalog is taken for it: a standby refuses its writes, and the session repeats them.
+//! Absent on purpose: where a statement goes (`route`), what views and user functions do (`catalog`, which is told
+//! their names), operators and casts that hide user functions.
 
 mod cache;
 mod class;
 mod classifier;
+mod constants;
 mod function_table;
 mod functions;
 mod grammar;
@@ -31,9 +31,10 @@ mod tests;
 
 pub use cache::CacheCounts;
 pub use class::{
-    Access, BackendSignal, BeginOptions, Change, Classification, Effects, Hint, Isolation, PinReason, Pins, Sequences,
-    Step, TxControl, Why,
+    Access, BackendSignal, BeginOptions, Change, Classification, Effects, Hint, Isolation, Name, Names, PinReason,
+    Pins, Sequences, Step, TxControl, Why,
 };
-pub use classifier::{Classifier, Settings};
+pub use classifier::{Classifier, Judge, Settings};
+pub use functions::reads_by_name;
 pub use grammar::StringSyntax;
 pub use pieces::{integers, pieces, prepared_name};

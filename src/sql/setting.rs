@@ -9,8 +9,9 @@ use pg_query::NodeEnum;
 use pg_query::protobuf::{DefElem, Node, SelectStmt, VariableSetKind, VariableSetStmt, VariableShowStmt};
 
 use super::class::{Access, BeginOptions, Change, Isolation, PinReason, TxControl, Why};
+use super::constants::{integer_constant, is_false, string_constant};
 use super::statement::Verdict;
-use super::walk::{integer_constant, is_false, qualified, string_constant};
+use super::walk::qualified;
 
 /// Settings that give BEGIN without options its meaning, or change the running transaction.
 const TX_DEFAULTS: [&str; 6] = [

@@ -13,11 +13,12 @@ use pg_query::protobuf::{
     UnlistenStmt,
 };
 
-use super::class::{Access, Change, Effects, PinReason, TxControl, Why};
+use super::class::{Access, Change, Effects, Names, PinReason, TxControl, Why};
+use super::constants::{integer_constant, string_constant};
 use super::functions::FunctionLists;
 use super::label::label;
 use super::setting;
-use super::walk::{Walk, integer_constant, string_constant};
+use super::walk::Walk;
 
 /// WITH HOLD among the option bits of DECLARE (`CURSOR_OPT_HOLD` in PostgreSQL's `parsenodes.h`).
 const CURSOR_OPTION_HOLD: i32 = 0x0020;
@@ -33,11 +34,24 @@ pub(super) struct Verdict {
     pub examined: bool,
     /// Functions that nobody vouches for.
     pub functions: Vec<Arc<str>>,
+    /// It is a write whatever a catalog says.
+    pub certain: bool,
+    /// What a catalog may know more about.
+    pub names: Names,
 }
 
 impl Verdict {
     pub fn new(access: Access, why: Why) -> Self {
-        Self { access, why, tx: TxControl::None, effects: Effects::default(), examined: true, functions: Vec::new() }
+        Self {
+            access,
+            why,
+            tx: TxControl::None,
+            effects: Effects::default(),
+            examined: true,
+            functions: Vec::new(),
+            certain: access == Access::Write,
+            names: Names::default(),
+        }
     }
 
     fn write(statement: &NodeEnum) -> Self {
@@ -70,6 +84,8 @@ impl Verdict {
                 Self { examined, ..Self::new(Access::Write, why) }
             }
         };
+        verdict.certain = walk.certain;
+        verdict.names = walk.names;
         verdict.functions = walk.functions;
         verdict.effects.pins = walk.pins;
         verdict.effects.changes_tx_defaults = walk.changes_tx_defaults;
@@ -276,6 +292,7 @@ fn execute(execute: &ExecuteStmt, statement: &NodeEnum, lists: &FunctionLists) -
     walk.nodes(&execute.params);
     let mut verdict = Verdict::of_walk(walk, "execute");
     verdict.access = Access::Write;
+    verdict.certain = true;
     verdict.why = Why::Statement(label(statement));
     verdict.effects.change = Change::Execute { name: execute.name.as_str().into() };
     verdict
@@ -294,6 +311,7 @@ fn copy(copy: &CopyStmt, statement: &NodeEnum, lists: &FunctionLists) -> Verdict
     };
     if copy.is_from || copy.is_program || !copy.filename.is_empty() {
         verdict.access = Access::Write;
+        verdict.certain = true;
         verdict.why = Why::Statement(label(statement));
     } else if verdict.access == Access::Read {
         verdict.why = Why::Statement("copy");
@@ -326,15 +344,14 @@ fn explain(explain: &ExplainStmt, statement: &NodeEnum, lists: &FunctionLists) -
         | NodeEnum::DeleteStmt(_)
         | NodeEnum::MergeStmt(_)
         | NodeEnum::DeclareCursorStmt(_) => {
-            // Relations that exist on one backend or mean one node still send it to the primary.
-            let relation = match rule(query, lists).why {
-                Why::Relation(relation) => Some(Why::Relation(relation)),
-                _ => None,
-            };
-            relation.map_or_else(
-                || Verdict::new(Access::Read, Why::Statement("explain")),
-                |why| Verdict::new(Access::Write, why),
-            )
+            // Relations that exist on one backend or mean one node still send it to the primary; so do those of which
+            // the catalog says so.
+            let explained = rule(query, lists);
+            if let Why::Relation(_) = explained.why {
+                return Verdict::new(Access::Write, explained.why);
+            }
+            let names = Names { unknown: Vec::new(), taken: Vec::new(), ..explained.names };
+            Verdict { names, ..Verdict::new(Access::Read, Why::Statement("explain")) }
         }
         // What it explains is looked up by name, as if it ran.
         NodeEnum::ExecuteStmt(_) => within(rule(query, lists), query),

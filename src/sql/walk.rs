@@ -12,11 +12,12 @@ use pg_query::NodeEnum;
 use pg_query::protobuf::{
     self, AArrayExpr, AExpr, AIndices, AIndirection, CaseExpr, CaseWhen, ColumnDef, CommonTableExpr, CteCycleClause,
     FuncCall, JoinExpr, Node, RangeFunction, RangeSubselect, RangeTableFunc, RangeTableFuncCol, RangeTableSample,
-    RangeVar, ResTarget, SelectStmt, SortBy, SubLink, TypeCast, TypeName, WindowDef, WithClause, a_const,
+    RangeVar, ResTarget, SelectStmt, SortBy, SubLink, TypeCast, TypeName, WindowDef, WithClause,
 };
 
-use super::class::{BackendSignal, PinReason, Pins, Sequences, Why};
-use super::functions::{self, FunctionLists};
+use super::class::{BackendSignal, Name, Names, PinReason, Pins, Sequences, Why};
+use super::constants::{is_true, string_constant};
+use super::functions::{self, FunctionLists, Told};
 use super::label::label;
 use super::setting;
 
@@ -25,6 +26,10 @@ pub(super) struct Walk<'l> {
     lists: &'l FunctionLists,
     /// The first reason why this is no read.
     pub objection: Option<Why>,
+    /// Some reason is beyond doubt: no catalog can make this a read.
+    pub certain: bool,
+    /// What a catalog may know more about.
+    pub names: Names,
     /// What would stay on the backend.
     pub pins: Pins,
     /// `set_config()` of a transaction default, or of something the text does not name.
@@ -49,12 +54,16 @@ type Boxed<T> = Option<Box<T>>;
 
 /// Functions remembered of one statement.
 const FUNCTIONS_MAX: usize = 64;
+/// Names of each kind remembered of one statement for the catalog.
+const NAMES_MAX: usize = 64;
 
 impl<'l> Walk<'l> {
     pub fn new(lists: &'l FunctionLists) -> Self {
         Self {
             lists,
             objection: None,
+            certain: false,
+            names: Names::default(),
             pins: Pins::NONE,
             changes_tx_defaults: false,
             sets_local: false,
@@ -69,6 +78,7 @@ impl<'l> Walk<'l> {
 
     pub fn object(&mut self, why: Why) {
         self.objection.get_or_insert(why);
+        self.certain = true;
     }
 
     pub fn nodes(&mut self, nodes: &[Node]) {
@@ -284,7 +294,10 @@ impl<'l> Walk<'l> {
         self.shows_statements |= relname == "pg_prepared_statements";
         if is_temp_schema(schemaname) || is_node_local(relname) {
             self.object(Why::Relation(dotted(schemaname, relname)));
+            return;
         }
+        let schema = (!schemaname.is_empty()).then_some(schemaname.as_str());
+        self.names.truncated |= !note(&mut self.names.relations, schema, relname);
     }
 
     fn target(&mut self, target: &ResTarget) {
@@ -465,8 +478,17 @@ impl<'l> Walk<'l> {
             self.window(window);
         }
         let (schema, name) = qualified(funcname);
-        if !self.lists.is_read(schema, name) {
-            self.object(Why::Function(dotted(schema.unwrap_or_default(), name)));
+        let told = self.lists.told(schema, name);
+        match told {
+            Told::Reads => {}
+            Told::Taken => self.taken(name),
+            Told::Writes => self.object(Why::Function(dotted(schema.unwrap_or_default(), name))),
+            Told::Unknown => {
+                self.objection.get_or_insert_with(|| Why::Function(dotted(schema.unwrap_or_default(), name)));
+                self.names.truncated |= !note(&mut self.names.unknown, schema, name);
+            }
+        }
+        if matches!(told, Told::Writes | Told::Unknown) {
             self.strange(schema, name);
         }
         match name {
@@ -495,6 +517,19 @@ impl<'l> Walk<'l> {
         }
     }
 
+    /// A function is taken for PostgreSQL's own.
+    fn taken(&mut self, name: &str) {
+        let taken = &mut self.names.taken;
+        if taken.iter().any(|known| **known == *name) {
+            return;
+        }
+        if taken.len() < NAMES_MAX {
+            taken.push(name.into());
+        } else {
+            self.names.truncated = true;
+        }
+    }
+
     fn set_config(&mut self, args: &[Node]) {
         if args.get(2).is_some_and(is_true) {
             self.sets_local = true;
@@ -516,6 +551,18 @@ pub(super) fn qualified(parts: &[Node]) -> (Option<&str>, &str) {
         1 => (None, text(0)),
         count => (Some(text(count - 2)), text(count - 1)),
     }
+}
+
+/// Remembers a name once; false if there is no room.
+fn note(names: &mut Vec<Name>, schema: Option<&str>, name: &str) -> bool {
+    if names.iter().any(|known| *known.name == *name && known.schema.as_deref() == schema) {
+        return true;
+    }
+    let room = names.len() < NAMES_MAX;
+    if room {
+        names.push(Name { schema: schema.map(Arc::from), name: name.into() });
+    }
+    room
 }
 
 fn dotted(schema: &str, name: &str) -> Arc<str> {
@@ -547,46 +594,4 @@ fn is_node_local(relation: &str) -> bool {
                 | "pg_settings"
                 | "pg_shmem_allocations"
         )
-}
-
-fn constant(node: &Node) -> Option<&a_const::Val> {
-    match node.node.as_ref()? {
-        NodeEnum::AConst(constant) => constant.val.as_ref(),
-        NodeEnum::TypeCast(cast) => constant(cast.arg.as_ref()?),
-        _ => None,
-    }
-}
-
-/// The text of a string literal, perhaps cast.
-pub(super) fn string_constant(node: &Node) -> Option<&str> {
-    match constant(node)? {
-        a_const::Val::Sval(string) => Some(&string.sval),
-        _ => None,
-    }
-}
-
-/// The value of an integer literal.
-pub(super) fn integer_constant(node: &Node) -> Option<i32> {
-    match constant(node)? {
-        a_const::Val::Ival(integer) => Some(integer.ival),
-        _ => None,
-    }
-}
-
-/// The literal FALSE, or a string that PostgreSQL reads as false without doubt.
-pub(super) fn is_false(node: &Node) -> bool {
-    match constant(node) {
-        Some(a_const::Val::Boolval(value)) => !value.boolval,
-        Some(a_const::Val::Sval(string)) => matches!(string.sval.as_str(), "f" | "false" | "off" | "no" | "0"),
-        _ => false,
-    }
-}
-
-/// The literal TRUE, or a string that PostgreSQL reads as true without doubt.
-fn is_true(node: &Node) -> bool {
-    match constant(node) {
-        Some(a_const::Val::Boolval(value)) => value.boolval,
-        Some(a_const::Val::Sval(string)) => matches!(string.sval.as_str(), "t" | "true" | "on" | "yes" | "1"),
-        _ => false,
-    }
 }

@@ -63,6 +63,23 @@ pub enum ProbeFailure {
     Rejected(String),
 }
 
+impl ProbeFailure {
+    /// The metric label.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::SessionLost => "session_lost",
+            Self::StartingUp => "starting_up",
+            Self::ShuttingDown => "shutting_down",
+            Self::TooManyConnections => "too_many_connections",
+            Self::Rejected(_) => "rejected",
+        }
+    }
+}
+
 /// One timed report about a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {

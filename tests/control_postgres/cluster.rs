@@ -6,7 +6,8 @@
 
 use pgregent::config::{
     AdminConfig, AuthConfig, AuthMethod, BalanceKind, ClusterConfig, Config, Consistency, CoordinationKind,
-    FailoverMode, LogConfig, NodeConfig, Pinning, PoolConfig, PoolMode, RouteConfig, Secret, ServerConfig,
+    FailoverMode, ForeignTables, LogConfig, NodeConfig, Pinning, PoolConfig, PoolMode, RouteConfig, Secret,
+    ServerConfig,
 };
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -228,6 +229,9 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             learned_ttl: ms(600_000),
             read_functions: vec![],
             write_functions: vec![],
+            catalog: true,
+            catalog_interval: None,
+            foreign_tables: ForeignTables::Primary,
         },
         auth: AuthConfig {
             method: AuthMethod::ScramSha256,

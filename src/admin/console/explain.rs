@@ -6,6 +6,7 @@
 
 use super::snapshot::Snapshot;
 use super::table::{Column, Row, Value, text};
+use crate::catalog::Catalog;
 use crate::clock::Time;
 use crate::config::PoolMode;
 use crate::route::{
@@ -13,19 +14,29 @@ use crate::route::{
 };
 use crate::sql::{Access, Classification, Classifier, Hint, PinReason, StringSyntax};
 use crate::topology::{Health, NodeView, Role};
+use std::sync::Arc;
 
 /// What its rows look like.
 pub(super) const COLUMNS: [Column; 2] = [text("item"), text("value")];
 
-/// The rows for a statement.
-pub(super) fn explain(snapshot: &Snapshot, statement: &str) -> Vec<Row> {
+/// The rows for a statement. `(DATABASE name)` in front of it says which catalog counts; without it that of the only
+/// database in use does.
+pub(super) fn explain(snapshot: &Snapshot, text: &str) -> Vec<Row> {
     let settings = classifier_settings(&snapshot.config.route);
-    let class = Classifier::new(1, &settings).classify(statement.as_bytes(), StringSyntax::Standard);
+    let (database, statement) = split(text);
+    let catalog = match (&database, snapshot.catalogs.as_slice()) {
+        (Some(name), known) => known.iter().find(|(known, _)| **known == *name.as_str()),
+        (None, [only]) => Some(only),
+        (None, _) => None,
+    };
+    let judge = catalog.map_or_else(Arc::default, |(_, catalog)| Arc::clone(catalog));
+    let class = Classifier::new(1, &settings).classify_by(&*judge, statement.as_bytes(), StringSyntax::Standard);
     let asked = class.wanted();
     let mut rows = Vec::new();
     let mut add = |item: String, value: String| rows.push(vec![Value::from(item), Value::from(value)]);
     add("statement is a".into(), word(class.access).into());
     add("because".into(), class.why.to_string());
+    add("catalog".into(), evidence(snapshot, catalog));
     if class.hint == Some(Hint::Primary) {
         add("hint".into(), "its comment asks for the primary".into());
     }
@@ -38,6 +49,37 @@ pub(super) fn explain(snapshot: &Snapshot, statement: &str) -> Vec<Row> {
     add("goes to".into(), choice(snapshot, asked));
     add("not considered".into(), "what a session wrote or holds, its transaction and its settings".into());
     rows
+}
+
+/// The database that is named in front, and the statement.
+fn split(text: &str) -> (Option<String>, &str) {
+    let named = || {
+        let rest = text.strip_prefix('(')?.trim_start();
+        let (word, rest) = rest.split_once(char::is_whitespace)?;
+        let rest = rest.trim_start();
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let (name, rest) = quoted.split_once('"')?;
+            return Some((word, name.to_owned(), rest.trim_start().strip_prefix(')')?));
+        }
+        let (name, rest) = rest.split_once(')')?;
+        Some((word, name.trim().to_lowercase(), rest))
+    };
+    match named() {
+        Some((word, name, statement)) if word.eq_ignore_ascii_case("database") => (Some(name), statement.trim_start()),
+        _ => (None, text),
+    }
+}
+
+/// Which catalog has judged.
+fn evidence(snapshot: &Snapshot, catalog: Option<&(Arc<str>, Arc<Catalog>)>) -> String {
+    let Some((database, catalog)) = catalog else {
+        return "none: EXPLAIN ROUTE (DATABASE name) statement names one".to_owned();
+    };
+    let stale = if catalog.is_stale() { ", and functions may have changed since" } else { "" };
+    match catalog.loaded() {
+        Some(then) => format!("that of {database}, read {} s ago{stale}", snapshot.seconds_since(then)),
+        None => format!("that of {database} is not known"),
+    }
 }
 
 fn word(access: Access) -> &'static str {

@@ -3,6 +3,7 @@
 //! Invariant: made by copying from handles; nothing of it is held afterwards. Absent on purpose:
 //! changing anything.
 
+use crate::catalog::{Catalog, CatalogTable};
 use crate::client::{CancelRegistry, ClientView};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
@@ -25,6 +26,8 @@ pub struct Sources {
     pub topology: TopologyReader,
     /// How they do.
     pub standings: Arc<Standings>,
+    /// What is known of functions and views.
+    pub catalogs: Arc<CatalogTable>,
     /// Settings in use; a reload replaces them.
     pub config: Arc<ArcSwap<Config>>,
     /// Time.
@@ -52,6 +55,8 @@ pub struct Snapshot {
     pub topology: Arc<Topology>,
     /// How they do, by number.
     pub vitals: Vec<Vitals>,
+    /// Functions and views, by database.
+    pub catalogs: Vec<(Arc<str>, Arc<Catalog>)>,
     /// Settings in use.
     pub config: Arc<Config>,
 }
@@ -81,6 +86,7 @@ impl Sources {
             budgets: nodes.map(|node| self.pools.budget(node)).collect(),
             topology: self.topology.snapshot(),
             vitals: self.standings.iter().map(vitals).collect(),
+            catalogs: self.catalogs.all().into_iter().map(|(name, slot, _)| (name, slot.load_full())).collect(),
             config,
         }
     }

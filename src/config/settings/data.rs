@@ -11,7 +11,7 @@ use super::{
 };
 use crate::config::choice::Choice;
 use crate::config::value::format_size;
-use crate::config::{BalanceKind, Consistency, Pinning, PoolMode};
+use crate::config::{BalanceKind, Consistency, ForeignTables, Pinning, PoolMode};
 
 pub(super) static POOL: Section = Section {
     path: "pool",
@@ -198,7 +198,29 @@ pub(super) static ROUTE: Section = Section {
             Kind::Texts,
             Toml("[]"),
             Whole(|c| Shown::list(&c.route.write_functions)),
-            "Functions that must run on the primary, whatever the built-in list says.",
+            "Functions that must run on the primary, whatever the built-in list and the catalog say.",
+        ),
+        live(
+            "catalog",
+            Kind::Bool,
+            Toml("true"),
+            Whole(|c| Shown::of(c.route.catalog)),
+            "Read the catalog of each database in use, so that its functions and views are told to be reads or writes. \
+             The monitor's role must be allowed to connect to the database.",
+        ),
+        live(
+            "catalog_interval",
+            duration_or_off(100, DAY),
+            Toml(r#""1min""#),
+            Whole(|c| Shown::duration_or_off(c.route.catalog_interval)),
+            "How often a catalog is looked at for changes that did not pass through this proxy. \"0s\": never.",
+        ),
+        live(
+            "foreign_tables",
+            Kind::Word(ForeignTables::WORDS),
+            Toml(r#""primary""#),
+            Whole(|c| Shown::of(c.route.foreign_tables.word())),
+            "Where foreign tables are read. any: where other reads go.",
         ),
     ],
 };

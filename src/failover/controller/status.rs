@@ -4,7 +4,7 @@
 //! events is bounded; no connection string, password or client data is in it. Absent on purpose:
 //! wall-clock times (ages instead).
 
-use super::{Brain, Controller, failure_label};
+use super::{Brain, Controller};
 use crate::clock::Time;
 use crate::failover::action::{Level, Notice};
 use crate::failover::event::Outcome;
@@ -240,7 +240,7 @@ impl<B: Brain> Controller<B> {
             observed_role: report.map(|report| if report.in_recovery { "standby" } else { "primary" }),
             health: view.health.word(),
             accepts_reads: view.accepts_reads,
-            probe_failure: failure.map(failure_label),
+            probe_failure: failure.map(crate::topology::ProbeFailure::label),
             rejected: match failure {
                 Some(crate::topology::ProbeFailure::Rejected(text)) => Some(text.clone()),
                 _ => None,

@@ -5,6 +5,7 @@
 //! renames. Invariants: rows fit columns (a test makes rows of every command); what is not known is NULL,
 //! never 0. Absent on purpose: what changes anything.
 
+mod catalog;
 mod clients;
 mod config;
 mod databases;
@@ -89,6 +90,7 @@ pub static SHOWS: &[&Show] = &[
     &nodes::NODES,
     &databases::DATABASES,
     &databases::USERS,
+    &catalog::CATALOG,
     &stats::STATS,
     &stats::STATS_TOTALS,
     &lists::LISTS,
@@ -118,7 +120,8 @@ static SHOW_VERSION: Show = Show {
 
 fn help(_: &Snapshot) -> Vec<Row> {
     let shows = SHOWS.iter().map(|show| (format!("SHOW {}", show.name.to_uppercase()), show.doc));
-    let explain = "Where a statement would go now, and why. Nothing is sent to a node.";
+    let explain = "Where a statement would go now, and why; (DATABASE name) in front of it says by which catalog. \
+                   Nothing is sent to a node.";
     let others = [
         ("EXPLAIN ROUTE statement".to_owned(), explain),
         (

@@ -1,8 +1,10 @@
 //! Tests of `show`: shapes that others rely on, and values of a made-up moment.
 
+use super::super::explain::explain;
 use super::super::table::{Kind, Value};
 use super::*;
 use crate::backend::{BackendControl, Target};
+use crate::catalog::{self, Catalog};
 use crate::client::{ClientIdentity, ClientKind, ClientView, Holding, PinRecord, Replication};
 use crate::clock::Time;
 use crate::config::Config;
@@ -91,6 +93,16 @@ fn client(id: u64, user: &str, kind: ClientKind) -> ClientView {
     ClientView { id: SessionId(id), pid: 1, identity, holding: None, waiting: None, pins: Vec::new() }
 }
 
+/// Read at second 70: a function, and a view that reaches an unlogged table.
+fn catalog() -> Arc<Catalog> {
+    let mut rows = catalog::Rows::default();
+    rows.add(catalog::Kind::Function(catalog::Nature::Reads), "public", "total", "").unwrap();
+    rows.add(catalog::Kind::Unlogged, "public", "u", "public.u").unwrap();
+    rows.add(catalog::Kind::View, "public", "v", "SELECT 1 FROM public.u").unwrap();
+    let settings = crate::route::classifier_settings(&Config::parse(CONFIG, "test").unwrap().route);
+    Arc::new(Catalog::new(Arc::new(catalog::build(rows, &settings, true)), at(70)))
+}
+
 /// At second 100: one client holds a backend, pinned since 40; one waits since 97.5; one replicates.
 async fn moment() -> Snapshot {
     let (used, free) = (control(5432).await, control(5432).await);
@@ -124,6 +136,7 @@ async fn moment() -> Snapshot {
         budgets: vec![(5, 90), (0, 90)],
         topology: Arc::new(topology),
         vitals: vec![crate::route::Vitals::UNKNOWN; 2],
+        catalogs: vec![("app".into(), catalog()), ("none".into(), Arc::default())],
         config: Arc::new(Config::parse(CONFIG, "test").unwrap()),
     }
 }
@@ -205,6 +218,51 @@ async fn values_are_those_of_the_moment() {
     assert_eq!((own("stats", 0, "total_query_count"), own("stats", 0, "total_xact_time")), ("9".into(), "3000".into()));
     assert_eq!((own("stats", 0, "total_received"), own("stats", 0, "avg_recv")), ("100".into(), "NULL".into()));
     assert_eq!((bouncer("lists", 6, "items"), bouncer("lists", 9, "items")), ("3".into(), "1".into()));
+}
+
+#[tokio::test]
+async fn catalogs_are_told_with_reasons() {
+    let snapshot = moment().await;
+    let row = |row| {
+        ["database", "state", "loaded", "functions", "relation", "reason"]
+            .map(|column| told(&snapshot, "catalog", Flavour::Own, row, column))
+    };
+    assert_eq!(row(0), ["app", "known", "30", "1", "NULL", "NULL"]);
+    assert_eq!(row(1), ["app", "known", "30", "NULL", "public.u", "relation public.u is unlogged"]);
+    assert_eq!(row(2)[4..], ["public.v", "view public.v reaches public.u, which is unlogged"]);
+    assert_eq!(row(3), ["none", "unknown", "NULL", "NULL", "NULL", "NULL"]);
+}
+
+#[tokio::test]
+async fn explain_route_goes_by_the_catalog_of_the_database_it_names() {
+    let mut snapshot = moment().await;
+    let because = |snapshot: &Snapshot, text: &str| {
+        let rows = explain(snapshot, text);
+        ["statement is a", "because", "catalog"].map(|item| match rows.iter().find(|row| row[0] == Value::from(item)) {
+            Some(row) => format!("{:?}", row[1]),
+            None => String::new(),
+        })
+    };
+    for (text, said) in [
+        (
+            "(DATABASE app) SELECT total()",
+            ["read", "function public.total is a read by its volatility", "that of app, read 30 s ago"],
+        ),
+        (
+            "( database \"app\" ) TABLE v",
+            ["write", "view public.v reaches public.u, which is unlogged", "that of app, read 30 s ago"],
+        ),
+        ("SELECT total()", ["write", "function total is not known to be a read", "none"]),
+        ("(DATABASE other) SELECT total()", ["write", "function total is not known to be a read", "none"]),
+        ("(SELECT 1)", ["read", "select", "none"]),
+    ] {
+        let got = because(&snapshot, text);
+        for (got, said) in got.iter().zip(said) {
+            assert!(got.contains(said), "{text}: {got} is not {said}");
+        }
+    }
+    snapshot.catalogs.truncate(1);
+    assert!(because(&snapshot, "SELECT total()")[0].contains("read"), "the only one");
 }
 
 #[tokio::test]
