@@ -7,7 +7,7 @@ use pgregent::clock::Time;
 use pgregent::ids::{Epoch, NodeId};
 use pgregent::route::{BALANCES, Balance, Balancing, Dice, Share, Standings, Wishes, choose};
 use pgregent::sql::Access;
-use pgregent::topology::{Health, Role, Topology, Writes, topology_channel};
+use pgregent::topology::{Floor, Health, Role, Topology, Writes, topology_channel};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ fn main() {
     let (topology, many) = (topology(3), topology(16));
     let standings = standings(16);
     let vitals = |node: NodeId| standings.of(node).vitals(black_box(NOW), SLOW_START);
-    let wishes = |access, floor| Wishes { access, split: true, floor, avoid: None };
+    let wishes = |access, flushed| Wishes { floor: Floor { flushed, ..Floor::default() }, ..Wishes::new(access) };
     let mut dice = Dice::new(7);
 
     let mut group = criterion.benchmark_group("route");

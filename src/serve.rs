@@ -65,15 +65,16 @@ pub async fn accept(server: Arc<Server>, listener: Listener, stop: CancellationT
         };
         server.deps.metrics.clients.connections.inc();
         let served = Arc::clone(&server);
-        server.tracker.spawn(async move { served.serve(stream).await });
+        let port = listener.port();
+        server.tracker.spawn(async move { served.serve(stream, port).await });
     }
 }
 
 impl Server {
     /// The life of one connection.
-    async fn serve(self: Arc<Self>, stream: Stream) {
+    async fn serve(self: Arc<Self>, stream: Stream, port: Option<u16>) {
         // Boxed: the login's memory is gone once the session runs, and there are many sessions.
-        let Some(Begun { life, identity, permit, peer }) = Box::pin(self.let_in(stream)).await else { return };
+        let Some(Begun { life, identity, permit, peer }) = Box::pin(self.let_in(stream, port)).await else { return };
         self.deps.metrics.clients.logins.inc("ok");
         let counted = self.deps.metrics.clients.session();
         let end = match life {
@@ -88,7 +89,7 @@ impl Server {
     }
 
     /// From accept to a session. Who does not get that far has been told why.
-    async fn let_in(&self, mut stream: Stream) -> Option<Begun> {
+    async fn let_in(&self, mut stream: Stream, port: Option<u16>) -> Option<Begun> {
         let entered = match Box::pin(self.enter(&mut stream)).await {
             Ok(entered) => entered?,
             Err(error) => {
@@ -98,7 +99,7 @@ impl Server {
         };
         let Entered { hello, startup, permit, console } = entered;
         let peer = stream.peer();
-        let identity = Identity { user: Arc::clone(&hello.user), database: Arc::clone(&hello.database) };
+        let identity = Identity { user: Arc::clone(&hello.user), database: Arc::clone(&hello.database), port };
         let handle = self.deps.registry.register(hello.version, self.identify(&hello, console, &stream));
         if self.draining.is_cancelled() {
             // Those registered before were told by whoever began the drain.

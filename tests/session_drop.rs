@@ -100,7 +100,7 @@ impl Plane {
         let client = RawClient::tcp(port);
         let (tcp, peer) = self.listener.accept().await.unwrap();
         let stream = Stream::tcp(tcp, peer).unwrap();
-        let identity = Identity { user: IDENTITY.into(), database: APP_USER.into() };
+        let identity = Identity { user: IDENTITY.into(), database: APP_USER.into(), port: None };
         let known = ClientIdentity {
             user: Arc::clone(&identity.user),
             database: Arc::clone(&identity.database),

@@ -18,6 +18,8 @@ pub enum Refused {
     Pin,
     /// It executes a statement that is not there any more.
     Unknown,
+    /// It gives a setting of the proxy's a value that means nothing.
+    Setting,
 }
 
 /// One request whose reply is owed.

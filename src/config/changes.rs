@@ -59,6 +59,12 @@ impl Config {
                         _ => None,
                     })
                 }),
+                "route.redirect" => self.route.redirects.iter().for_each(|redirect| {
+                    self.push(section, &redirect.name, &mut list, |view| match view {
+                        View::Redirect(show) => Some(show(redirect)),
+                        _ => None,
+                    })
+                }),
                 "auth.user" => {
                     self.auth.users.iter().for_each(|user| {
                         self.push(section, &user.name, &mut list, |view| match view {

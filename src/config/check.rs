@@ -8,8 +8,8 @@ use super::problem::Notes;
 use super::raw::{Fields, Raw};
 use super::value::{Flaw, quoted};
 use super::{
-    AdminConfig, AuthConfig, ClusterConfig, Config, LogConfig, NodeConfig, NodeTlsConfig, PoolConfig, RouteConfig,
-    Secret, ServerConfig, UserConfig, files, tls,
+    AdminConfig, AuthConfig, ClusterConfig, Config, LogConfig, NodeConfig, NodeTlsConfig, Pattern, PoolConfig,
+    RedirectConfig, RouteConfig, Secret, ServerConfig, UserConfig, files, tls,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -25,6 +25,7 @@ pub(super) struct Tables<'t, 'i> {
     pub(super) nodes: Vec<Fields<'t, 'i>>,
     pub(super) pool: Fields<'t, 'i>,
     pub(super) route: Fields<'t, 'i>,
+    pub(super) redirects: Vec<Fields<'t, 'i>>,
     pub(super) auth: Fields<'t, 'i>,
     pub(super) users: Vec<Fields<'t, 'i>>,
     pub(super) log: Fields<'t, 'i>,
@@ -40,6 +41,7 @@ impl<'t, 'i> Tables<'t, 'i> {
             nodes: raw.many("node", notes),
             pool: raw.one("pool", notes),
             route: raw.one("route", notes),
+            redirects: raw.many("route.redirect", notes),
             auth: raw.one("auth", notes),
             users: raw.many("auth.user", notes),
             log: raw.one("log", notes),
@@ -60,7 +62,7 @@ impl<'t, 'i> Tables<'t, 'i> {
                 .iter()
                 .map(|fields| node(fields, pool.node_budget, &cluster.tls, folder, notes))
                 .collect(),
-            route: route(&self.route, notes),
+            route: route(&self.route, self.redirects.iter().map(|fields| redirect(fields, notes)).collect(), notes),
             auth: auth(&self.auth, users, &cluster, folder, notes),
             log: log(&self.log, notes),
             cluster,
@@ -188,7 +190,7 @@ fn pool(f: &Fields<'_, '_>, notes: &mut Notes) -> PoolConfig {
     }
 }
 
-fn route(f: &Fields<'_, '_>, notes: &mut Notes) -> RouteConfig {
+fn route(f: &Fields<'_, '_>, redirects: Vec<RedirectConfig>, notes: &mut Notes) -> RouteConfig {
     RouteConfig {
         read_write_split: f.flag("read_write_split", notes).unwrap_or_default(),
         consistency: f.choice("consistency", notes),
@@ -204,7 +206,33 @@ fn route(f: &Fields<'_, '_>, notes: &mut Notes) -> RouteConfig {
         catalog: f.flag("catalog", notes).unwrap_or_default(),
         catalog_interval: f.duration_or_off("catalog_interval", notes),
         foreign_tables: f.choice("foreign_tables", notes),
+        fresh_wait: f.duration("fresh_wait", notes),
+        redirects,
     }
+}
+
+fn redirect(f: &Fields<'_, '_>, notes: &mut Notes) -> RedirectConfig {
+    RedirectConfig {
+        name: f.text("name", notes).unwrap_or_default(),
+        users: patterns(f, "user", notes),
+        databases: patterns(f, "database", notes),
+        application_names: patterns(f, "application_name", notes),
+        port: f.number("port", notes).and_then(|port| u16::try_from(port).ok()),
+        target_session_attrs: f.choice("target_session_attrs", notes),
+        nodes: f.texts("nodes", notes).unwrap_or_default(),
+    }
+}
+
+/// Names, or `/` and regular expressions.
+fn patterns(f: &Fields<'_, '_>, key: &str, notes: &mut Notes) -> Vec<Pattern> {
+    let mut patterns = Vec::new();
+    for text in f.texts(key, notes).unwrap_or_default() {
+        match Pattern::parse(&text) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(flaw) => f.problem(key, flaw, notes),
+        }
+    }
+    patterns
 }
 
 fn auth(

@@ -6,7 +6,7 @@
 
 use super::{
     AuthMethod, BalanceKind, ChannelBinding, Consistency, CoordinationKind, FailoverMode, ForeignTables, Pinning,
-    PoolMode, SslMode, TlsMode, TlsVersion,
+    PoolMode, SslMode, TargetSessionAttrs, TlsMode, TlsVersion,
 };
 
 /// A setting that is one of a few words.
@@ -43,6 +43,14 @@ choice!(CoordinationKind { Single = "single" });
 choice!(Pinning { Allow = "allow", Refuse = "refuse" });
 choice!(PoolMode { Session = "session", Transaction = "transaction", Statement = "statement" });
 choice!(Consistency { Eventual = "eventual", Session = "session", Global = "global" });
+choice!(TargetSessionAttrs {
+    Any = "any",
+    ReadWrite = "read-write",
+    ReadOnly = "read-only",
+    Primary = "primary",
+    Standby = "standby",
+    PreferStandby = "prefer-standby",
+});
 choice!(BalanceKind { Random2 = "random2", RoundRobin = "round_robin", LeastConnections = "least_connections" });
 choice!(ForeignTables { Primary = "primary", Any = "any" });
 choice!(AuthMethod { Trust = "trust", Password = "password", Md5 = "md5", ScramSha256 = "scram-sha-256" });

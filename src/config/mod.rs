@@ -18,6 +18,7 @@ mod choice;
 mod cipher;
 mod files;
 mod load;
+mod pattern;
 mod pem;
 mod problem;
 mod raw;
@@ -33,6 +34,7 @@ pub use changes::{Change, SettingInUse};
 pub use choice::Choice;
 pub use cipher::{cipher_name, cipher_of_name};
 pub use load::Report;
+pub use pattern::Pattern;
 pub use pem::{Authorities, Identity};
 pub use problem::{Problem, Problems};
 pub use reference::reference;
@@ -314,6 +316,48 @@ pub struct RouteConfig {
     pub catalog_interval: Option<Duration>,
     /// Where foreign tables are read. Default primary.
     pub foreign_tables: ForeignTables,
+    /// How long a read waits for a standby that shows what its session must see, before it goes to the primary.
+    /// Default 0.
+    pub fresh_wait: Duration,
+    /// `[[route.redirect]]`, the first that fits a session counts.
+    pub redirects: Vec<RedirectConfig>,
+}
+
+/// Which nodes serve a session, in libpq's words (PostgreSQL docs, "target_session_attrs").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TargetSessionAttrs {
+    /// Writes the primary, reads the standbys.
+    #[default]
+    Any,
+    /// Everything the primary.
+    ReadWrite,
+    /// As `any`, and nothing is written: transactions are read-only by default.
+    ReadOnly,
+    /// As `read-write`.
+    Primary,
+    /// Everything a standby.
+    Standby,
+    /// As `any`.
+    PreferStandby,
+}
+
+/// `[[route.redirect]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct RedirectConfig {
+    /// Its name, for people.
+    pub name: String,
+    /// Users it is for; empty: all.
+    pub users: Vec<Pattern>,
+    /// Databases it is for; empty: all.
+    pub databases: Vec<Pattern>,
+    /// Values of `application_name` it is for; empty: all.
+    pub application_names: Vec<Pattern>,
+    /// The port that clients connected to; `None`: any.
+    pub port: Option<u16>,
+    /// Where the sessions are served.
+    pub target_session_attrs: TargetSessionAttrs,
+    /// Nodes that their reads prefer; empty: all.
+    pub nodes: Vec<String>,
 }
 
 /// How clients prove who they are.

@@ -5,6 +5,7 @@
 
 use super::check::Tables;
 use super::problem::Notes;
+use super::suggest::nearest;
 use super::value::{Flaw, format_address, format_duration, quoted};
 use super::{AuthMethod, Config, FailoverMode, NodeConfig, Secret};
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ const RULES: &[Rule] = &[
     pools_fit_nodes,
     somebody_may_log_in,
     users_differ,
+    redirects_make_sense,
     secrets_fit_method,
     rules_are_used,
     auth_query_is_whole,
@@ -182,6 +184,30 @@ fn somebody_may_log_in(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
     if auth.method == AuthMethod::Trust && auth.hba_file.is_none() && open {
         let flaw = Flaw::new("\"trust\" lets everybody in who reaches a [server] listen address");
         t.auth.warn("method", flaw.suggest("use \"scram-sha-256\", or listen on 127.0.0.1 only"), notes);
+    }
+}
+
+fn redirects_make_sense(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let mut names = HashMap::new();
+    for (fields, redirect) in t.redirects.iter().zip(&config.route.redirects) {
+        if !redirect.name.is_empty() && names.insert(&redirect.name, ()).is_some() {
+            let flaw = Flaw::new(format!("{} is the name of another redirect too", quoted(&redirect.name)));
+            fields.problem("name", flaw.suggest("give each redirect its own name"), notes);
+        }
+        for name in redirect.nodes.iter().filter(|name| config.nodes.iter().all(|node| *node.name != ***name)) {
+            let flaw = Flaw::new(format!("{} is no node", quoted(name)));
+            let near = nearest(name, config.nodes.iter().map(|node| &*node.name));
+            let suggestion = near.map_or_else(
+                || "write names of [[node]] tables".to_owned(),
+                |near| format!("did you mean \"{near}\"?"),
+            );
+            fields.problem("nodes", flaw.suggest(suggestion), notes);
+        }
+        let listens = |port: u16| config.server.listen.iter().any(|listen| listen.port() == port || listen.port() == 0);
+        if let Some(port) = redirect.port.filter(|port| !listens(*port)) {
+            let flaw = Flaw::new(format!("{port} is not a port of [server] listen"));
+            fields.problem("port", flaw.suggest(format!("add \"0.0.0.0:{port}\" to [server] listen")), notes);
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::ids::{Epoch, NodeId};
 use crate::monitor::freshness::Freshness;
 use crate::monitor::{Aim, Monitor, Report};
 use crate::topology::{
-    Fact, FactReceiver, NodeReport, Observation, ProbeFailure, Role, Topology, TopologyPublisher, Writes,
+    Fact, FactReceiver, NodeReport, Observation, ProbeFailure, Role, Topology, TopologyPublisher, WriteDemand, Writes,
 };
 use status::Recent;
 use std::collections::HashMap;
@@ -45,6 +45,9 @@ const BATCH_MAX: usize = 64;
 
 /// The notice kind by which the machine refuses a command.
 pub const COMMAND_REFUSED: &str = "command_refused";
+/// How long after a commit that nobody flushed standbys are looked at more closely: an unfinished transaction can
+/// keep WAL unflushed for long, and standbys from reaching it.
+const UNFLUSHED_CHASED_FOR: Duration = Duration::from_secs(2);
 /// How old a status may get while only positions move.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -104,6 +107,7 @@ struct Controller<B> {
     clock: Clock,
     publisher: TopologyPublisher,
     facts: FactReceiver,
+    demand: WriteDemand,
     facts_ended: bool,
     monitor: Monitor,
     freshness: Freshness,
@@ -233,8 +237,8 @@ impl<B: Brain> Controller<B> {
     fn apply_report(&mut self, report: Report) {
         match report {
             Report::Probed { observation, took } => self.apply_observation(observation, took),
-            Report::Sampled { node, round, sent_at, flush_lsn } => {
-                self.freshness.sampled(round, node, sent_at, flush_lsn);
+            Report::Sampled { node, round, sent_at, flush_lsn, insert_lsn } => {
+                self.freshness.sampled(round, node, sent_at, flush_lsn, Some(insert_lsn));
             }
             Report::Replayed { node, round, replay_lsn } => self.freshness.replayed(round, node, replay_lsn),
             Report::ReplayLost { node } => {
@@ -418,11 +422,13 @@ impl<B: Brain> Controller<B> {
     /// Brings snapshot, aims and status up to date.
     fn show(&mut self) {
         let Some(plan) = self.plan.as_ref() else { return };
+        let unflushed = self.demand.floor().lazy;
+        let chased = unflushed > Time::ZERO && self.clock.now().since(unflushed) < UNFLUSHED_CHASED_FOR;
         self.monitor.set_aim(Aim {
             round: self.freshness.round(),
             primary: plan.primary,
             standbys: plan.nodes.iter().map(|node| node.role == Role::Standby).collect(),
-            goal: self.freshness.newest().unwrap_or_default(),
+            goal: self.freshness.goal(chased),
         });
         self.publish_snapshot();
         let now = self.clock.now();

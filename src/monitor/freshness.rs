@@ -9,11 +9,10 @@
 //! standby's session was lost (a restarted standby may show older data for a while), and after its
 //! shared memory was re-created. Samples are bounded.
 //!
-//! Which position: the flush position. It covers every acknowledged commit except those made with
-//! `synchronous_commit = off`; the insert position would cover these too, but it also counts records
-//! that nobody flushes until the next commit, so that an idle cluster looked behind for many seconds.
-//! Sessions that turn `synchronous_commit` off set their floor, and that of sessions to come, behind the time in
-//! which such a commit is flushed. The flush position may lie
+//! Which position: there are two watermarks. The flush position covers every acknowledged commit except those made
+//! with `synchronous_commit = off`; only the insert position covers these too, but it also counts records
+//! that nobody flushes until the next commit, so that an idle cluster would look behind for many seconds. So the
+//! insert position counts only for sessions that have to do with such commits. The flush position may lie
 //! inside a record whose rest is not flushed yet; such a sample is reached only when the record is
 //! complete, which is late but never wrong.
 //!
@@ -39,8 +38,15 @@ pub struct Freshness {
     primary: Option<NodeId>,
     round: u64,
     timeline: Option<TimelineId>,
-    samples: VecDeque<Sample>,
+    flushed: Watermark,
+    inserted: Watermark,
     nodes: Vec<Proof>,
+}
+
+/// Samples of one kind of position, both times and positions ascending.
+#[derive(Debug)]
+struct Watermark {
+    samples: VecDeque<Sample>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +59,7 @@ struct Sample {
 #[derive(Clone, Copy, Debug, Default)]
 struct Proof {
     fresh_as_of: Time,
+    fresh_as_of_unflushed: Time,
     replayed: Option<Lsn>,
     timeline: Option<TimelineId>,
     incarnation: Option<i64>,
@@ -67,7 +74,8 @@ impl Freshness {
             primary: None,
             round: 0,
             timeline: None,
-            samples: VecDeque::with_capacity(SAMPLES_MAX),
+            flushed: Watermark::default(),
+            inserted: Watermark::default(),
             nodes: vec![Proof::default(); nodes],
         }
     }
@@ -80,7 +88,8 @@ impl Freshness {
             self.epoch = epoch;
             self.round += 1;
             self.timeline = None;
-            self.samples.clear();
+            self.flushed.samples.clear();
+            self.inserted.samples.clear();
             self.nodes.fill(Proof::default());
         }
         self.primary = primary.or(self.primary);
@@ -96,7 +105,7 @@ impl Freshness {
     pub fn probed(&mut self, node: NodeId, report: &NodeReport) {
         if Some(node) == self.primary && !report.in_recovery {
             self.timeline = Some(report.timeline);
-            self.sampled(self.round, node, report.sent_at, report.flush_lsn);
+            self.sampled(self.round, node, report.sent_at, report.flush_lsn, None);
             return;
         }
         let Some(proof) = self.nodes.get_mut(node.index()) else { return };
@@ -110,27 +119,18 @@ impl Freshness {
         }
     }
 
-    /// A sample of the primary's flush position, sent at `sent_at`.
-    pub fn sampled(&mut self, round: u64, node: NodeId, sent_at: Time, lsn: Lsn) {
+    /// A sample of the primary's flush position and, if it was asked for, its insert position, sent at `sent_at`.
+    pub fn sampled(&mut self, round: u64, node: NodeId, sent_at: Time, flushed: Lsn, inserted: Option<Lsn>) {
         if round != self.round || Some(node) != self.primary {
             return;
         }
-        if let Some(newest) = self.samples.back_mut() {
-            if sent_at <= newest.sent_at {
-                return;
-            }
-            if lsn <= newest.lsn {
-                // Nothing was written in between, so reaching the older one proves as much as reaching this one.
-                newest.sent_at = if lsn == newest.lsn { sent_at } else { newest.sent_at };
-                self.prove_all();
-                return;
-            }
+        self.flushed.add(sent_at, flushed);
+        if let Some(inserted) = inserted {
+            self.inserted.add(sent_at, inserted);
         }
-        if self.samples.len() == SAMPLES_MAX {
-            self.thin_out();
+        for index in 0..self.nodes.len() {
+            self.prove(index);
         }
-        self.samples.push_back(Sample { sent_at, lsn });
-        self.prove_all();
     }
 
     /// A standby has replayed up to `lsn`.
@@ -156,16 +156,37 @@ impl Freshness {
         self.nodes.get(node.index()).map_or(Time::ZERO, |proof| proof.fresh_as_of)
     }
 
+    /// The same, counting writes that were acknowledged before they were flushed.
+    #[must_use]
+    pub fn fresh_as_of_unflushed(&self, node: NodeId) -> Time {
+        self.nodes.get(node.index()).map_or(Time::ZERO, |proof| proof.fresh_as_of_unflushed)
+    }
+
     /// The primary's newest known flush position.
     #[must_use]
     pub fn newest(&self) -> Option<Lsn> {
-        self.samples.back().map(|sample| sample.lsn)
+        self.flushed.newest()
+    }
+
+    /// The position that standbys should reach: where the primary has flushed to or, while somebody waits for
+    /// commits that may not be flushed yet, where it has written to.
+    #[must_use]
+    pub fn goal(&self, unflushed: bool) -> Lsn {
+        let inserted = if unflushed { self.inserted.newest() } else { None };
+        self.flushed.newest().max(inserted).unwrap_or_default()
     }
 
     /// The newest position a standby is known to have replayed.
     #[must_use]
     pub fn replay_lsn(&self, node: NodeId) -> Option<Lsn> {
         self.nodes.get(node.index()).and_then(|proof| proof.replayed)
+    }
+
+    /// The same, with the timeline it is on.
+    #[must_use]
+    pub fn replayed_on(&self, node: NodeId) -> Option<(TimelineId, Lsn)> {
+        let proof = self.nodes.get(node.index())?;
+        proof.timeline.zip(proof.replayed)
     }
 
     /// WAL bytes between the newest sample and what the standby has replayed, where both are known.
@@ -182,28 +203,60 @@ impl Freshness {
         if self.lag_bytes(node)? <= PAGE_BYTES {
             return Some(Duration::ZERO);
         }
-        let next = self.samples.partition_point(|sample| sample.lsn <= replayed);
-        self.samples.get(next).map(|missed| now.since(missed.sent_at))
-    }
-
-    fn prove_all(&mut self) {
-        for index in 0..self.nodes.len() {
-            self.prove(index);
-        }
+        self.flushed.first_above(replayed).map(|missed| now.since(missed))
     }
 
     fn prove(&mut self, index: usize) {
         let proof = &mut self.nodes[index];
         // On another timeline equal positions are different records.
         if self.timeline.is_none() || proof.timeline != self.timeline {
-            proof.fresh_as_of = Time::ZERO;
+            (proof.fresh_as_of, proof.fresh_as_of_unflushed) = (Time::ZERO, Time::ZERO);
             return;
         }
         let Some(replayed) = proof.replayed else { return };
-        let reached = self.samples.partition_point(|sample| sample.lsn <= replayed);
-        if let Some(sample) = reached.checked_sub(1).and_then(|last| self.samples.get(last)) {
-            proof.fresh_as_of = proof.fresh_as_of.max(sample.sent_at);
+        proof.fresh_as_of = proof.fresh_as_of.max(self.flushed.reached(replayed));
+        proof.fresh_as_of_unflushed = proof.fresh_as_of_unflushed.max(self.inserted.reached(replayed));
+    }
+}
+
+impl Default for Watermark {
+    fn default() -> Self {
+        Self { samples: VecDeque::with_capacity(SAMPLES_MAX) }
+    }
+}
+
+impl Watermark {
+    fn add(&mut self, sent_at: Time, lsn: Lsn) {
+        if let Some(newest) = self.samples.back_mut() {
+            if sent_at <= newest.sent_at {
+                return;
+            }
+            if lsn <= newest.lsn {
+                // Nothing was written in between, so reaching the older one proves as much as reaching this one.
+                newest.sent_at = if lsn == newest.lsn { sent_at } else { newest.sent_at };
+                return;
+            }
         }
+        if self.samples.len() == SAMPLES_MAX {
+            self.thin_out();
+        }
+        self.samples.push_back(Sample { sent_at, lsn });
+    }
+
+    fn newest(&self) -> Option<Lsn> {
+        self.samples.back().map(|sample| sample.lsn)
+    }
+
+    /// When the newest sample was sent that lies at or below `lsn`.
+    fn reached(&self, lsn: Lsn) -> Time {
+        let reached = self.samples.partition_point(|sample| sample.lsn <= lsn);
+        reached.checked_sub(1).and_then(|last| self.samples.get(last)).map_or(Time::ZERO, |sample| sample.sent_at)
+    }
+
+    /// When the oldest sample was sent that lies above `lsn`.
+    fn first_above(&self, lsn: Lsn) -> Option<Time> {
+        let next = self.samples.partition_point(|sample| sample.lsn <= lsn);
+        self.samples.get(next).map(|sample| sample.sent_at)
     }
 
     /// Drops the sample whose neighbours are closest together for its age: what is left is dense among
@@ -219,6 +272,26 @@ impl Freshness {
         if let Some(cheapest) = inner.min_by(|a, b| worth(*a).total_cmp(&worth(*b))) {
             self.samples.remove(cheapest);
         }
+    }
+}
+
+/// Length of the header of a WAL page, and of the first page of a segment (`XLogPageHeaderData` and
+/// `XLogLongPageHeaderData` in PostgreSQL's `xlog_internal.h`, aligned to 8 bytes).
+const PAGE_HEADER_BYTES: u64 = 24;
+/// See [`PAGE_HEADER_BYTES`].
+const SEGMENT_HEADER_BYTES: u64 = 40;
+
+/// The end of the last record, from an insert position: at the beginning of a page this counts the page's header,
+/// which no replay reaches until there is a record behind it. Sizes in bytes, as the server has them.
+#[must_use]
+pub fn end_of_records(insert: Lsn, segment_bytes: u64, page_bytes: u64) -> Lsn {
+    let into = |size: u64| insert.0.checked_rem(size).unwrap_or(u64::MAX);
+    if into(segment_bytes) == SEGMENT_HEADER_BYTES {
+        Lsn(insert.0 - SEGMENT_HEADER_BYTES)
+    } else if into(page_bytes) == PAGE_HEADER_BYTES && into(segment_bytes) != PAGE_HEADER_BYTES {
+        Lsn(insert.0 - PAGE_HEADER_BYTES)
+    } else {
+        insert
     }
 }
 
@@ -263,7 +336,7 @@ mod tests {
     fn a_standby_is_as_fresh_as_the_newest_sample_it_has_reached() {
         let mut f = pair();
         assert_eq!(f.fresh_as_of(S), Time::ZERO);
-        f.sampled(f.round(), P, at(20), Lsn(2000));
+        f.sampled(f.round(), P, at(20), Lsn(2000), None);
         f.replayed(f.round(), S, Lsn(999));
         assert_eq!(f.fresh_as_of(S), Time::ZERO);
         f.replayed(f.round(), S, Lsn(1999));
@@ -276,12 +349,12 @@ mod tests {
     fn a_sample_counts_at_once_where_it_is_already_replayed() {
         let mut f = pair();
         f.replayed(f.round(), S, Lsn(5000));
-        f.sampled(f.round(), P, at(30), Lsn(1000));
+        f.sampled(f.round(), P, at(30), Lsn(1000), None);
         assert_eq!(f.fresh_as_of(S), at(30), "same position, later proof");
-        f.sampled(f.round(), P, at(40), Lsn(5000));
+        f.sampled(f.round(), P, at(40), Lsn(5000), None);
         assert_eq!(f.fresh_as_of(S), at(40));
-        f.sampled(f.round(), P, at(35), Lsn(5000));
-        f.sampled(f.round(), P, at(50), Lsn(4000));
+        f.sampled(f.round(), P, at(35), Lsn(5000), None);
+        f.sampled(f.round(), P, at(50), Lsn(4000), None);
         assert_eq!(f.fresh_as_of(S), at(40), "an older or shrinking sample proves nothing new");
     }
 
@@ -294,7 +367,7 @@ mod tests {
         assert_eq!(f.fresh_as_of(S), at(10), "an absent primary voids nothing");
         f.follow(Epoch(2), Some(P));
         assert_eq!((f.fresh_as_of(S), f.newest()), (Time::ZERO, None));
-        f.sampled(old, P, at(20), Lsn(1000));
+        f.sampled(old, P, at(20), Lsn(1000), None);
         f.replayed(old, S, Lsn(1000));
         assert_eq!((f.fresh_as_of(S), f.newest(), f.replay_lsn(S)), (Time::ZERO, None, None));
     }
@@ -330,8 +403,8 @@ mod tests {
     fn lag_is_counted_from_the_first_sample_not_reached() {
         let mut f = pair();
         f.replayed(f.round(), S, Lsn(1000));
-        f.sampled(f.round(), P, at(100), Lsn(50_000));
-        f.sampled(f.round(), P, at(200), Lsn(60_000));
+        f.sampled(f.round(), P, at(100), Lsn(50_000), None);
+        f.sampled(f.round(), P, at(200), Lsn(60_000), None);
         assert_eq!(f.lag_bytes(S), Some(59_000));
         assert_eq!(f.replay_lag(S, at(500)), Some(Duration::from_millis(400)));
         f.replayed(f.round(), S, Lsn(59_000));
@@ -343,15 +416,41 @@ mod tests {
         let mut f = pair();
         // One sample per 5 ms, the standby 20 s (4000 samples) behind.
         for n in 1..=8000u64 {
-            f.sampled(f.round(), P, at(10 + n * 5), Lsn(1000 + n));
+            f.sampled(f.round(), P, at(10 + n * 5), Lsn(1000 + n), None);
             if n > 4000 {
                 f.replayed(f.round(), S, Lsn(1000 + n - 4000));
             }
-            assert!(f.samples.len() <= SAMPLES_MAX);
+            assert!(f.flushed.samples.len() <= SAMPLES_MAX);
         }
         let behind = at(10 + 8000 * 5).since(f.fresh_as_of(S));
         assert!(behind >= Duration::from_secs(20), "{behind:?}");
         assert!(behind < Duration::from_secs(23), "{behind:?}");
+    }
+
+    #[test]
+    fn unflushed_writes_have_a_watermark_of_their_own() {
+        let mut f = pair();
+        f.sampled(f.round(), P, at(20), Lsn(1000), Some(Lsn(3000)));
+        f.replayed(f.round(), S, Lsn(2999));
+        assert_eq!((f.fresh_as_of(S), f.fresh_as_of_unflushed(S)), (at(20), Time::ZERO));
+        assert_eq!((f.goal(false), f.goal(true)), (Lsn(1000), Lsn(3000)));
+        f.replayed(f.round(), S, Lsn(3000));
+        assert_eq!((f.fresh_as_of_unflushed(S), f.replayed_on(S)), (at(20), Some((TimelineId(1), Lsn(3000)))));
+        f.lost(S);
+        assert_eq!((f.fresh_as_of_unflushed(S), f.replayed_on(S)), (Time::ZERO, None));
+    }
+
+    #[test]
+    fn headers_of_pages_are_no_records() {
+        let (segment, page) = (1 << 24, 8192);
+        let end = |lsn: u64| end_of_records(Lsn(lsn), segment, page).0;
+        assert_eq!(end(8192 + 24), 8192);
+        assert_eq!(end(8192 + 25), 8192 + 25);
+        assert_eq!(end((1 << 24) + 40), 1 << 24);
+        // On any other page a record may end there.
+        assert_eq!(end(8192 + 40), 8192 + 40);
+        assert_eq!(end((1 << 24) + 24), (1 << 24) + 24);
+        assert_eq!(end_of_records(Lsn(8216), 0, 0), Lsn(8216));
     }
 
     proptest! {
@@ -367,7 +466,7 @@ mod tests {
                 now += 1;
                 match what {
                     0 => { wal += amount; history.push((now, wal)); }
-                    1 => f.sampled(f.round(), P, at(now), Lsn(wal)),
+                    1 => f.sampled(f.round(), P, at(now), Lsn(wal), None),
                     2 => { replayed = (replayed + amount * 30).min(wal); f.replayed(f.round(), S, Lsn(replayed)); }
                     _ => f.lost(S),
                 }

@@ -48,10 +48,13 @@ pub enum Report {
         node: NodeId,
         /// For which aim; older ones must be ignored.
         round: u64,
-        /// When the question was sent: every write acknowledged before lies at or below `flush_lsn`.
+        /// When the question was sent: every write acknowledged once it was flushed before then lies at or below `flush_lsn`.
         sent_at: Time,
         /// `pg_current_wal_flush_lsn()`.
         flush_lsn: Lsn,
+        /// `pg_current_wal_insert_lsn()`, less what is no record: every write acknowledged before `sent_at` lies at
+        /// or below it, flushed or not.
+        insert_lsn: Lsn,
     },
     /// A standby's replay position.
     Replayed {

@@ -6,6 +6,7 @@
 //! that a slow probe delays no sample. Absent on purpose: what positions mean ([`super::freshness`]).
 
 use super::connect::{Connector, HeldSession, classify};
+use super::freshness::end_of_records;
 use super::{Aim, Report};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
@@ -14,8 +15,8 @@ use crate::topology::{ProbeFailure, WriteDemand};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio_postgres::Statement;
 use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Row, Statement};
 
 /// First pause between two looks at a standby that has not caught up.
 const POLL_MIN: Duration = Duration::from_millis(2);
@@ -25,6 +26,10 @@ const POLL_MAX: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_millis(100);
 /// Time limit of one question, connecting included.
 const ASK_LIMIT: Duration = Duration::from_secs(1);
+
+/// The primary's positions. Flushed first, so that what is inserted is never less.
+const SAMPLE_SQL: &str = "SELECT pg_current_wal_flush_lsn(), pg_current_wal_insert_lsn(), \
+ pg_size_bytes(current_setting('wal_segment_size')), pg_size_bytes(current_setting('wal_block_size'))";
 
 /// A session with one prepared question.
 struct Asker {
@@ -48,14 +53,14 @@ impl Asker {
         Ok(())
     }
 
-    async fn ask(&mut self) -> Result<Lsn, ProbeFailure> {
+    async fn ask<T>(&mut self, read: impl FnOnce(&Row) -> Result<T, tokio_postgres::Error>) -> Result<T, ProbeFailure> {
         self.ready().await?;
         let Some((session, statement)) = self.session.as_ref() else { return Err(ProbeFailure::SessionLost) };
         let asked = tokio::time::timeout(ASK_LIMIT, session.client.query_one(statement, &[])).await;
         let answer = match asked {
             Err(_) => Err(ProbeFailure::TimedOut),
             Ok(Err(e)) => Err(classify(&e)),
-            Ok(Ok(row)) => row.try_get::<_, PgLsn>(0).map(|l| Lsn(l.into())).map_err(|e| classify(&e)),
+            Ok(Ok(row)) => read(&row).map_err(|e| classify(&e)),
         };
         if answer.is_err() {
             self.session = None;
@@ -103,13 +108,14 @@ pub(super) async fn sample(
         }
         if asker.as_ref().is_none_or(|(node, _)| *node != primary) {
             let connector = Connector::new(&config, primary);
-            asker = Some((primary, Asker::new(connector, "SELECT pg_current_wal_flush_lsn()")));
+            asker = Some((primary, Asker::new(connector, SAMPLE_SQL)));
         }
         let Some((_, asker)) = asker.as_mut() else { continue };
         match sample_once(asker, &clock, &demand).await {
-            Ok((sent_at, flush_lsn)) => {
+            Ok((sent_at, flush_lsn, insert_lsn)) => {
                 (owed, round_served) = (false, round);
-                if reports.send(Report::Sampled { node: primary, round, sent_at, flush_lsn }).await.is_err() {
+                let sampled = Report::Sampled { node: primary, round, sent_at, flush_lsn, insert_lsn };
+                if reports.send(sampled).await.is_err() {
                     return;
                 }
                 tokio::time::sleep_until(clock.instant(sent_at + config.cluster.sample_interval)).await;
@@ -123,12 +129,24 @@ pub(super) async fn sample(
     }
 }
 
-async fn sample_once(asker: &mut Asker, clock: &Clock, demand: &WriteDemand) -> Result<(Time, Lsn), ProbeFailure> {
+async fn sample_once(asker: &mut Asker, clock: &Clock, demand: &WriteDemand) -> Result<(Time, Lsn, Lsn), ProbeFailure> {
     asker.ready().await?;
     // In this order: a write that is acknowledged after this point asks for another sample.
     demand.take();
     let sent_at = clock.now();
-    Ok((sent_at, asker.ask().await?))
+    let (flushed, inserted) = asker.ask(positions).await?;
+    Ok((sent_at, flushed, inserted))
+}
+
+/// From the row of [`SAMPLE_SQL`]: flushed, and the end of the last record.
+fn positions(row: &Row) -> Result<(Lsn, Lsn), tokio_postgres::Error> {
+    let (segment, page) = (row.try_get::<_, i64>(2)?, row.try_get::<_, i64>(3)?);
+    let inserted = end_of_records(lsn(row, 1)?, segment.unsigned_abs(), page.unsigned_abs());
+    Ok((lsn(row, 0)?, inserted))
+}
+
+fn lsn(row: &Row, column: usize) -> Result<Lsn, tokio_postgres::Error> {
+    row.try_get::<_, PgLsn>(column).map(|lsn| Lsn(lsn.into()))
 }
 
 /// Follows one node's replay until the controller is gone.
@@ -162,7 +180,7 @@ pub(super) async fn follow_replay(
             continue;
         }
         let had_session = asker.session.is_some();
-        let report = match asker.ask().await {
+        let report = match asker.ask(|row| lsn(row, 0)).await {
             Ok(replay_lsn) => {
                 pause = if replay_lsn > reached { POLL_MIN } else { (pause * 2).min(POLL_MAX) };
                 reached = reached.max(replay_lsn);

@@ -1,7 +1,7 @@
 //! Chooses the node for a unit of work. Pure: no await, no lock, no log, no clock.
 //!
 //! Invariants: a write goes to the primary of the snapshot or nowhere; a read goes to a standby only
-//! if that is as fresh as the session's floor (I6). Absent on purpose: what a statement is (`sql`)
+//! if that shows what the session must see (I6). Absent on purpose: what a statement is (`sql`)
 //! and how a backend is had (`pool`).
 
 mod balance;
@@ -10,14 +10,15 @@ mod latency;
 pub mod outlier;
 mod standing;
 mod watch;
+mod wishes;
 
 pub use balance::{BALANCES, Balance, Candidate, balance};
 pub use budget::{Earning, RERUNS_PER_SECOND, RetryBudget};
 pub use latency::{FADE_AFTER, Latency};
 pub use standing::{Service, Standing, Standings, Vitals, WHOLE};
 pub use watch::Watch;
+pub use wishes::{NodeSet, Reach, Wishes};
 
-use crate::clock::Time;
 use crate::config::{Config, RouteConfig};
 use crate::ids::{Epoch, NodeId};
 use crate::sql::{Access, Settings};
@@ -32,19 +33,6 @@ pub const NODES_MAX: usize = 64;
 /// A standby of another zone takes a read only where it would wait less than one such part of the wait in ours.
 const ZONE_TIMES: f32 = 4.0;
 
-/// What a session asks of the node for its next unit of work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wishes {
-    /// Read or write.
-    pub access: Access,
-    /// May reads go to standbys at all (setting, session state)?
-    pub split: bool,
-    /// The session's floor: every write acknowledged up to this point must be visible.
-    pub floor: Time,
-    /// A node that has just failed this unit; avoided while there is another.
-    pub avoid: Option<NodeId>,
-}
-
 /// Why this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -58,11 +46,14 @@ pub enum Reason {
     NoStandby,
     /// A read, on the primary: no standby has replayed the session's own writes yet.
     NotFresh,
+    /// Anything, on a standby: the session is served by standbys only.
+    StandbyOnly,
 }
 
 impl Reason {
     /// All of them, for metrics.
-    pub const ALL: &'static [Self] = &[Self::Write, Self::Read, Self::SplitOff, Self::NoStandby, Self::NotFresh];
+    pub const ALL: &'static [Self] =
+        &[Self::Write, Self::Read, Self::SplitOff, Self::NoStandby, Self::NotFresh, Self::StandbyOnly];
 
     /// The metric label.
     #[must_use]
@@ -73,6 +64,7 @@ impl Reason {
             Self::SplitOff => "split_off",
             Self::NoStandby => "no_standby",
             Self::NotFresh => "not_fresh",
+            Self::StandbyOnly => "standby_only",
         }
     }
 }
@@ -100,11 +92,24 @@ pub enum NoRoute {
         /// Why, for people.
         why: Arc<str>,
     },
+    /// No standby is fresh enough yet, and the session rather waits than reads on the primary.
+    NotFresh,
     /// Not until an operator acts.
     Refused {
         /// Why, for people.
         why: Arc<str>,
     },
+}
+
+impl NoRoute {
+    /// Why, for people.
+    #[must_use]
+    pub fn why(&self) -> Arc<str> {
+        match self {
+            Self::Held { why } | Self::Refused { why } => Arc::clone(why),
+            Self::NotFresh => "no standby shows what the session must see yet".into(),
+        }
+    }
 }
 
 /// Randomness for balancing: a small generator that each session keeps.
@@ -220,22 +225,22 @@ pub fn choose(
     vitals: impl Fn(NodeId) -> Vitals,
     dice: &mut Dice,
 ) -> Result<Target, NoRoute> {
-    if wishes.access == Access::Write {
-        return primary(topology, Reason::Write);
-    }
-    if !wishes.split {
-        return primary(topology, Reason::SplitOff);
+    match (wishes.reach, wishes.access) {
+        (Reach::Split | Reach::Primary, Access::Write) => return primary(topology, Reason::Write),
+        (Reach::Primary, Access::Read) => return primary(topology, Reason::SplitOff),
+        (Reach::Split, Access::Read) | (Reach::Standby, _) => {}
     }
     let mut candidates: SmallVec<[Candidate; NODES_MAX]> = SmallVec::new();
     let mut fastest: Option<Latency> = None;
     let mut stale = false;
     for view in topology.nodes.iter().filter(|view| takes_reads(view)) {
-        if view.fresh_as_of < wishes.floor {
+        if !wishes.floor.is_reached_by(view) {
             stale = true;
             continue;
         }
         let (share, vitals) = (balancing.share(view.id), vitals(view.id));
-        let wanted = share.weight > 0 && vitals.service == Service::Enabled && wishes.avoid != Some(view.id);
+        let open = share.weight > 0 && vitals.service == Service::Enabled;
+        let wanted = open && wishes.nodes.contains(view.id) && wishes.avoid != Some(view.id);
         if wanted && candidates.len() < NODES_MAX {
             fastest = vitals.latency.map(|own| fastest.map_or(own, |fastest| fastest.min(own))).or(fastest);
             candidates.push(candidate(view, share, &vitals));
@@ -243,7 +248,15 @@ pub fn choose(
     }
     if !candidates.is_empty() {
         let node = pick(&mut candidates, fastest, balancing.algorithm, dice);
-        return Ok(target(topology, node, Role::Standby, Reason::Read));
+        let reason = if wishes.reach == Reach::Standby { Reason::StandbyOnly } else { Reason::Read };
+        return Ok(target(topology, node, Role::Standby, reason));
+    }
+    if wishes.reach == Reach::Standby {
+        let why = if stale { "no standby shows what the session must see yet" } else { "no standby takes reads" };
+        return last_resort(wishes, topology, vitals, NoRoute::Held { why: why.into() });
+    }
+    if stale && wishes.patient {
+        return Err(NoRoute::NotFresh);
     }
     primary(topology, if stale { Reason::NotFresh } else { Reason::NoStandby })
         .or_else(|no| last_resort(wishes, topology, vitals, no))
@@ -308,7 +321,7 @@ fn primary(topology: &Topology, reason: Reason) -> Result<Target, NoRoute> {
     }
 }
 
-/// Without a primary, weight 0, draining and "avoid" no longer keep a fresh enough standby from reads.
+/// Without a primary, weight 0, draining and "avoid" and preferred nodes no longer keep a fresh enough standby from reads.
 fn last_resort(
     wishes: &Wishes,
     topology: &Topology,
@@ -316,7 +329,7 @@ fn last_resort(
     no: NoRoute,
 ) -> Result<Target, NoRoute> {
     let fit = |view: &&NodeView| {
-        takes_reads(view) && view.fresh_as_of >= wishes.floor && vitals(view.id).service != Service::Maintenance
+        takes_reads(view) && wishes.floor.is_reached_by(view) && vitals(view.id).service != Service::Maintenance
     };
     let fit = topology.nodes.iter().find(fit);
     fit.map(|view| target(topology, view.id, Role::Standby, Reason::Read)).ok_or(no)
@@ -327,7 +340,8 @@ mod tests {
     mod simulation;
 
     use super::*;
-    use crate::topology::Health;
+    use crate::clock::Time;
+    use crate::topology::{Floor, Health};
 
     fn topology() -> Topology {
         let mut topology = Topology::starting(&["a".into(), "b".into(), "c".into()]);
@@ -344,7 +358,7 @@ mod tests {
     }
 
     fn wishes(access: Access) -> Wishes {
-        Wishes { access, split: true, floor: Time::ZERO, avoid: None }
+        Wishes::new(access)
     }
 
     const FINE: Vitals = Vitals::UNKNOWN;
@@ -383,10 +397,40 @@ mod tests {
     #[test]
     fn reads_need_a_standby_as_fresh_as_the_floor() {
         let t = topology();
-        let at = |floor| Wishes { floor: Time::from_nanos(floor), ..wishes(Access::Read) };
+        let at = |nanos| {
+            let floor = Floor { flushed: Time::from_nanos(nanos), ..Floor::default() };
+            Wishes { floor, ..wishes(Access::Read) }
+        };
         assert_eq!(ask(&at(100), &t).unwrap().role, Role::Standby);
         let stale = ask(&at(101), &t).unwrap();
         assert_eq!((stale.node, stale.reason), (NodeId(0), Reason::NotFresh));
+        assert_eq!(ask(&Wishes { patient: true, ..at(101) }, &t), Err(NoRoute::NotFresh));
+        assert_eq!(ask(&Wishes { patient: true, ..at(100) }, &t).unwrap().role, Role::Standby);
+    }
+
+    #[test]
+    fn preferred_nodes_come_before_the_primary_and_no_others() {
+        let mut t = topology();
+        let only = |id| Wishes { nodes: [NodeId(id)].into_iter().collect(), ..wishes(Access::Read) };
+        assert_eq!(ask(&only(2), &t).unwrap().node, NodeId(2));
+        assert_eq!(ask(&only(0), &t).unwrap(), primary(&t, Reason::NoStandby).unwrap());
+        t.nodes[2].accepts_reads = false;
+        assert_eq!(ask(&only(2), &t).unwrap().node, NodeId(0));
+    }
+
+    #[test]
+    fn a_session_of_standbys_never_sees_the_primary() {
+        let mut t = topology();
+        for access in [Access::Read, Access::Write] {
+            let there = ask(&Wishes { reach: Reach::Standby, ..wishes(access) }, &t).unwrap();
+            assert_eq!((there.role, there.reason), (Role::Standby, Reason::StandbyOnly));
+        }
+        let floor = Floor { flushed: Time::from_nanos(101), ..Floor::default() };
+        let only = Wishes { reach: Reach::Standby, patient: true, floor, ..wishes(Access::Read) };
+        assert!(matches!(ask(&only, &t), Err(NoRoute::Held { .. })));
+        (t.nodes[1].accepts_reads, t.nodes[2].accepts_reads) = (false, false);
+        let only = Wishes { floor: Floor::default(), ..only };
+        assert!(matches!(ask(&only, &t), Err(NoRoute::Held { .. })));
     }
 
     #[test]
@@ -465,7 +509,7 @@ mod tests {
 
     #[test]
     fn splitting_can_be_off() {
-        let off = Wishes { split: false, ..wishes(Access::Read) };
+        let off = Wishes { reach: Reach::Primary, ..wishes(Access::Read) };
         assert_eq!(ask(&off, &topology()).unwrap().reason, Reason::SplitOff);
     }
 }

@@ -6,8 +6,9 @@
 
 use super::effects::Pins;
 use super::hidden::Hidden;
+use super::preference::Preference;
 use super::unit::Unit;
-use super::{Attachment, BackendWait, Describing, Gate, RouteWait, Session, SessionEnd, Stage, Streamed};
+use super::{Attachment, BackendWait, Describing, Gate, RouteWait, Session, SessionEnd, Stage, Streamed, Tunables};
 use crate::clock::Time;
 use crate::config::{Consistency, PoolMode};
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
@@ -15,9 +16,9 @@ use crate::ids::{NodeId, PoolKey};
 use crate::net::Buffer;
 use crate::pool::{Checkout, CheckoutError, DiscardReason, Pool};
 use crate::relay::{NodeScan, Outbox};
-use crate::route::{NoRoute, Target, Wishes};
+use crate::route::{NoRoute, Reach, Target, Wishes};
 use crate::sql::{Access, BeginOptions, Classification, Isolation, TxControl};
-use crate::topology::{Role, TopologyReader};
+use crate::topology::{Floor, Role, TopologyReader};
 use crate::wire::encode;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -110,27 +111,34 @@ impl Session {
     pub(super) fn seek(&mut self, wanted: Wanted) {
         self.wanted_unit = wanted;
         let now = self.deps.clock.now();
-        let held = match self.route(wanted, now) {
+        let mut reader = match self.route(wanted, now) {
             Ok(target) => return self.checkout(target, now),
             Err(NoRoute::Refused { why }) => return self.deny(&Denied::Refused(why)),
-            Err(NoRoute::Held { .. }) => self.deps.topology.clone(),
+            Err(NoRoute::Held { .. } | NoRoute::NotFresh) => self.deps.topology.clone(),
         };
         // Asked again after the mark, so that a snapshot published in between is not missed.
-        let mut reader = held;
         reader.mark_seen();
         match self.route(wanted, now) {
             Ok(target) => self.checkout(target, now),
             Err(NoRoute::Refused { why }) => self.deny(&Denied::Refused(why)),
-            Err(NoRoute::Held { why }) => self.wait_for_route(reader, why),
+            Err(NoRoute::Held { why }) => self.wait_for_route(reader, Some(why)),
+            Err(NoRoute::NotFresh) => self.wait_for_route(reader, None),
         }
     }
 
     fn route(&mut self, wanted: Wanted, now: Time) -> Result<Target, NoRoute> {
         let deps = Arc::clone(&self.deps);
         let tunables = deps.tunables.load();
-        let access = if self.force_primary || self.attempts >= ATTEMPTS_MAX { Access::Write } else { wanted.access };
-        let split = tunables.split && tunables.mode != PoolMode::Session && !self.restricts_reads();
-        let wishes = Wishes { access, split, floor: self.read_floor(tunables.consistency), avoid: self.avoid };
+        self.prefer(&tunables);
+        let give_up = self.force_primary || self.attempts >= ATTEMPTS_MAX;
+        let wishes = Wishes {
+            access: if give_up { Access::Write } else { wanted.access },
+            reach: self.preference.reach,
+            nodes: self.preference.nodes,
+            floor: self.read_floor(),
+            avoid: self.avoid,
+            patient: !tunables.fresh_wait.is_zero() && self.is_patient(tunables.fresh_wait, now),
+        };
         let mut chosen = deps.choose(&wishes, now, &mut self.dice);
         if chosen.is_err() && !self.force_primary {
             // A read that has failed on many standbys goes back to them where there is no primary.
@@ -146,22 +154,33 @@ impl Session {
         Ok(target)
     }
 
-    /// Settings under which a read may not be one, or a standby refuses it.
-    fn restricts_reads(&self) -> bool {
-        self.tracked.current().entries().iter().any(|entry| {
-            let name = &*entry.name;
-            name.starts_with("default_transaction_")
-                || name.starts_with("transaction_")
-                || name == "session_replication_role"
-        })
+    /// Brings where the session is served up to its settings and the configuration.
+    fn prefer(&mut self, tunables: &Tunables) {
+        let settings = self.tracked.current();
+        if !self.preference.is_outdated(tunables, settings) {
+            return;
+        }
+        let before = self.preference.token;
+        self.preference = Preference::new(tunables, &self.identity, settings, self.defaults);
+        if self.preference.token != before && self.preference.token.is_some() {
+            // Nobody else may have reason to look how far the standbys are.
+            self.deps.facts.want_sample();
+        }
     }
 
-    fn read_floor(&self, consistency: Consistency) -> Time {
-        match consistency {
-            Consistency::Eventual => Time::ZERO,
+    /// May the present unit still wait for a fresher standby?
+    fn is_patient(&mut self, patience: Duration, now: Time) -> bool {
+        now < *self.patience.get_or_insert(now + patience)
+    }
+
+    /// What the session's reads must show.
+    fn read_floor(&self) -> Floor {
+        let floor = match self.preference.consistency {
+            Consistency::Eventual => Floor::default(),
             Consistency::Session => self.floor,
-            Consistency::Global => self.deps.facts.last_write().max(self.floor),
-        }
+            Consistency::Global => self.deps.facts.floor().max(self.floor),
+        };
+        Floor { token: self.preference.token, ..floor }
     }
 
     fn deadline(&mut self) -> Time {
@@ -170,10 +189,16 @@ impl Session {
         *self.queue_deadline.get_or_insert_with(|| deps.clock.now() + timeout)
     }
 
-    fn wait_for_route(&mut self, mut reader: TopologyReader, why: Arc<str>) {
-        let (deadline, now) = (self.deadline(), self.deps.clock.now());
-        if deadline <= now {
-            return self.deny(&Denied::NoRoute(why));
+    /// Waits for a snapshot with a node that will do; `why` is told if none comes. Without, the wait is for a standby
+    /// that is fresh enough, and ends on the primary.
+    fn wait_for_route(&mut self, mut reader: TopologyReader, why: Option<Arc<str>>) {
+        let now = self.deps.clock.now();
+        let deadline = match (&why, self.patience) {
+            (None, Some(patience)) => patience,
+            _ => self.deadline(),
+        };
+        if let Some(why) = why.as_ref().filter(|_| deadline <= now) {
+            return self.deny(&Denied::NoRoute(Arc::clone(why)));
         }
         self.handle.note_waiting(Some(now));
         let changed = Box::pin(async move { reader.changed().await });
@@ -259,12 +284,14 @@ impl Session {
             self.home = Some(checkout.id);
         }
         self.queue_deadline = None;
+        self.patience = None;
         self.timer = None;
         // What was passed on before is done with: a unit that moves must not take it along.
         self.inbox.settle();
         self.unit = Unit::default();
         self.bound.clear();
-        let alone = self.wanted_unit.closed && self.wanted_unit.access == Access::Read && self.transaction.is_none();
+        let begins = matches!(self.transaction, super::Transaction::None | super::Transaction::Deferred(_));
+        let alone = self.wanted_unit.closed && self.wanted_unit.access == Access::Read && begins;
         let mut attachment = Attachment {
             sent_at: None,
             checkout,
@@ -283,6 +310,7 @@ impl Session {
             rerouting: false,
             deciding: false,
             used: false,
+            begin: None,
             tainted: false,
         };
         self.replay_settings(&mut attachment);
@@ -320,12 +348,20 @@ impl Session {
 
     /// Sends the BEGIN that was answered before a node was known.
     fn replay_begin(&mut self, attachment: &mut Attachment) {
-        if let super::Transaction::Deferred(text) = &self.transaction {
-            Self::send_hidden(attachment, text, Hidden::Begin);
+        if let super::Transaction::Deferred(text) = std::mem::take(&mut self.transaction) {
+            Self::send_hidden(attachment, &text, Hidden::Begin);
             // Without it a write would be committed at once.
             attachment.guarded |= self.wanted_unit.access == Access::Write;
             let on_standby = attachment.target.role == Role::Standby;
             self.transaction = super::Transaction::Open { on_standby, wrote: false, failed: false };
+            attachment.begin = Some(text);
+        }
+    }
+
+    /// The unit behind a BEGIN of ours runs elsewhere: so does that.
+    pub(super) fn defer_again(&mut self, attachment: &mut Attachment) {
+        if let Some(text) = attachment.begin.take() {
+            self.transaction = super::Transaction::Deferred(text);
         }
     }
 
@@ -378,15 +414,20 @@ impl Session {
         }
     }
 
+    /// Does this begin a transaction that a standby can run? Everything in it is refused that is no read.
+    pub(super) fn begins_read(&mut self, class: &Classification) -> bool {
+        let TxControl::Begin(BeginOptions { read_only, isolation, .. }) = class.tx else { return false };
+        let tunables = Arc::clone(&self.deps).tunables.load_full();
+        self.prefer(&tunables);
+        class.statements == 1
+            && read_only.unwrap_or(self.preference.read_only)
+            && isolation != Some(Isolation::Serializable)
+            && self.preference.reach == Reach::Split
+            && tunables.mode == PoolMode::Transaction
+    }
+
     /// BEGIN READ ONLY waits for its first statement, so that this may choose the node.
-    pub(super) fn defers(&self, class: &Classification) -> bool {
-        let split = self.deps.tunables.load().split;
-        split
-            && self.transaction.is_none()
-            && self.pins.is_empty()
-            && class.statements == 1
-            && matches!(class.tx, TxControl::Begin(BeginOptions { read_only: Some(true), isolation, .. }) if isolation != Some(Isolation::Serializable))
-            && !self.restricts_reads()
-            && self.deps.tunables.load().mode == PoolMode::Transaction
+    pub(super) fn defers(&mut self, class: &Classification) -> bool {
+        self.transaction.is_none() && self.pins.is_empty() && self.begins_read(class)
     }
 }

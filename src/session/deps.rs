@@ -7,7 +7,7 @@ use crate::backend::StatementTable;
 use crate::catalog::{CatalogSlot, CatalogTable};
 use crate::client::CancelRegistry;
 use crate::clock::{Clock, Time};
-use crate::config::{Config, Consistency, Pinning, PoolMode};
+use crate::config::{Config, Consistency, Pinning, PoolMode, RedirectConfig};
 use crate::metrics::Metrics;
 use crate::pool::PoolSet;
 use crate::route::{
@@ -85,6 +85,12 @@ pub struct Tunables {
     pub split: bool,
     /// `[route] consistency`
     pub consistency: Consistency,
+    /// `[route] fresh_wait`
+    pub fresh_wait: Duration,
+    /// `[[route.redirect]]`
+    pub redirects: Vec<RedirectConfig>,
+    /// Names of the nodes, by place.
+    pub node_names: Vec<Arc<str>>,
     /// How standbys share reads.
     pub balancing: Balancing,
     /// `[route] retry_budget_percent`
@@ -108,6 +114,9 @@ impl Tunables {
             message_bytes_max: config.server.message_bytes_max,
             split: config.route.read_write_split,
             consistency: config.route.consistency,
+            fresh_wait: config.route.fresh_wait,
+            redirects: config.route.redirects.clone(),
+            node_names: config.nodes.iter().map(|node| Arc::clone(&node.name)).collect(),
             balancing: Balancing::from_config(config),
             retry_budget_percent: config.route.retry_budget_percent,
             classifier: classifier_settings(&config.route),

@@ -4,11 +4,13 @@
 //! do not reach the client. Absent on purpose: the loss of a backend (`loss`).
 
 use super::loss::Loss;
+use super::preference::OURS_HINT;
 use super::refusal::{Misrouted, Refusal};
 use super::replies::Fate;
 use super::{Attachment, Describing, Gate, Session};
 use crate::backend::{Owed, Refused, Reply};
 use crate::error::{Classify, ClientError, SqlState};
+use crate::route::Reach;
 use crate::topology::{Fact, Role};
 use crate::wire::{LENGTH_MAX, backend as tags, encode, frontend};
 
@@ -36,7 +38,9 @@ impl Session {
         }
         self.mend_plan(attachment, front, view.sqlstate);
         let late = self.heed_refusal(attachment, &view);
-        if view.sqlstate == b"25006" && attachment.target.role == Role::Primary && !self.transaction.is_open() {
+        let strange = attachment.target.role == Role::Primary && !self.transaction.is_open();
+        // A session whose transactions only read by default gets this from the best of primaries.
+        if view.sqlstate == b"25006" && strange && !self.preference.read_only {
             self.deps.facts.send(Fact::WriteRefused(attachment.target.node));
         }
         let verdict = attachment.checkout.owed.on_reply(tags::ERROR).map_err(|_| Loss::Garbage)?;
@@ -132,6 +136,10 @@ impl Session {
             return false;
         }
         let Some(refusal) = Refusal::of(view.sqlstate, view.routine) else { return false };
+        if self.preference.reach == Reach::Standby && !refusal.is_conflict() {
+            // A session that only standbys serve gets their errors.
+            return false;
+        }
         if !self.outbox.is_holding() {
             let late = refusal.is_certain();
             if late {
@@ -204,6 +212,9 @@ fn refusal(refused: Refused) -> Vec<u8> {
             SqlState::INVALID_STATEMENT_NAME,
             "the prepared statement that this one executes does not exist any more",
         ),
+        Refused::Setting => {
+            ClientError::error(SqlState("22023"), "no setting of pgregent, or no value for it").hint(OURS_HINT)
+        }
         Refused::Pin => ClientError::error(
             SqlState::FEATURE_NOT_SUPPORTED,
             "this statement would tie its session to one backend, which is not allowed here",

@@ -8,9 +8,9 @@ use super::hidden::Hidden;
 use super::statements::REFUSED_TEXT;
 use super::unit::{HOLD_MAX, Violation};
 use super::{Attachment, Describing, Gate, Session};
-use crate::backend::{Owed, Refused};
-
+use crate::backend::Owed;
 use crate::relay::Message;
+use crate::route::Reach;
 use crate::sql::{Access, Classification, Why};
 use crate::topology::Role;
 use crate::wire::frontend::{self};
@@ -197,8 +197,10 @@ impl Session {
             return Ok(passed);
         }
         let mut renamed = None;
-        if class.as_deref().is_some_and(|class| self.refuses_pin(class)) {
-            self.unit.refused = Some(Refused::Pin);
+        let body = self.inbox.body(message);
+        let text = if message.whole { frontend::query(body)? } else { b"" };
+        if let Some(refused) = class.as_deref().and_then(|class| self.refuses_text(class, text)) {
+            self.unit.refused = Some(refused);
             attachment.checkout.owed.push(Owed::Query { swallow: false });
             encode::query(attachment.outbox.tail(), REFUSED_TEXT);
             self.inbox.advance(message.len);
@@ -215,7 +217,7 @@ impl Session {
                 let quiet = self.is_quiet();
                 let text = frontend::query(self.inbox.body(message))?;
                 self.unit.add_effects(&class, text, self.strings, quiet);
-                renamed = self.align_names(attachment, &class, message);
+                renamed = self.token_question(&class).or_else(|| self.align_names(attachment, &class, message));
                 if class.effects.signals.is_some() {
                     let text = frontend::query(self.inbox.body(message))?;
                     renamed = self.signals_in_text(attachment, &class, text).or(renamed);
@@ -256,6 +258,7 @@ impl Session {
             _ => false,
         };
         attachment.target.role == Role::Standby
+            && self.preference.reach != Reach::Standby
             && self.transaction.is_open()
             && (locks || !class.effects.pins.is_empty())
     }

@@ -5,8 +5,9 @@
 //! database, user and settings; at most [`GREETINGS_MAX`] answers are kept. Absent on purpose: login.
 
 use super::effects::Pins;
+use super::preference::{OURS_HINT, senseless, with_redirect};
 use super::prepared::Prepared;
-use super::{Identity, Session, SessionDeps, Stage, Tracked, Transaction, Unit, attach};
+use super::{Defaults, Identity, Preference, Session, SessionDeps, Stage, Tracked, Transaction, Unit, attach};
 use crate::backend::{Backend, Parameters, QueryError, READ_COMMITTED, Settings, simple_query};
 use crate::client::SessionHandle;
 use crate::clock::Time;
@@ -15,7 +16,7 @@ use crate::ids::PoolKey;
 use crate::net::Stream;
 use crate::pool::{Checkout, CheckoutError, Pool, Ticket};
 use crate::relay::{Inbox, Outbox};
-use crate::route::{Dice, NoRoute, Wishes};
+use crate::route::{Dice, Reach, Wishes};
 use crate::sql::Access;
 use crate::topology::Role;
 use crate::wire::{backend as tags, encode};
@@ -37,8 +38,12 @@ const ASK_LIMIT: Duration = Duration::from_secs(10);
 const COMMIT_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Asks for what decides how late a commit may reach the disk (PostgreSQL docs, "Asynchronous
 /// Commit": at most three times `wal_writer_delay`).
+///
+/// And for what transactions are by default, which decides where they can run; before ours is made otherwise.
 const ASK: &str = "SELECT pg_catalog.current_setting('synchronous_commit'), \
-    extract(epoch from pg_catalog.current_setting('wal_writer_delay')::interval) * 1000";
+    extract(epoch from pg_catalog.current_setting('wal_writer_delay')::interval) * 1000, \
+    pg_catalog.current_setting('default_transaction_read_only'), \
+    pg_catalog.current_setting('default_transaction_isolation')";
 
 /// Why a session could not begin.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -60,6 +65,9 @@ pub enum GreetError {
     /// The backend was lost while it was asked.
     #[error("the node was lost")]
     Lost,
+    /// A setting of the proxy's that means nothing.
+    #[error("invalid value for parameter \"{0}\"")]
+    BadSetting(Arc<str>),
 }
 
 impl From<QueryError> for GreetError {
@@ -76,7 +84,7 @@ impl Classify for GreetError {
         match self {
             Self::NoNode(_) => Fault::Topology,
             Self::Checkout(err) => err.fault(),
-            Self::Refused { .. } => Fault::Client,
+            Self::Refused { .. } | Self::BadSetting(_) => Fault::Client,
             Self::Lost => Fault::Node,
         }
     }
@@ -84,7 +92,7 @@ impl Classify for GreetError {
     fn retry(&self) -> Retry {
         match self {
             Self::Checkout(err) => err.retry(),
-            Self::Refused { .. } => Retry::Never,
+            Self::Refused { .. } | Self::BadSetting(_) => Retry::Never,
             Self::NoNode(_) | Self::Lost => Retry::Later,
         }
     }
@@ -96,6 +104,7 @@ impl Classify for GreetError {
                 let code = tags::error(body).map_or(&b"XX000"[..], |view| view.sqlstate);
                 ClientError::error(SqlState::known(code), message.clone())
             }
+            Self::BadSetting(_) => ClientError::error(SqlState("22023"), self.to_string()).hint(OURS_HINT),
             Self::NoNode(_) | Self::Lost => {
                 ClientError::error(SqlState::CANNOT_CONNECT_NOW, "no node accepts connections at the moment")
                     .hint("Try again later; the proxy keeps trying to reach the nodes.")
@@ -109,6 +118,7 @@ impl Classify for GreetError {
             Self::Checkout(err) => err.label(),
             Self::Refused { .. } => "settings_refused",
             Self::Lost => "lost",
+            Self::BadSetting(_) => "bad_setting",
         }
     }
 }
@@ -117,9 +127,18 @@ impl Classify for GreetError {
 #[derive(Debug)]
 struct Greeting {
     parameters: Arc<Parameters>,
-    lazy_commits: bool,
-    commit_delay: Duration,
+    told: Told,
     learned: Time,
+}
+
+/// How transactions are made, as a node told.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// Commits are acknowledged before they are flushed.
+    lazy_commits: bool,
+    /// How long they may stay so.
+    commit_delay: Duration,
+    defaults: Defaults,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -168,6 +187,11 @@ impl Session {
         stream: Stream,
         draining: CancellationToken,
     ) -> Result<Self, (GreetError, Stream)> {
+        if let Some(name) = senseless(&startup) {
+            deps.registry.unregister(&handle);
+            return Err((GreetError::BadSetting(name), stream));
+        }
+        let startup = with_redirect(&deps.tunables.load(), &identity, startup);
         let greeted = tokio::select! {
             greeted = greeting(&deps, &identity, &startup) => greeted,
             () = draining.cancelled() => Err(GreetError::Checkout(CheckoutError::Closing)),
@@ -179,9 +203,24 @@ impl Session {
                 return Err((error, stream));
             }
         };
+        let mut session = Self::new(deps, identity, startup, handle, stream, &greeting);
+        session.greet();
+        Ok(session)
+    }
+
+    fn new(
+        deps: Arc<SessionDeps>,
+        identity: Identity,
+        startup: Settings,
+        handle: Arc<SessionHandle>,
+        stream: Stream,
+        greeting: &Greeting,
+    ) -> Self {
         // Whoever connects after a write was acknowledged to somebody must see it.
-        let floor = deps.facts.last_write();
-        let mut session = Self {
+        let floor = deps.facts.floor();
+        let startup = Arc::new(startup);
+        let preference = Preference::new(&deps.tunables.load(), &identity, &startup, greeting.told.defaults);
+        Self {
             dice: Dice::new(handle.id.0),
             pools: vec![None; deps.standings.iter().count()].into(),
             catalog: deps.catalogs.slot(&identity.database),
@@ -202,14 +241,17 @@ impl Session {
             memo: None,
             unit: Unit::default(),
             prepared: Prepared::default(),
-            tracked: Tracked::new(Arc::new(startup)),
+            tracked: Tracked::new(startup),
+            defaults: greeting.told.defaults,
+            preference,
+            patience: None,
             after: super::Aftermath::default(),
             home: None,
             told: Arc::clone(&greeting.parameters),
             pins: Pins::default(),
             strings: super::replies::strings_of(&greeting.parameters),
-            lazy_commits: greeting.lazy_commits.then_some(greeting.commit_delay),
-            commit_delay: greeting.commit_delay,
+            lazy_commits: greeting.told.lazy_commits.then_some(greeting.told.commit_delay),
+            commit_delay: greeting.told.commit_delay,
             floor,
             wrote: Time::ZERO,
             attempts: 0,
@@ -222,9 +264,7 @@ impl Session {
             ending: None,
             queue_deadline: None,
             timer: None,
-        };
-        session.greet();
-        Ok(session)
+        }
     }
 
     fn greet(&mut self) {
@@ -232,8 +272,9 @@ impl Session {
         for (name, value) in self.told.shared() {
             encode::parameter_status(out, name, value);
         }
-        // One server that takes writes: that is what the client talks to.
-        encode::parameter_status(out, "in_hot_standby", "off");
+        // One server that takes writes is what most clients talk to (PostgreSQL docs, "target_session_attrs").
+        let on_standbys = self.preference.reach == Reach::Standby;
+        encode::parameter_status(out, "in_hot_standby", if on_standbys { "on" } else { "off" });
         let key = self.handle.key();
         encode::key_data(out, key.pid, &key.secret);
         encode::ready(out, self.transaction.status());
@@ -252,14 +293,9 @@ async fn greeting(
     }
     let mut checkout = any_backend(deps, identity).await?;
     let asked = tokio::time::timeout(ASK_LIMIT, ask(&mut checkout, startup)).await;
-    let (lazy_commits, commit_delay) = asked.unwrap_or(Err(GreetError::Lost))?;
+    let told = asked.unwrap_or(Err(GreetError::Lost))?;
     let now = deps.clock.now();
-    let greeting = Arc::new(Greeting {
-        parameters: Arc::new(checkout.parameters.clone()),
-        lazy_commits,
-        commit_delay,
-        learned: now,
-    });
+    let greeting = Arc::new(Greeting { parameters: Arc::new(checkout.parameters.clone()), told, learned: now });
     checkout.release(now);
     deps.greetings.keep(key, &greeting);
     Ok(greeting)
@@ -274,13 +310,13 @@ async fn any_backend(deps: &Arc<SessionDeps>, identity: &Identity) -> Result<Che
     let mut access = Access::Read;
     loop {
         reader.mark_seen();
-        let wishes = Wishes { access, split: true, floor: deps.facts.last_write(), avoid };
+        let wishes = Wishes { floor: deps.facts.floor(), avoid, ..Wishes::new(access) };
         let target = match deps.choose(&wishes, deps.clock.now(), &mut dice) {
             Ok(target) => target,
-            Err(NoRoute::Held { why } | NoRoute::Refused { why }) => {
+            Err(no) => {
                 let patience = tokio::time::timeout_at(deps.clock.instant(deadline), reader.changed());
                 if patience.await.is_err() {
-                    return Err(GreetError::NoNode(why));
+                    return Err(GreetError::NoNode(no.why()));
                 }
                 continue;
             }
@@ -327,9 +363,9 @@ async fn queue(deps: &SessionDeps, pool: &Arc<Pool>, deadline: Time, fence: u64)
     .await
 }
 
-/// Brings the backend to the settings and asks how commits are made. On failure the checkout is
+/// Brings the backend to the settings and asks how transactions are made. On failure the checkout is
 /// dropped by the caller's `?`, which discards the backend.
-async fn ask(backend: &mut Backend, startup: &Settings) -> Result<(bool, Duration), GreetError> {
+async fn ask(backend: &mut Backend, startup: &Settings) -> Result<Told, GreetError> {
     let change = backend.settings.change_to(startup);
     let mut text = [READ_COMMITTED.as_bytes(), b";", &change].concat();
     if !change.is_empty() {
@@ -340,18 +376,21 @@ async fn ask(backend: &mut Backend, startup: &Settings) -> Result<(bool, Duratio
     simple_query(backend, &text, |row| last_row = row.to_vec()).await?;
     backend.settings = Arc::new(startup.clone());
     backend.statements.note_unnamed(None);
-    Ok(commits(&last_row).unwrap_or((true, COMMIT_DELAY_MAX)))
+    let unknown = Defaults { serializable: true, read_only: false };
+    Ok(told(&last_row).unwrap_or(Told { lazy_commits: true, commit_delay: COMMIT_DELAY_MAX, defaults: unknown }))
 }
 
-/// From the row of [`ASK`]: are commits acknowledged before they are flushed, and for how long may they
-/// stay so?
-fn commits(row: &[u8]) -> Option<(bool, Duration)> {
+/// From the row of [`ASK`].
+fn told(row: &[u8]) -> Option<Told> {
     let mut fields = crate::wire::Reader::new(row);
     fields.int16().ok()?;
-    let len = usize::try_from(fields.int32().ok()?).ok()?;
-    let lazy = fields.bytes(len).ok()? == b"off";
-    let len = usize::try_from(fields.int32().ok()?).ok()?;
-    let delay: f64 = std::str::from_utf8(fields.bytes(len).ok()?).ok()?.parse().ok()?;
+    let mut field = || {
+        let len = usize::try_from(fields.int32().ok()?).ok()?;
+        fields.bytes(len).ok()
+    };
+    let lazy_commits = field()? == b"off";
+    let delay: f64 = std::str::from_utf8(field()?).ok()?.parse().ok()?;
     let seconds = (delay * 3.0 / 1000.0).clamp(0.0, COMMIT_DELAY_MAX.as_secs_f64());
-    Some((lazy, Duration::from_secs_f64(seconds)))
+    let defaults = Defaults { read_only: field()? == b"on", serializable: field()? == b"serializable" };
+    Some(Told { lazy_commits, commit_delay: Duration::from_secs_f64(seconds), defaults })
 }

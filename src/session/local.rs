@@ -324,6 +324,7 @@ impl Session {
         let error = why.client();
         self.handle.note_waiting(None);
         self.queue_deadline = None;
+        self.patience = None;
         self.attempts = 0;
         self.avoid = None;
         self.force_primary = false;

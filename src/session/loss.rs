@@ -152,7 +152,7 @@ impl Classify for Verdict {
 
 impl Session {
     /// The backend is gone. Decides and says what that means; afterwards the session is detached.
-    pub(super) fn on_loss(&mut self, attachment: Attachment, loss: &Loss) {
+    pub(super) fn on_loss(&mut self, mut attachment: Attachment, loss: &Loss) {
         self.report(&attachment, loss);
         let movable = matches!(attachment.gate, Gate::OneRead | Gate::Shut) && self.outbox.is_holding()
             // What a standby would not do may write on the primary, and may have done so.
@@ -165,14 +165,18 @@ impl Session {
         let asked = self.after.uncertain || attachment.hidden.iter().any(|hidden| matches!(hidden, Hidden::Ask(_)));
         let unknown = asked && untouched && !self.transaction.is_open();
         let node = attachment.target.node;
-        self.abandon(attachment, loss.discard_reason());
-        self.stage = Stage::Detached;
-        self.skip_bytes = to_node;
         // Somebody wanted this client's session to end, perhaps the client itself.
         let doomed = self.handle.is_signaled(Signal::Doomed)
             || self.unit.terminates
             || self.sent.iter().any(|unit| unit.terminates);
-        if movable && !doomed {
+        let moves = movable && !doomed;
+        if moves {
+            self.defer_again(&mut attachment);
+        }
+        self.abandon(attachment, loss.discard_reason());
+        self.stage = Stage::Detached;
+        self.skip_bytes = to_node;
+        if moves {
             return self.move_read(node, loss);
         }
         self.outbox.release();

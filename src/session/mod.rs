@@ -22,6 +22,7 @@ mod names;
 mod nodes;
 mod passthrough;
 mod poll;
+mod preference;
 mod prepared;
 mod refusal;
 mod replies;
@@ -45,8 +46,10 @@ use crate::net::Stream;
 use crate::pool::{Checkout, Pool, Ticket};
 use crate::relay::{Inbox, NodeScan, Outbox};
 use crate::route::{Dice, Target};
+use crate::topology::Floor;
 use effects::Pins;
 use hidden::Hidden;
+use preference::{Defaults, Preference};
 use prepared::Prepared;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -102,6 +105,8 @@ pub struct Identity {
     pub user: Arc<str>,
     /// Database.
     pub database: Arc<str>,
+    /// The port it connected to; `None` over a Unix socket.
+    pub port: Option<u16>,
 }
 
 /// Where the session stands towards nodes. Kept inline: boxing would allocate once per statement.
@@ -122,7 +127,8 @@ enum Stage {
 struct RouteWait {
     changed: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
     deadline: std::pin::Pin<Box<tokio::time::Sleep>>,
-    why: Arc<str>,
+    /// Why, for people; `None`: for a fresher standby, and the primary will do in the end.
+    why: Option<Arc<str>>,
 }
 
 impl std::fmt::Debug for RouteWait {
@@ -172,6 +178,8 @@ struct Attachment {
     deciding: bool,
     /// A unit of the client has been answered on it.
     used: bool,
+    /// The BEGIN that was answered before a node was known, while the unit behind it may still run elsewhere.
+    begin: Option<Box<[u8]>>,
     /// What ran on it could not be examined: it is reset before anyone else gets it.
     tainted: bool,
 }
@@ -272,8 +280,14 @@ pub struct Session {
     lazy_commits: Option<std::time::Duration>,
     /// How long a commit may stay unflushed when nobody waits for it (three times `wal_writer_delay`).
     commit_delay: std::time::Duration,
-    /// When its last write was acknowledged: what it must be able to read.
-    floor: Time,
+    /// What it must be able to read: its own writes, and what was written before it began.
+    floor: Floor,
+    /// What sessions of its role and database begin with.
+    defaults: Defaults,
+    /// Where it is served.
+    preference: Preference,
+    /// Until when the present unit waits for a standby that shows what it must.
+    patience: Option<Time>,
     /// When it last wrote.
     wrote: Time,
     dice: Dice,

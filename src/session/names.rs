@@ -10,11 +10,20 @@ use super::hidden::Hidden;
 use super::statements::NOT_TRACKED;
 use super::{Attachment, Session};
 use crate::backend::{Owed, Statement};
+use crate::clock::Time;
 use crate::relay::Message;
 use crate::sql::{Change, Classification, Sequences, prepared_name};
 use crate::wire::{TxStatus, encode, frontend};
 
 use super::effects::Effect;
+
+/// What a node is asked in place of SHOW pgregent.causal_token: its timeline, and where its WAL ends. Up to where it
+/// is flushed lies every commit that was waited for.
+const TOKEN: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN \
+ pg_catalog.concat((pg_catalog.pg_control_checkpoint()).timeline_id, '/', pg_catalog.pg_last_wal_replay_lsn()) ELSE \
+ pg_catalog.concat(pg_catalog.concat('x', pg_catalog.substr(pg_catalog.pg_walfile_name(\
+ pg_catalog.pg_current_wal_flush_lsn()), 1, 8))::pg_catalog.bit(32)::pg_catalog.int8, '/', \
+ pg_catalog.pg_current_wal_flush_lsn()) END AS \"pgregent.causal_token\"";
 
 impl Session {
     /// Is a statement under way whose answer decides what the next one means? One that changes which prepared
@@ -23,6 +32,15 @@ impl Session {
         let startup = !self.tracked.startup().entries().is_empty();
         let decides = |effect: &Effect| effect.changes_names() || startup && effect.kind.resets();
         self.sent.back().is_some_and(|unit| unit.effects.iter().any(decides))
+    }
+
+    /// The text that tells the session's causal token, if this is what a text asks for.
+    pub(super) fn token_question(&self, class: &Classification) -> Option<Vec<u8>> {
+        let asked = class.effects.shows_token && class.statements == 1;
+        // Commits that were not waited for may lie behind what is flushed.
+        let unflushed = self.lazy_commits.is_some() || self.floor.lazy > Time::ZERO;
+        let text = if unflushed { TOKEN.replace("current_wal_flush", "current_wal_insert") } else { TOKEN.to_owned() };
+        asked.then(|| text.into_bytes())
     }
 
     /// Makes the backend know the SQL-level names in this text as the session knows them. The answer is the
@@ -102,6 +120,9 @@ impl Session {
     /// DEALLOCATE and EXECUTE in the extended protocol: what they name is called differently on backends.
     /// The content of the Parse that says so.
     pub(super) fn renamed(&self, view: &frontend::ParseView<'_>, class: &Classification) -> Option<Vec<u8>> {
+        if let Some(text) = self.token_question(class) {
+            return Some([&text, &view.content[view.text.len()..]].concat());
+        }
         let (Change::Deallocate { name } | Change::Execute { name } | Change::Prepare { name }) = &class.effects.change
         else {
             return None;

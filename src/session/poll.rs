@@ -199,7 +199,11 @@ impl Session {
             }
             if wait.deadline.as_mut().poll(cx).is_ready() {
                 let why = wait.why.clone();
-                self.deny(&Denied::NoRoute(why));
+                self.stage = Stage::Detached;
+                match why {
+                    Some(why) => self.deny(&Denied::NoRoute(why)),
+                    None => self.seek(self.wanted_unit),
+                }
                 return Poll::Ready(Ok(Again));
             }
         }
@@ -320,7 +324,7 @@ impl Session {
         }
     }
 
-    fn act(&mut self, attachment: Attachment, progress: Progress) {
+    fn act(&mut self, mut attachment: Attachment, progress: Progress) {
         match progress {
             Progress::Stay => self.stage = Stage::Attached(attachment),
             Progress::Release => {
@@ -328,6 +332,7 @@ impl Session {
                 self.detach(attachment);
             }
             Progress::Reroute => {
+                self.defer_again(&mut attachment);
                 self.forget_unit();
                 self.inbox.rewind();
                 self.detach(attachment);

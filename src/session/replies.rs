@@ -178,7 +178,9 @@ impl Session {
                 let quiet = self.sent.front().is_some_and(|unit| unit.effects.is_empty());
                 self.answered(attachment, if tag == tags::COMMAND_COMPLETE { body } else { b"" });
                 self.note_latency(attachment);
-                if quiet {
+                if tag == tags::COMMAND_COMPLETE && body == b"BEGIN\0" {
+                    // A transaction that has only begun may still run elsewhere, with what follows in its unit.
+                } else if quiet {
                     attachment.deciding = true;
                 } else {
                     // What it did to the session cannot be done twice.
@@ -295,6 +297,7 @@ impl Session {
         if attachment.rerouting {
             return Ok(Fate::Stop(true));
         }
+        attachment.begin = None;
         self.decided(unit.failed);
         if attachment.gate == Gate::Shut {
             self.inbox.settle();
@@ -360,8 +363,8 @@ impl Session {
             self.wrote = now;
             // For whoever logs in later as well: until then it may not be flushed, and no sample tells of it.
             let lazy = self.lazy_commits.or(unit.uncertain.then_some(self.commit_delay));
-            self.floor = self.floor.max(now + lazy.unwrap_or_default());
-            self.deps.facts.wrote(self.floor);
+            self.floor.raise(now, lazy);
+            self.deps.facts.wrote(now, lazy);
         }
         if std::mem::take(&mut self.attempts) > 0 && !unit.failed {
             self.deps.metrics.route.reruns_healed.inc();
@@ -480,8 +483,8 @@ impl Session {
         if drained && self.can_release(attachment) {
             return Progress::Release;
         }
-        // A pinned session goes on where it is; any other read is routed anew.
-        if attachment.gate == Gate::Shut && owed_none && !self.pins.is_empty() {
+        // A pinned session goes on where it is, and so does a transaction; any other read is routed anew.
+        if attachment.gate == Gate::Shut && owed_none && (!self.pins.is_empty() || self.transaction.is_open()) {
             attachment.gate = Gate::Free;
         }
         Progress::Stay

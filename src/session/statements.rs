@@ -6,12 +6,13 @@
 
 use super::effects::Effect;
 use super::forward::Passed;
+use super::preference::{is_ours, is_valid};
 use super::unit::{HOLD_MAX, Violation};
 use super::{Attachment, Describing, Session};
 use crate::backend::{NAME_PREFIX, Owed, Refused, Statement};
 use crate::config::Pinning;
 use crate::relay::Message;
-use crate::sql::{Access, Classification};
+use crate::sql::{self, Access, Classification};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{HEADER_LEN, TxStatus, encode};
 use std::collections::VecDeque;
@@ -121,8 +122,8 @@ impl Session {
             if self.prepared.unnamed.class.as_deref().is_some_and(|class| self.is_misplaced(attachment, class)) {
                 return Ok(Passed::Misplaced);
             }
-            if self.prepared.unnamed.class.as_deref().is_some_and(|class| self.refuses_pin(class)) {
-                return Ok(self.refuse(attachment, message, Refused::Pin));
+            if let Some(why) = self.refuses_unnamed() {
+                return Ok(self.refuse(attachment, message, why));
             }
             let portal = view.portal.to_vec();
             self.ensure_unnamed(attachment);
@@ -246,7 +247,7 @@ impl Session {
             return;
         }
         let content: &[u8] = statement.map_or(&self.prepared.unnamed.content, |statement| &statement.content);
-        let text = content.split(|byte| *byte == 0).next().unwrap_or_default();
+        let text = text_of(content);
         let mut effects = VecDeque::new();
         Effect::collect(&mut effects, 0, &class, text, self.strings, self.is_quiet());
         self.align_parsed(attachment, &class);
@@ -400,15 +401,40 @@ impl Session {
 
     /// Why a statement of the client's may not be bound.
     fn refuses(&self, statement: &Statement) -> Option<Refused> {
-        if self.refuses_pin(&statement.class) {
-            return Some(Refused::Pin);
+        if let Some(why) = self.refuses_text(&statement.class, text_of(&statement.content)) {
+            return Some(why);
         }
         self.executes_another(statement).then_some(Refused::Unknown)
     }
 
-    /// Would the statement pin the session, where that is not allowed?
-    pub(super) fn refuses_pin(&self, class: &Classification) -> bool {
-        !class.effects.pins.is_empty() && self.deps.tunables.load().pinning == Pinning::Refuse
+    /// The same of the unnamed one.
+    fn refuses_unnamed(&self) -> Option<Refused> {
+        let unnamed = &self.prepared.unnamed;
+        self.refuses_text(unnamed.class.as_deref()?, text_of(&unnamed.content))
+    }
+
+    /// Would a text of this class pin the session, where that is not allowed, or give a setting of ours a value
+    /// that means nothing?
+    pub(super) fn refuses_text(&self, class: &Classification, text: &[u8]) -> Option<Refused> {
+        if !class.effects.pins.is_empty() && self.deps.tunables.load().pinning == Pinning::Refuse {
+            return Some(Refused::Pin);
+        }
+        let sets_ours = |step: &sql::Step| match &step.effects.change {
+            sql::Change::Set { name }
+            | sql::Change::SetConfig { name, .. }
+            | sql::Change::SetLocal { name: Some(name) } => is_ours(name),
+            _ => false,
+        };
+        let is_senseless = |step: &sql::Step| match &step.effects.change {
+            sql::Change::Set { name } => {
+                let pieces = sql::pieces(text, self.strings);
+                let piece = if class.statements == 1 { Some(&text) } else { pieces.get(usize::from(step.at)) };
+                !piece.and_then(|piece| sql::set_value(piece)).is_some_and(|value| is_valid(name, &value))
+            }
+            sql::Change::SetConfig { name, value } => !is_valid(name, value),
+            _ => true,
+        };
+        class.steps.iter().any(|step| sets_ours(step) && is_senseless(step)).then_some(Refused::Setting)
     }
 
     /// Answers a Bind with an error of ours. The node is given something to refuse in its place, so that a
@@ -423,6 +449,11 @@ impl Session {
         self.inbox.advance(message.len);
         Passed::Yes
     }
+}
+
+/// The text in the content of a Parse.
+fn text_of(content: &[u8]) -> &[u8] {
+    content.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 impl Attachment {

@@ -82,8 +82,12 @@ impl Unit {
     pub fn add(&mut self, class: &Classification, access: Access) {
         let control = Control::of(&class.tx);
         if access == Access::Write {
-            self.access = Access::Write;
+            // What is lost with its node before it has begun anything has not changed anything.
+            if control != Control::Begins {
+                self.access = Access::Write;
+            }
             let harmless = matches!(class.why, Why::Statement("listen" | "unlisten"))
+                || class.effects.shows_token
                 || class.tx != crate::sql::TxControl::None
                 || !matches!(class.effects.change, Change::None | Change::Execute { .. });
             self.writes |= !harmless
@@ -252,13 +256,23 @@ impl Session {
         Ok(Scan::Route { access: class.wanted(), closed: true, class: Some(class) })
     }
 
+    /// Where it wants to go; a transaction that only reads may begin on a standby.
+    fn wanted_of(&mut self, class: &Classification) -> Access {
+        match class.wanted() {
+            Access::Write if self.transaction.is_none() && self.pins.is_empty() && self.begins_read(class) => {
+                Access::Read
+            }
+            wanted => wanted,
+        }
+    }
+
     fn scan_extended(&mut self, message: Message, batch: &mut Batch) -> Result<(), Violation> {
         let body = self.inbox.body(message);
         match message.tag {
             frontend::PARSE => {
                 let view = frontend::parse(body)?;
                 let class = self.deps.classify(&self.catalog, view.text, self.strings);
-                batch.add(class.wanted());
+                batch.add(self.wanted_of(&class));
                 self.memo = Some((message.at, class));
             }
             frontend::BIND => {
@@ -266,12 +280,19 @@ impl Session {
                 let access = if view.statement.is_empty() {
                     // Its Parse stands in this batch, or was remembered.
                     let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());
-                    let known = self.prepared.unnamed.class.as_deref().map(Classification::wanted);
-                    if in_batch { Access::Read } else { known.unwrap_or(Access::Write) }
+                    let known = self.prepared.unnamed.class.clone();
+                    match known {
+                        _ if in_batch => Access::Read,
+                        Some(class) => self.wanted_of(&class),
+                        None => Access::Write,
+                    }
                 } else {
                     let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());
-                    match self.prepared.find(view.statement) {
-                        Some(statement) => self.access_of(statement),
+                    match self.prepared.find(view.statement).cloned() {
+                        Some(statement) if statement.class.tx != crate::sql::TxControl::None => {
+                            self.wanted_of(&statement.class)
+                        }
+                        Some(statement) => self.access_of(&statement),
                         // Defined in this batch: its Parse has been counted.
                         None if in_batch => Access::Read,
                         None => Access::Write,

@@ -190,6 +190,8 @@ pub struct Effects {
     pub signals: Option<BackendSignal>,
     /// It reads the view of prepared statements, which must be the session's.
     pub shows_statements: bool,
+    /// SHOW of the session's causal token, which the proxy makes.
+    pub shows_token: bool,
     /// It may change what functions and triggers do.
     pub code: bool,
     /// The database that nobody may be connected to when it runs.

@@ -264,6 +264,7 @@ fn add(mut sum: Verdict, next: Verdict) -> Verdict {
     sum.effects.schema |= next.effects.schema;
     sum.effects.logins |= next.effects.logins;
     sum.effects.code |= next.effects.code;
+    sum.effects.shows_token |= next.effects.shows_token;
     sum.effects.shows_statements |= next.effects.shows_statements;
     sum.effects.signals = sum.effects.signals.max(next.effects.signals);
     sum.effects.vacates = sum.effects.vacates.take().or(next.effects.vacates);

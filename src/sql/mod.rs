@@ -37,4 +37,4 @@ pub use class::{
 pub use classifier::{Classifier, Judge, Settings};
 pub use functions::reads_by_name;
 pub use grammar::StringSyntax;
-pub use pieces::{integers, pieces, prepared_name};
+pub use pieces::{integers, pieces, prepared_name, set_value};

@@ -43,6 +43,32 @@ pub fn prepared_name(text: &[u8], name: &str) -> Option<Range<usize>> {
     None
 }
 
+/// The value that `SET name TO value` gives a setting, where it is plainly one literal, word or number.
+#[must_use]
+pub fn set_value(text: &[u8]) -> Option<String> {
+    let mut lexer = Lexer::new(text);
+    let mut value = None;
+    let mut behind = false;
+    while let Some(token) = lexer.next_token().ok()? {
+        let bytes = &text[token.start..token.end];
+        if !behind {
+            behind = bytes == b"=" || token.kind == Kind::Word && bytes.eq_ignore_ascii_case(b"to");
+            continue;
+        }
+        let plain = match token.kind {
+            Kind::Word => bytes.to_ascii_lowercase(),
+            Kind::QuotedWord => unquote(bytes),
+            Kind::Literal if !bytes.contains(&b'\'') => bytes.to_vec(),
+            Kind::Literal if bytes.first() == Some(&b'\'') && !bytes.contains(&b'\\') => unquote(bytes),
+            _ => return None,
+        };
+        if value.replace(plain).is_some() {
+            return None;
+        }
+    }
+    String::from_utf8(value?).ok()
+}
+
 /// Where plain integers stand in a text.
 #[must_use]
 pub fn integers(text: &[u8]) -> Vec<Range<usize>> {
@@ -56,14 +82,17 @@ pub fn integers(text: &[u8]) -> Vec<Range<usize>> {
     found
 }
 
+/// What stands between quotes, doubled ones undone.
 fn unquote(quoted: &[u8]) -> Vec<u8> {
-    let inner = &quoted[1..quoted.len() - 1];
+    let (Some(quote), Some(inner)) = (quoted.first(), quoted.get(1..quoted.len().saturating_sub(1))) else {
+        return Vec::new();
+    };
     let mut out = Vec::with_capacity(inner.len());
     let mut bytes = inner.iter().peekable();
     while let Some(byte) = bytes.next() {
         out.push(*byte);
-        if *byte == b'"' {
-            bytes.next_if_eq(&&b'"');
+        if byte == quote {
+            bytes.next_if_eq(&quote);
         }
     }
     out
@@ -83,6 +112,17 @@ mod tests {
         let want = ["set a = ';'", "create function f() returns int begin atomic select 1; select 2; end", "select 3"];
         assert_eq!(got, want);
         assert!(pieces(b"selec", StringSyntax::Standard).is_empty());
+    }
+
+    #[test]
+    fn values_of_settings_are_read_where_they_are_plain() {
+        let value = |text: &str| set_value(text.as_bytes());
+        assert_eq!(value("SET a.b = 'it''s'"), Some("it's".into()));
+        assert_eq!(value("set session \"a\".\"b\" TO On -- so"), Some("on".into()));
+        assert_eq!(value("SET x=12"), Some("12".into()));
+        assert_eq!(value("SET x TO 'a', 'b'"), None);
+        assert_eq!(value("SET x TO E'a\\n'"), None);
+        assert_eq!(value("SET x"), None);
     }
 
     #[test]

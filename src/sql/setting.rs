@@ -50,6 +50,9 @@ const NODE_LOCAL: [&str; 22] = [
     "wal_level",
 ];
 
+/// SHOW of it tells what the session's reads elsewhere must show; the primary knows.
+const CAUSAL_TOKEN: &str = "pgregent.causal_token";
+
 /// Has a setting the same value on every node, as far as a session can tell? Settings that only a configuration file
 /// can set are the node's own; those that the session can set are not told apart here by asking.
 pub(super) fn is_shared(name: &str) -> bool {
@@ -75,6 +78,11 @@ fn canonical(name: &str) -> Arc<str> {
 
 /// SHOW: any node can answer, but for what differs between nodes on purpose.
 pub(super) fn show(show: &VariableShowStmt) -> Verdict {
+    if show.name.eq_ignore_ascii_case(CAUSAL_TOKEN) {
+        let mut verdict = Verdict::new(Access::Write, Why::NodeLocalSetting);
+        verdict.effects.shows_token = true;
+        return verdict;
+    }
     if !is_shared(&show.name) || show.name == "all" {
         return Verdict::new(Access::Write, Why::NodeLocalSetting);
     }

@@ -3,10 +3,12 @@
 //! Invariants: sending never blocks and never allocates; a storm of failures drops facts, counts
 //! them, and cannot stop the control plane. Facts hold no judgement.
 
+use super::Floor;
 use crate::clock::Time;
 use crate::ids::NodeId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 /// Facts that fit in the channel before the next ones are dropped.
@@ -44,9 +46,21 @@ impl Fact {
 #[derive(Debug, Default)]
 struct Shared {
     dropped: AtomicU64,
-    last_write: AtomicU64,
+    /// See [`Floor`]: its fields, in nanoseconds.
+    flushed: AtomicU64,
+    lazy: AtomicU64,
+    lazy_flushed_by: AtomicU64,
     sample_wanted: AtomicBool,
     wake: Notify,
+}
+
+impl Shared {
+    fn floor(&self) -> Floor {
+        let time = |nanos: &AtomicU64| Time::from_nanos(nanos.load(Ordering::Acquire));
+        // In this order: a time that is seen comes with the end of its delay.
+        let (flushed, lazy) = (time(&self.flushed), time(&self.lazy));
+        Floor { flushed, lazy, lazy_flushed_by: time(&self.lazy_flushed_by), token: None }
+    }
 }
 
 /// The data plane's end.
@@ -64,21 +78,32 @@ impl FactSender {
         }
     }
 
-    /// Notes that a session's write was acknowledged, so that a WAL sample is wanted: one that is sent after
-    /// `visible_from` tells of it.
-    pub fn wrote(&self, visible_from: Time) {
-        self.shared.last_write.fetch_max(visible_from.as_nanos(), Ordering::AcqRel);
-        // Only the first write after a sample pays for the wake-up.
+    /// Notes that a session's write was acknowledged at `now`, so that a WAL sample is wanted. `unflushed_for`: how
+    /// long it may stay unflushed, if nobody waited for that.
+    pub fn wrote(&self, now: Time, unflushed_for: Option<Duration>) {
+        match unflushed_for {
+            None => drop(self.shared.flushed.fetch_max(now.as_nanos(), Ordering::AcqRel)),
+            Some(delay) => {
+                self.shared.lazy_flushed_by.fetch_max((now + delay).as_nanos(), Ordering::AcqRel);
+                self.shared.lazy.fetch_max(now.as_nanos(), Ordering::AcqRel);
+            }
+        }
+        self.want_sample();
+    }
+
+    /// Asks for a WAL sample: somebody waits for standbys to reach what the primary has now.
+    pub fn want_sample(&self) {
+        // Only the first one after a sample pays for the wake-up.
         if !self.shared.sample_wanted.load(Ordering::Acquire) && !self.shared.sample_wanted.swap(true, Ordering::AcqRel)
         {
             self.shared.wake.notify_one();
         }
     }
 
-    /// The latest floor that a write of any session of this proxy has set ([`Time::ZERO`]: none has written).
+    /// What every session of this proxy together has written.
     #[must_use]
-    pub fn last_write(&self) -> Time {
-        Time::from_nanos(self.shared.last_write.load(Ordering::Acquire))
+    pub fn floor(&self) -> Floor {
+        self.shared.floor()
     }
 
     /// Facts dropped so far.
@@ -127,10 +152,10 @@ impl WriteDemand {
         self.shared.sample_wanted.store(false, Ordering::Release);
     }
 
-    /// When any session last had a write acknowledged.
+    /// What the sessions together have written.
     #[must_use]
-    pub fn last_write(&self) -> Time {
-        Time::from_nanos(self.shared.last_write.load(Ordering::Acquire))
+    pub fn floor(&self) -> Floor {
+        self.shared.floor()
     }
 }
 
@@ -159,10 +184,12 @@ mod tests {
     async fn a_write_wakes_the_sampler_once() {
         let (tx, rx) = fact_channel();
         let demand = rx.write_demand();
-        tx.wrote(Time::from_nanos(5));
-        tx.wrote(Time::from_nanos(3));
+        tx.wrote(Time::from_nanos(5), None);
+        tx.wrote(Time::from_nanos(3), None);
         demand.wanted().await;
-        assert_eq!(demand.last_write(), Time::from_nanos(5));
+        assert_eq!(demand.floor().flushed, Time::from_nanos(5));
+        tx.wrote(Time::from_nanos(7), Some(Duration::from_nanos(4)));
+        assert_eq!((demand.floor().lazy, demand.floor().lazy_flushed_by), (Time::from_nanos(7), Time::from_nanos(11)));
         demand.take();
         assert!(!demand.shared.sample_wanted.load(Ordering::Acquire));
     }

@@ -8,11 +8,13 @@
 //! [`Role::Primary`]. Absent on purpose: any decision.
 
 mod fact;
+mod floor;
 mod observation;
 mod permit;
 mod publish;
 
 pub use fact::{FACTS_MAX, Fact, FactReceiver, FactSender, WriteDemand, fact_channel};
+pub use floor::{CausalToken, Floor, NotAToken};
 pub use observation::{NodeReport, Observation, ProbeFailure, ReceiverView};
 pub use permit::WritePermit;
 pub use publish::{TopologyPublisher, TopologyReader, topology_channel};
@@ -87,6 +89,10 @@ pub struct NodeView {
     /// Every write acknowledged by the primary before this point has been replayed here
     /// (for the primary: [`Time::NEVER`]).
     pub fresh_as_of: Time,
+    /// The same, counting writes that were acknowledged before they were flushed (`synchronous_commit = off`).
+    pub fresh_as_of_unflushed: Time,
+    /// What it is known to have replayed since it was last lost sight of, and on which timeline.
+    pub replayed: Option<(TimelineId, Lsn)>,
     /// Bytes of WAL not yet replayed, where known.
     pub lag_bytes: Option<u64>,
     /// How long replay is behind, where known.
@@ -145,6 +151,8 @@ impl Topology {
                 health: Health::Unknown,
                 accepts_reads: false,
                 fresh_as_of: Time::ZERO,
+                fresh_as_of_unflushed: Time::ZERO,
+                replayed: None,
                 lag_bytes: None,
                 replay_lag: None,
                 timeline: None,

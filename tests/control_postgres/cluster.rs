@@ -232,6 +232,8 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             catalog: true,
             catalog_interval: None,
             foreign_tables: ForeignTables::Primary,
+            fresh_wait: Duration::ZERO,
+            redirects: vec![],
         },
         auth: AuthConfig {
             method: AuthMethod::ScramSha256,

@@ -283,7 +283,7 @@ fn freshness_follows_writes_within_milliseconds() {
         for id in 0..50i64 {
             client.execute("INSERT INTO t VALUES ($1)", &[&id]).await.unwrap();
             let written: Time = plane.clock.now();
-            plane.facts.wrote(written);
+            plane.facts.wrote(written, None);
             let fresh = |t: &Topology| t.nodes.iter().all(|n| n.fresh_as_of >= written);
             snapshot_until(&mut plane.reader, fresh).await;
             took.push(plane.clock.now().since(written));
@@ -326,7 +326,7 @@ fn a_killed_primary_is_replaced_and_the_permit_never_spans_the_change() {
         assert!(killed.elapsed() < Duration::from_secs(3), "{:?}", killed.elapsed());
 
         let written = plane.clock.now();
-        plane.facts.wrote(written);
+        plane.facts.wrote(written, None);
         snapshot_until(&mut plane.reader, |t| t.nodes[2].fresh_as_of >= written && t.nodes[2].accepts_reads).await;
         println!("third node follows the new primary after {:?}", killed.elapsed());
         let mut status = handle.status();
@@ -357,7 +357,7 @@ fn the_machine_replaces_a_killed_primary() {
         assert!(plane.reader.permit().allows(next.epoch, || plane.clock.now()));
         cluster.sql(primary.index(), "INSERT INTO t VALUES (7)");
         let written = plane.clock.now();
-        plane.facts.wrote(written);
+        plane.facts.wrote(written, None);
         let other = 3 - primary.index();
         snapshot_until(&mut plane.reader, |t| t.nodes[other].fresh_as_of >= written && t.nodes[other].accepts_reads)
             .await;

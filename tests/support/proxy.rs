@@ -26,6 +26,8 @@ pub struct ProxySpec {
     settings: BTreeMap<String, BTreeMap<String, String>>,
     users: Vec<(String, String)>,
     node_host: String,
+    more_ports: Vec<u16>,
+    more: String,
 }
 
 impl ProxySpec {
@@ -34,7 +36,8 @@ impl ProxySpec {
         let users = [(APP_USER, APP_PASSWORD), ("other", "other-secret"), ("app_md5", APP_PASSWORD)];
         let users = users.map(|(name, secret)| (name.to_owned(), secret.to_owned())).to_vec();
         let node_host = "127.0.0.1".to_owned();
-        let spec = Self { nodes: nodes.to_vec(), settings: BTreeMap::new(), users, node_host };
+        let (settings, more_ports, more) = (BTreeMap::new(), Vec::new(), String::new());
+        let spec = Self { nodes: nodes.to_vec(), settings, users, node_host, more_ports, more };
         spec.set("cluster.name", "\"test\"")
             .set("cluster.monitor_user", &format!("{MONITOR_USER:?}"))
             .set("cluster.monitor_password", &format!("{MONITOR_PASSWORD:?}"))
@@ -60,6 +63,18 @@ impl ProxySpec {
     /// With another user that the proxy knows.
     pub fn user(mut self, name: &str, secret: &str) -> Self {
         self.users.push((name.to_owned(), secret.to_owned()));
+        self
+    }
+
+    /// Listens on another port as well.
+    pub fn listen_too(mut self, port: u16) -> Self {
+        self.more_ports.push(port);
+        self
+    }
+
+    /// With further tables, as TOML.
+    pub fn toml_too(mut self, text: &str) -> Self {
+        self.more.push_str(text);
         self
     }
 
@@ -90,7 +105,7 @@ impl ProxySpec {
         for (name, password) in &self.users {
             let _ = writeln!(text, "[[auth.user]]\nname = {name:?}\npassword = {password:?}\n");
         }
-        text
+        text + &self.more
     }
 
     /// Chooses ports and writes the config, for tests that start the program themselves.
@@ -98,8 +113,10 @@ impl ProxySpec {
         let (port, admin) = (free_port(), free_port());
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("proxy-{}-{port}", std::process::id()));
         fs::create_dir_all(&directory).expect("the target directory is writable");
+        let ports = [port].into_iter().chain(self.more_ports.iter().copied());
+        let listen: Vec<_> = ports.map(|port| format!("\"127.0.0.1:{port}\"")).collect();
         let spec = self
-            .set("server.listen", &format!("[\"127.0.0.1:{port}\"]"))
+            .set("server.listen", &format!("[{}]", listen.join(", ")))
             .set("admin.listen", &format!("\"127.0.0.1:{admin}\""))
             .set("cluster.state_dir", &format!("{:?}", directory.display().to_string()));
         let config = directory.join("pgregent.toml");

@@ -7,10 +7,9 @@
 use super::snapshot::Snapshot;
 use super::table::{Column, Row, Value, text};
 use crate::catalog::Catalog;
-use crate::clock::Time;
 use crate::config::PoolMode;
 use crate::route::{
-    Balancing, Dice, NoRoute, Reason, Service, Share, Vitals, WHOLE, Wishes, choose, classifier_settings,
+    Balancing, Dice, NoRoute, Reach, Reason, Service, Share, Vitals, WHOLE, Wishes, choose, classifier_settings,
 };
 use crate::sql::{Access, Classification, Classifier, Hint, PinReason, StringSyntax};
 use crate::topology::{Health, NodeView, Role};
@@ -164,10 +163,12 @@ fn told(share: Share, vitals: &Vitals) -> String {
 
 /// What is chosen for a session without writes of its own.
 fn choice(snapshot: &Snapshot, access: Access) -> String {
-    let wishes = Wishes { access, split: splits(snapshot), floor: Time::ZERO, avoid: None };
+    let reach = if splits(snapshot) { Reach::Split } else { Reach::Primary };
+    let wishes = Wishes { reach, ..Wishes::new(access) };
     let balancing = Balancing::from_config(&snapshot.config);
     match choose(&wishes, &snapshot.topology, &balancing, |node| snapshot.vitals(node), &mut Dice::new(1)) {
         Err(NoRoute::Held { why }) => format!("nowhere now, it waits: {why}"),
+        Err(NoRoute::NotFresh) => "it waits for a fresher standby".to_owned(),
         Err(NoRoute::Refused { why }) => format!("nowhere, it is refused: {why}"),
         Ok(target) if target.reason == Reason::Read => {
             let fit = |view: &&NodeView| view.role == Role::Standby && verdict(snapshot, access, view).0;

@@ -1,17 +1,17 @@
-//! Rows of `[pool]` and `[route]`: how statements reach nodes.
+//! Rows of `[pool]`, `[route]` and `[[route.redirect]]`: how statements reach nodes.
 //!
 //! Invariants: every one of these rows is reloadable. Absent on purpose: rules over several rows (see
 //! `config::check`).
 
-use super::Default::Toml;
-use super::View::Whole;
+use super::Default::{Required, Told, Toml};
+use super::View::{Redirect, Whole};
 use super::{
     DAY, GIB, HOUR, KIB, Kind, MINUTE, Section, Shape, Shown, TIB, count, duration, duration_or_off, live, size,
     size_or_off,
 };
 use crate::config::choice::Choice;
 use crate::config::value::format_size;
-use crate::config::{BalanceKind, Consistency, ForeignTables, Pinning, PoolMode};
+use crate::config::{BalanceKind, Consistency, ForeignTables, Pinning, PoolMode, TargetSessionAttrs};
 
 pub(super) static POOL: Section = Section {
     path: "pool",
@@ -221,6 +221,66 @@ pub(super) static ROUTE: Section = Section {
             Toml(r#""primary""#),
             Whole(|c| Shown::of(c.route.foreign_tables.word())),
             "Where foreign tables are read. any: where other reads go.",
+        ),
+        live(
+            "fresh_wait",
+            duration(0, MINUTE),
+            Toml(r#""0s""#),
+            Whole(|c| Shown::duration(c.route.fresh_wait)),
+            "How long a read waits for a standby that shows what its session must see. Then it goes to the primary.",
+        ),
+    ],
+};
+
+pub(super) static REDIRECT: Section = Section {
+    path: "route.redirect",
+    shape: Shape::Many,
+    doc: "Sessions that are served elsewhere than others. The first redirect that fits counts.",
+    settings: &[
+        live("name", Kind::Name, Required(r#""reports""#), Redirect(|r| Shown::of(&r.name)), "Name, unique."),
+        live(
+            "user",
+            Kind::Texts,
+            Toml("[]"),
+            Redirect(|r| Shown::list(&r.users)),
+            "Users it is for: names, or \"/\" and a regular expression. []: all.",
+        ),
+        live(
+            "database",
+            Kind::Texts,
+            Toml("[]"),
+            Redirect(|r| Shown::list(&r.databases)),
+            "Databases it is for, likewise.",
+        ),
+        live(
+            "application_name",
+            Kind::Texts,
+            Toml("[]"),
+            Redirect(|r| Shown::list(&r.application_names)),
+            "Values of application_name it is for, likewise. A later SET counts as well.",
+        ),
+        live(
+            "port",
+            count(1, 65_535),
+            Told("any", "5432"),
+            Redirect(|r| Shown::Text(r.port.map(|port| port.to_string()).unwrap_or_default())),
+            "The port that the client connected to, one of [server] listen.",
+        ),
+        live(
+            "target_session_attrs",
+            Kind::Word(TargetSessionAttrs::WORDS),
+            Toml(r#""any""#),
+            Redirect(|r| Shown::of(r.target_session_attrs.word())),
+            "Where its sessions are served, in libpq's words. any, prefer-standby: writes on the primary, reads on standbys. \
+             read-write, primary: everything on the primary. read-only: as any, and transactions are read-only by default. \
+             standby: everything on standbys, which refuse writes; without a standby it waits.",
+        ),
+        live(
+            "nodes",
+            Kind::Texts,
+            Toml("[]"),
+            Redirect(|r| Shown::list(&r.nodes)),
+            "Nodes that take its reads, by name. []: all.",
         ),
     ],
 };

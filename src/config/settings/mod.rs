@@ -11,7 +11,7 @@ mod doors;
 mod tls;
 
 use super::value::{format_duration, format_size};
-use super::{Config, NodeConfig, Secret, UserConfig};
+use super::{Config, NodeConfig, RedirectConfig, Secret, UserConfig};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -141,6 +141,8 @@ pub enum View {
     Whole(fn(&Config) -> Shown),
     /// In each node.
     Node(fn(&NodeConfig) -> Shown),
+    /// In each redirect.
+    Redirect(fn(&RedirectConfig) -> Shown),
     /// In each user of the file.
     User(fn(&UserConfig) -> Shown),
     /// In another setting of the section: this key is only another way to give it.
@@ -201,6 +203,7 @@ pub static SECTIONS: &[&Section] = &[
     &cluster::NODE,
     &data::POOL,
     &data::ROUTE,
+    &data::REDIRECT,
     &doors::AUTH,
     &doors::USER,
     &doors::LOG,

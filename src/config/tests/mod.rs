@@ -101,7 +101,7 @@ fn unknown_tables() {
     with("[nodes]\n", "E p.toml:10:2: [nodes]: unknown table; did you mean [[node]]?");
     with(
         "[banana]\n",
-        "E p.toml:10:2: [banana]: unknown table; known are [server], [tls], [admin], [cluster], [[node]], [pool], [route], \
+        "E p.toml:10:2: [banana]: unknown table; known are [server], [tls], [admin], [cluster], [[node]], [pool], [route], [[route.redirect]], \
          [auth], [[auth.user]], [log]",
     );
     alone(&format!("size = 3\n{BASE}"), "E p.toml:1:1: [size]: unknown table; it belongs in [pool]");

@@ -8,7 +8,11 @@ use proptest::prelude::*;
 /// A setting that is read but not shown would be a change that a reload misses.
 #[test]
 fn every_row_is_shown_and_within_names_a_row() {
-    let shown = base().settings();
+    let mut config = base();
+    let redirect = "[[route.redirect]]\nname = \"a\"\n[[node]]\nname = \"pg1\"\naddress = \"a\"\n[cluster]\nfailover = \"manual\"\n\
+                    [auth]\nmethod = \"trust\"\n";
+    config.route.redirects = Config::parse(redirect, "p.toml").unwrap().route.redirects;
+    let shown = config.settings();
     for section in SECTIONS {
         for setting in section.settings {
             match setting.view {
@@ -117,7 +121,8 @@ fn the_reference_is_valid_once_uncommented() {
     let written = Config::parse(&text, "p.toml").unwrap();
     let plain = "[[node]]\nname = \"pg1\"\naddress = \"10.0.0.11\"\nreplication_address = \"10.0.1.11:5432\"\n\
                  [[node]]\nname = \"pg2\"\naddress = \"10.0.0.12\"\n[cluster]\nmonitor_password = \"change me\"\n\
-                 [[auth.user]]\nname = \"alice\"\npassword = \"change me\"\n";
+                 [[auth.user]]\nname = \"alice\"\npassword = \"change me\"\n\
+                 [[route.redirect]]\nname = \"reports\"\nport = 5432\n";
     let plain = Config::parse(plain, "p.toml").unwrap();
     assert_eq!(written.changes(&plain), []);
     assert_eq!(written, plain);

@@ -87,6 +87,12 @@ fn view(
             Role::Standby => freshness.fresh_as_of(id),
             Role::Unassigned => Time::ZERO,
         },
+        fresh_as_of_unflushed: match role {
+            Role::Primary => Time::NEVER,
+            Role::Standby => freshness.fresh_as_of_unflushed(id),
+            Role::Unassigned => Time::ZERO,
+        },
+        replayed: freshness.replayed_on(id).filter(|_| standby),
         lag_bytes,
         replay_lag,
         timeline: report.map(|report| report.timeline),

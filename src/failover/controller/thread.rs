@@ -170,6 +170,7 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
         config: deps.config,
         clock: deps.clock,
         publisher: deps.publisher,
+        demand: deps.facts.write_demand(),
         facts: deps.facts,
         facts_ended: false,
         freshness: Freshness::new(nodes),

@@ -170,7 +170,7 @@ impl Model {
 
     fn arrive(&mut self) {
         let now = time(self.now);
-        let wishes = Wishes { access: Access::Read, split: true, floor: Time::ZERO, avoid: None };
+        let wishes = Wishes::new(Access::Read);
         let vitals = |node| self.standings.of(node).vitals(now, self.play.slow_start);
         let target = choose(&wishes, &self.topology, &self.balancing, vitals, &mut self.dice).unwrap();
         self.standings.of(target.node).begin();

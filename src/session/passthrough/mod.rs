@@ -13,7 +13,6 @@ pub use copy::PassthroughEnd;
 use super::{Identity, SessionDeps};
 use crate::backend::ConnectError;
 use crate::client::{PinRecord, Replication, SessionHandle, take_node};
-use crate::clock::Time;
 use crate::error::{Classify, ClientError, Fault, Retry, Severity, SqlState};
 use crate::ids::NodeId;
 use crate::metrics::GaugeGuard;
@@ -223,9 +222,9 @@ async fn open(deps: &SessionDeps, wish: ReplicationWish) -> Result<Dedicated, Pa
         (wish.node, wish.fence) = match target(deps, node) {
             Ok(target) => target,
             Err(NoRoute::Refused { why }) => return Err(PassthroughError::NoNode(why)),
-            Err(NoRoute::Held { why }) => {
+            Err(no) => {
                 if tokio::time::timeout_at(until, reader.changed()).await.is_err() {
-                    return Err(PassthroughError::NoNode(why));
+                    return Err(PassthroughError::NoNode(no.why()));
                 }
                 continue;
             }
@@ -255,8 +254,7 @@ fn target(deps: &SessionDeps, named: Option<NodeId>) -> Result<(NodeId, u64), No
         let why = || view.note.clone().unwrap_or_else(|| "the node is not used now".into());
         return if usable { Ok((view.id, view.fence)) } else { Err(NoRoute::Held { why: why() }) };
     }
-    let wishes = Wishes { access: Access::Write, split: false, floor: Time::ZERO, avoid: None };
-    let target = deps.choose(&wishes, deps.clock.now(), &mut Dice::new(0))?;
+    let target = deps.choose(&Wishes::new(Access::Write), deps.clock.now(), &mut Dice::new(0))?;
     if !deps.topology.permit().allows(target.epoch, || deps.clock.now()) {
         return Err(NoRoute::Held { why: "this proxy holds no permit to write".into() });
     }
