@@ -36,6 +36,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_secs(1);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(5);
+/// Pause after a question that failed: it waited for a lock, or took too long, which the node should not have often.
+const RETRY_QUESTION: Duration = Duration::from_secs(15);
 /// Pause after a node would not let us in.
 const RETRY_REJECTED: Duration = Duration::from_secs(60);
 
@@ -93,7 +95,8 @@ impl LoadFailure {
     fn pause(&self) -> Duration {
         match self {
             Self::Node(ProbeFailure::Rejected(_)) | Self::Answer | Self::TooLarge(_) => RETRY_REJECTED,
-            Self::NoNode | Self::TimedOut | Self::Node(_) | Self::Question(_) => RETRY,
+            Self::TimedOut | Self::Question(_) => RETRY_QUESTION,
+            Self::NoNode | Self::Node(_) => RETRY,
         }
     }
 }

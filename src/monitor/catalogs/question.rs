@@ -40,7 +40,7 @@ WITH RECURSIVE spaces AS (
 ), local (oid, proname, depth) AS (
  SELECT oid, proname, 1 FROM code WHERE body ~* '(\mpg_(try_)?advisory_)|(\mpg_stat)|(\mpg_(terminate|cancel)_backend\M)|(\mpg_(locks|settings|cursors|backend_pid|prepared_statements|prepared_xacts|replication_slots|current_logfile|postmaster_start_time|sleep|sleep_for|sleep_until)\M)'
  UNION SELECT c.oid, c.proname, l.depth + 1 FROM local l
-  JOIN code c ON c.body ~ concat('\m', regexp_replace(l.proname, '(\W)', '\\\1', 'g'), '\M') WHERE l.depth < 4
+  JOIN code c ON strpos(c.body, l.proname) > 0 AND c.body ~ concat('\m', regexp_replace(l.proname, '(\W)', '\\\1', 'g'), '\M') WHERE l.depth < 4
 ), marked (oid, kind, origin) AS (
  SELECT oid, CASE WHEN relkind = 'f' THEN 'foreign' ELSE 'unlogged' END, oid FROM pg_class
   WHERE relkind = 'f' OR relpersistence = 'u' AND relkind IN ('r', 'p', 'S', 'm')
