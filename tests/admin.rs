@@ -60,11 +60,12 @@ impl Admin {
         let pools_panic = Arc::new(AtomicBool::new(false));
         let panic = Arc::clone(&pools_panic);
         let deps = AdminDeps {
-            // The second starts slowly and is drained, the third was ejected.
+            // The second starts slowly, the third was drained and ejected.
             vitals: Box::new(|| {
                 let fine = Vitals::UNKNOWN;
-                let second = Vitals { in_flight: 3, share: WHOLE / 2, service: Service::Draining, ..fine };
-                vec![fine, second, Vitals { ejected: Some(Outlier::Slow), ..fine }]
+                let second = Vitals { in_flight: 3, share: WHOLE / 2, ..fine };
+                let third = Vitals { service: Service::Draining, ejected: Some(Outlier::Slow), ..fine };
+                vec![fine, second, third]
             }),
             cluster: "main".into(),
             metrics: Arc::clone(&metrics),
@@ -232,9 +233,9 @@ async fn the_cluster_is_told_as_json() {
             node("pg1", "10.0.0.1:5432", json!({ "role": "primary", "health": "healthy", "accepts_reads": true,
                 "timeline": 3, "lsn": "0/3000060", "fresh_age_ms": 0 })),
             node("pg2", "10.0.0.2:5432", json!({ "role": "standby", "health": "healthy", "accepts_reads": true,
-                "service": "draining", "in_flight": 3, "share_percent": 50, "lag_bytes": 96, "replay_lag_ms": 12, "fresh_age_ms": 250 })),
+                "in_flight": 3, "share_percent": 50, "lag_bytes": 96, "replay_lag_ms": 12, "fresh_age_ms": 250 })),
             node("pg3", "10.0.0.3:5432", json!({ "role": "unassigned", "health": "down", "accepts_reads": false,
-                "ejected": "slow", "note": "refuses connections" })),
+                "service": "draining", "ejected": "slow", "note": "refuses connections" })),
         ],
     });
     assert_eq!(answer.json(), expected);

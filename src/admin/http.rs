@@ -231,7 +231,7 @@ async fn standby(State(shared): Deps) -> Response {
     if let Err(why) = ready::serving(shared.deps.readiness.phase()) {
         return not_ready(why);
     }
-    let standbys = ready::readable_standbys(&topology);
+    let standbys = ready::readable_standbys(&topology, &(shared.deps.vitals)());
     let names: Vec<&str> = standbys.iter().map(|name| &**name).collect();
     if names.is_empty() {
         return unavailable(json!({ "standbys": names, "reason": "no_standby", "why": "No standby takes reads." }));

@@ -4,7 +4,8 @@
 //! an open topology, a primary and a permit that is not over. Absent on purpose: HTTP.
 
 use crate::clock::Clock;
-use crate::topology::{Role, Topology, TopologyReader, Writes};
+use crate::route::{Service, Vitals};
+use crate::topology::{NodeView, Role, Topology, TopologyReader, Writes};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -135,9 +136,11 @@ pub(super) fn writable_primary(topology: &Topology, writes: &WritesNow) -> Optio
     (*writes == WritesNow::Open).then(|| Arc::clone(&primary.name))
 }
 
-/// The standbys that a read could reach.
-pub(super) fn readable_standbys(topology: &Topology) -> Vec<Arc<str>> {
-    let readable = topology.nodes.iter().filter(|node| node.role == Role::Standby && node.accepts_reads);
+/// The standbys that a read could reach, but for those that an operator has taken out.
+pub(super) fn readable_standbys(topology: &Topology, vitals: &[Vitals]) -> Vec<Arc<str>> {
+    let enabled = |node: &NodeView| vitals.get(node.id.index()).is_none_or(|v| v.service == Service::Enabled);
+    let takes = |node: &&NodeView| node.role == Role::Standby && node.accepts_reads && enabled(node);
+    let readable = topology.nodes.iter().filter(takes);
     readable.map(|node| Arc::clone(&node.name)).collect()
 }
 
@@ -204,7 +207,9 @@ mod tests {
     #[test]
     fn a_primary_that_takes_reads_is_no_readable_standby() {
         let both = topology(Writes::Open, Some(0), &[0, 2]);
-        assert_eq!(readable_standbys(&both), ["c".into()] as [Arc<str>; 1]);
+        assert_eq!(readable_standbys(&both, &[]), ["c".into()] as [Arc<str>; 1]);
+        let drained = [Vitals { service: Service::Draining, ..Vitals::UNKNOWN }; 3];
+        assert!(readable_standbys(&both, &drained).is_empty());
         assert_eq!(writable_primary(&both, &WritesNow::Open), Some("a".into()));
         assert_eq!(writable_primary(&both, &WritesNow::Held("x".into())), None);
     }
