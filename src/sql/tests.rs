@@ -3,5 +3,6 @@
 mod corpus;
 mod hostile;
 mod kinds;
+mod nested;
 mod rows;
 mod shapes;
