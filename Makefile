@@ -12,7 +12,7 @@ DEMO_FLAGS = $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(TOUR)),--tour) \
 	$(if $(filter-out 0,$(HEAL)),--keep-healing) $(if $(filter-out 0,$(SYNC)),--synchronous)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-drivers build demo test soak consistency sqlsmith lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
+.PHONY: help setup setup-drivers build demo test soak consistency random-statements lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -38,8 +38,8 @@ soak: build ## Thirty minutes of clients, kills and restarts; memory must stay f
 consistency: setup ## A million reads while standbys lag in every way: no session reads less than it wrote (CONSISTENCY_READS=n)
 	CONSISTENCY_READS=$${CONSISTENCY_READS:-1000000} $(CARGO) test --test consistency -- --nocapture
 
-sqlsmith: setup ## Random statements: what is classified as a read runs on a standby and writes nothing (SQLSMITH_STATEMENTS, SQLSMITH_SEED)
-	SQLSMITH_STATEMENTS=$${SQLSMITH_STATEMENTS:-10000} $(CARGO) test --test sqlsmith -- --nocapture
+random-statements: setup ## Random statements, ours and sqlsmith's: what is classified as a read runs on a standby and writes nothing (STATEMENTS, SEED)
+	STATEMENTS=$${STATEMENTS:-20000} $(CARGO) test --test random_statements -- --nocapture
 
 lint: ## Check format and lints
 	$(CARGO) fmt --check

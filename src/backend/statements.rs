@@ -4,7 +4,7 @@
 //! Invariants: equal content gives the same statement while anyone holds it; a backend knows at most
 //! its limit of them. Absent on purpose: the client's names (the session's matter).
 
-use crate::sql::{Access, Classification, Hint, Judge};
+use crate::sql::{Access, Classification, Judge};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::hash::BuildHasher;
@@ -40,7 +40,7 @@ impl Statement {
     /// Read or write in the database of this catalog, with the client's own wish, counting what standbys have said
     /// since.
     pub fn access(&self, catalog: &impl Judge) -> Access {
-        if self.learned_write.load(Ordering::Relaxed) || self.class.hint == Some(Hint::Primary) {
+        if self.learned_write.load(Ordering::Relaxed) || self.class.asks_for_primary() {
             return Access::Write;
         }
         if !catalog.concerns(&self.class) {

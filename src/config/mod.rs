@@ -300,7 +300,7 @@ pub struct RouteConfig {
     pub lag_bytes_max: Option<u64>,
     /// Standbys further behind than this take no reads; `None`: no limit. Default 10 s.
     pub replay_lag_max: Option<Duration>,
-    /// Longer statements are not classified and go to the primary, bytes. Default 64 KiB.
+    /// Longer statements are not classified and go to the primary, bytes. Default 8 MiB.
     pub classify_bytes_max: usize,
     /// The share of requests that may run again because a node lost or cancelled them, in percent. Default 20.
     pub retry_budget_percent: u64,

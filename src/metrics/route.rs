@@ -13,6 +13,10 @@ pub struct RouteMetrics {
     pub classify_hits: IntCounter,
     /// Classifications that ran the grammar.
     pub classify_misses: IntCounter,
+    /// Texts with a hint that was ignored.
+    pub hints_ignored: IntCounter,
+    classify_cache_entries: IntGauge,
+    classify_cache_bytes: IntGauge,
     /// Statements that ran a second time on another node, by reason.
     pub reruns: Reasons<IntCounter>,
     /// Statements that could have run a second time but for the retry budget, by reason.
@@ -39,6 +43,12 @@ impl RouteMetrics {
                 .counter("classify_hits_total", "Statements whose classification was in the cache (count)."),
             classify_misses: maker
                 .counter("classify_misses_total", "Statements that had to be parsed to be classified (count)."),
+            hints_ignored: maker
+                .counter("hints_ignored_total", "Statements with a malformed or contradictory hint, ignored (count)."),
+            classify_cache_entries: maker
+                .gauge("classify_cache_entries", "Classifications that are kept, over all worker threads (count)."),
+            classify_cache_bytes: maker
+                .gauge("classify_cache_bytes", "Memory of these classifications and their keys (bytes)."),
             reruns: maker.reasons("reruns_total", "Statements run again on another node, by reason (count).", "reason"),
             reruns_refused: maker.reasons(
                 "reruns_refused_total",
@@ -58,6 +68,15 @@ impl RouteMetrics {
             reasons: reasons.into(),
             decisions: reasons.iter().map(|reason| decisions.with_label_values(&[reason])).collect(),
         }
+    }
+
+    /// One thread's cache of classes has changed: entries and bytes, before and after.
+    pub fn classify_cache_changed(&self, before: (usize, usize), after: (usize, usize)) {
+        let change = |before: usize, after: usize| {
+            i64::try_from(after).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX)
+        };
+        self.classify_cache_entries.add(change(before.0, after.0));
+        self.classify_cache_bytes.add(change(before.1, after.1));
     }
 
     /// Counts a decision by the place of its reason in the slice given at construction.

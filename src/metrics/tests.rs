@@ -37,6 +37,8 @@ pgregent_bytes_total counter
 pgregent_cancels_total counter
 pgregent_catalog_loads_total counter
 pgregent_catalogs gauge
+pgregent_classify_cache_bytes gauge
+pgregent_classify_cache_entries gauge
 pgregent_classify_hits_total counter
 pgregent_classify_misses_total counter
 pgregent_client_errors_total counter
@@ -50,6 +52,7 @@ pgregent_facts_dropped_total counter
 pgregent_failover_seconds histogram
 pgregent_failovers_total counter
 pgregent_fresh_age_seconds gauge
+pgregent_hints_ignored_total counter
 pgregent_lag_bytes gauge
 pgregent_logins_total counter
 pgregent_node_accepts_reads gauge

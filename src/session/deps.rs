@@ -215,6 +215,9 @@ impl SessionDeps {
             match slot {
                 Some((generation, classifier)) if *generation == tunables.generation => work(classifier),
                 stale => {
+                    if let Some((_, stale)) = &stale {
+                        self.metrics.route.classify_cache_changed(stale.counts().size(), (0, 0));
+                    }
                     let fresh = Classifier::new(self.classifier_seed, &tunables.classifier);
                     work(&mut stale.insert((tunables.generation, fresh)).1)
                 }
@@ -226,12 +229,18 @@ impl SessionDeps {
     #[must_use]
     pub fn classify(&self, catalog: &CatalogSlot, text: &[u8], strings: StringSyntax) -> Arc<Classification> {
         self.with_classifier(|classifier| {
-            let before = classifier.counts().misses;
+            let before = classifier.counts();
             let class = classifier.classify_by(&**catalog.load(), text, strings);
-            let route = &self.metrics.route;
-            let counter =
-                if classifier.counts().misses == before { &route.classify_hits } else { &route.classify_misses };
-            counter.inc();
+            let (after, route) = (classifier.counts(), &self.metrics.route);
+            if after.misses == before.misses {
+                route.classify_hits.inc();
+            } else {
+                route.classify_misses.inc();
+                route.classify_cache_changed(before.size(), after.size());
+            }
+            if class.hint_ignored {
+                route.hints_ignored.inc();
+            }
             class
         })
     }

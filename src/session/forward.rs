@@ -13,8 +13,8 @@ use crate::relay::Message;
 use crate::route::Reach;
 use crate::sql::{Access, Classification, Why};
 use crate::topology::Role;
+use crate::wire::encode;
 use crate::wire::frontend::{self};
-use crate::wire::{HEADER_LEN, encode};
 use std::sync::Arc;
 
 /// Bytes for the node that may wait before more is taken from the client.
@@ -179,13 +179,8 @@ impl Session {
             (None, true) => {
                 Some(self.deps.classify(&self.catalog, frontend::query(self.inbox.body(message))?, self.strings))
             }
-            (_, false) => {
-                let classify_max = self.deps.tunables.load().classifier.classify_bytes_max;
-                if message.len <= classify_max + HEADER_LEN {
-                    return Ok(self.more(message));
-                }
-                None
-            }
+            (_, false) if self.waits_for_whole(message) => return Ok(self.more(message)),
+            (_, false) => None,
         };
         self.query_class = None;
         if class.as_deref().is_some_and(|class| self.is_misplaced(attachment, class)) {

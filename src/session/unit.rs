@@ -8,7 +8,7 @@ use super::Session;
 use super::effects::{Control, Effect};
 use crate::backend::Refused;
 use crate::relay::Message;
-use crate::sql::{Access, Change, Classification, Pins, Why};
+use crate::sql::{Access, Change, Classification, Pins, Why, may_begin_read};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{FrameError, HEADER_LEN};
 use std::collections::VecDeque;
@@ -191,9 +191,14 @@ impl Session {
         let mut at = self.inbox.cursor();
         let first = at;
         let mut batch = Batch { access: Access::Read, runs: false, needs_node: false };
+        let mut hold_max = HOLD_MAX;
         loop {
             let Some(message) = self.inbox.message_at(at, limit)? else { return Ok(Scan::More(HEADER_LEN)) };
             let begins = at == first;
+            // A Parse is waited for in any case.
+            if begins && message.tag == frontend::PARSE {
+                hold_max += message.len;
+            }
             match message.tag {
                 frontend::QUERY if begins => return self.scan_query(message),
                 frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL if begins => {
@@ -216,7 +221,7 @@ impl Session {
                 frontend::FLUSH if message.whole => {}
                 frontend::PARSE | frontend::BIND | frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE => {
                     if !message.whole {
-                        let long = at + message.len - first > HOLD_MAX && message.tag != frontend::PARSE;
+                        let long = at + message.len - first > hold_max && message.tag != frontend::PARSE;
                         return Ok(if long {
                             Scan::Route { access: Access::Write, closed: false, class: None }
                         } else {
@@ -232,7 +237,7 @@ impl Session {
                 other => return Err(Violation::Tag(other)),
             }
             at += message.len;
-            if at - first > HOLD_MAX {
+            if at - first > hold_max {
                 return Ok(Scan::Route { access: Access::Write, closed: false, class: None });
             }
         }
@@ -242,13 +247,19 @@ impl Session {
         Scan::More(message.len - self.inbox.bytes(message.at, message.len).len())
     }
 
+    /// Is a Query that is not there yet worth its memory until it is? A long one only if it may be a read.
+    pub(super) fn waits_for_whole(&self, message: Message) -> bool {
+        let limit = self.deps.tunables.load().classifier.classify_bytes_max + QUERY_SLACK;
+        let begun = || self.inbox.bytes(message.at, message.len).get(HEADER_LEN..).unwrap_or_default();
+        message.len <= limit && (message.len <= HOLD_MAX + QUERY_SLACK || may_begin_read(begun()))
+    }
+
     fn scan_query(&mut self, message: Message) -> Result<Scan, Violation> {
         if !message.whole {
-            let classify_max = self.deps.tunables.load().classifier.classify_bytes_max;
-            return Ok(if message.len > classify_max + QUERY_SLACK {
-                Scan::Route { access: Access::Write, closed: true, class: None }
-            } else {
+            return Ok(if self.waits_for_whole(message) {
                 self.missing(message)
+            } else {
+                Scan::Route { access: Access::Write, closed: true, class: None }
             });
         }
         let text = frontend::query(self.inbox.body(message))?;

@@ -1,7 +1,7 @@
 //! Classes by shape, so that the grammar runs once per shape.
 //!
 //! Invariants: a hit compares the whole shape, so that no two shapes can be taken for one another whatever the hash
-//! does; at most [`ENTRIES_MAX`] entries and [`BYTES_MAX`] bytes of shapes are kept, and what was not asked for since
+//! does; at most [`ENTRIES_MAX`] entries and [`BYTES_MAX`] bytes (shapes, classes and what leads to them) are kept, and what was not asked for since
 //! the clock's hand came by last goes first. A hit allocates nothing. One thread owns it; nothing is locked.
 //!
 //! Absent on purpose: expiry by time (no clock here), texts, and any knowledge of SQL.
@@ -16,7 +16,7 @@ use super::class::Classification;
 
 /// Most shapes that are kept, per thread.
 const ENTRIES_MAX: usize = 4096;
-/// Most bytes of shapes that are kept, per thread.
+/// Most bytes that are kept, per thread.
 const BYTES_MAX: usize = 4 << 20;
 /// Judgements kept beside a shape: one for each of so many databases that use it in turn.
 const JUDGED_MAX: usize = 4;
@@ -32,18 +32,38 @@ pub struct CacheCounts {
     pub misses: u64,
     /// Shapes kept now.
     pub entries: usize,
-    /// Bytes of these shapes.
+    /// Bytes of these shapes and their classes.
     pub bytes: usize,
+}
+
+impl CacheCounts {
+    /// Entries and bytes.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        (self.entries, self.bytes)
+    }
 }
 
 struct Entry {
     hash: u64,
     shape: Box<[u8]>,
-    class: Arc<Classification>,
+    /// `None`: this shape's literals matter, and the key is another one, with them.
+    class: Option<Arc<Classification>>,
     /// The class as catalogs see it, by their versions, newest first.
     judged: [Option<(u64, Arc<Classification>)>; JUDGED_MAX],
     /// Asked for since the hand came by.
     recent: bool,
+}
+
+/// What an entry takes besides its shape and its classes: itself and its place in the index.
+const ENTRY_BYTES: usize = size_of::<Entry>() + 2 * size_of::<usize>();
+
+impl Entry {
+    fn memory(&self) -> usize {
+        let judged = self.judged.iter().flatten().map(|(_, class)| class);
+        let classes: usize = self.class.iter().chain(judged).map(|class| class.memory()).sum();
+        ENTRY_BYTES + self.shape.len() + classes
+    }
 }
 
 /// A bounded map from shape to class.
@@ -72,13 +92,13 @@ impl ClassCache {
         self.index.find(hash, same).copied()
     }
 
-    /// The class of a shape, and its place until the next change.
+    /// The class of a shape and its place until the next change; no class: the literals of this shape matter.
     #[inline]
-    pub fn find(&mut self, shape: &[u8]) -> Option<(&Arc<Classification>, usize)> {
+    pub fn find(&mut self, shape: &[u8]) -> Option<(Option<&Arc<Classification>>, usize)> {
         let at = self.position(self.hash(shape), shape)?;
         let entry = &mut self.entries[at];
         entry.recent = true;
-        Some((&entry.class, at))
+        Some((entry.class.as_ref(), at))
     }
 
     /// The class at a place as the catalog of this version sees it; it is asked if it was not among the last few.
@@ -88,34 +108,40 @@ impl ClassCache {
         version: u64,
         judge: impl FnOnce() -> Arc<Classification>,
     ) -> Arc<Classification> {
-        let known = &mut self.entries[at].judged;
-        if let Some((_, class)) = known.iter().flatten().find(|(judge, _)| *judge == version) {
+        let entry = &mut self.entries[at];
+        if let Some((_, class)) = entry.judged.iter().flatten().find(|(judge, _)| *judge == version) {
             return Arc::clone(class);
         }
         let class = judge();
-        known.rotate_right(1);
-        known[0] = Some((version, Arc::clone(&class)));
+        let before = entry.memory();
+        entry.judged.rotate_right(1);
+        entry.judged[0] = Some((version, Arc::clone(&class)));
+        self.bytes = self.bytes + entry.memory() - before;
         class
     }
 
-    /// Remembers the class of a shape, in place of what was known about it, and tells its place; shapes that are too
-    /// long are forgotten.
-    pub fn insert(&mut self, shape: &[u8], class: Arc<Classification>) -> Option<usize> {
+    /// Remembers the class of a shape, or that its literals matter, in place of what was known about it, and tells its
+    /// place; shapes that are too long are forgotten.
+    pub fn insert(&mut self, shape: &[u8], class: Option<Arc<Classification>>) -> Option<usize> {
         if shape.len() > SHAPE_BYTES_MAX {
             return None;
         }
         let hash = self.hash(shape);
         if let Some(at) = self.position(hash, shape) {
-            self.entries[at].class = class;
-            self.entries[at].judged = Default::default();
+            let entry = &mut self.entries[at];
+            let before = entry.memory();
+            (entry.class, entry.judged) = (class, Default::default());
+            self.bytes = self.bytes + entry.memory() - before;
             return Some(at);
         }
-        while self.entries.len() >= ENTRIES_MAX || self.bytes + shape.len() > BYTES_MAX {
+        let entry = Entry { hash, shape: shape.into(), class, judged: Default::default(), recent: false };
+        let bytes = entry.memory();
+        while self.entries.len() >= ENTRIES_MAX || self.bytes + bytes > BYTES_MAX && !self.entries.is_empty() {
             self.evict_one();
         }
         let at = self.entries.len();
-        self.bytes += shape.len();
-        self.entries.push(Entry { hash, shape: shape.into(), class, judged: Default::default(), recent: false });
+        self.bytes += bytes;
+        self.entries.push(entry);
         let entries = &self.entries;
         self.index.insert_unique(hash, at, |at| entries[*at].hash);
         Some(at)
@@ -140,7 +166,7 @@ impl ClassCache {
             }
         }
         let gone = self.entries.swap_remove(self.hand);
-        self.bytes -= gone.shape.len();
+        self.bytes -= gone.memory();
     }
 
     fn unlink(&mut self, position: usize) {
@@ -150,7 +176,7 @@ impl ClassCache {
         }
     }
 
-    /// Shapes kept, and their bytes.
+    /// Shapes kept, and the bytes they take.
     pub fn size(&self) -> (usize, usize) {
         (self.entries.len(), self.bytes)
     }
@@ -161,22 +187,27 @@ mod tests {
     use super::super::class::{Access, Effects, TxControl, Why};
     use super::*;
 
-    fn class(statements: u16) -> Arc<Classification> {
-        Arc::new(Classification {
+    fn class(statements: u16) -> Option<Arc<Classification>> {
+        Some(Arc::new(Classification {
             access: Access::Read,
             statements,
             tx: TxControl::None,
             effects: Effects::default(),
             hint: None,
+            hint_ignored: false,
             why: Why::Empty,
             functions: Box::default(),
             names: None,
             steps: Box::default(),
-        })
+        }))
+    }
+
+    fn memory(shape_len: usize) -> usize {
+        ENTRY_BYTES + shape_len + class(1).unwrap().memory()
     }
 
     fn statements(cache: &mut ClassCache, shape: &[u8]) -> Option<u16> {
-        cache.find(shape).map(|(class, _)| class.statements)
+        cache.find(shape)?.0.map(|class| class.statements)
     }
 
     #[test]
@@ -188,7 +219,25 @@ mod tests {
         cache.insert(b"a", class(3));
         assert_eq!(statements(&mut cache, b"a"), Some(3));
         assert_eq!(statements(&mut cache, b"b"), Some(2));
-        assert_eq!(cache.size(), (2, 2));
+        assert_eq!(cache.size(), (2, 2 * memory(1)));
+    }
+
+    #[test]
+    fn classes_count_with_what_they_hold() {
+        let mut cache = ClassCache::new(5);
+        let at = cache.insert(b"a", class(1)).unwrap();
+        assert_eq!(cache.size().1, memory(1));
+        let functions = vec!["f".repeat(1000).into(), "g".into()].into();
+        let rich = class(1).map(|class| Arc::new(Classification { functions, ..(*class).clone() }));
+        cache.insert(b"a", rich.clone());
+        let grown = cache.size().1;
+        assert!((memory(1) + 1001..memory(1) + 1100).contains(&grown), "{grown}");
+        for version in 0..10 {
+            cache.judged(at, version, || rich.clone().unwrap());
+        }
+        assert_eq!(cache.size().1, grown + JUDGED_MAX * rich.unwrap().memory());
+        cache.insert(b"a", None);
+        assert_eq!((cache.size().1, cache.find(b"a")), (ENTRY_BYTES + 1, Some((None, 0))));
     }
 
     #[test]
@@ -199,14 +248,14 @@ mod tests {
         for version in [7, 8, 7, 8, 9, 10, 7, 11, 8, 7] {
             let judged = cache.judged(at, version, || {
                 asked.push(version);
-                class(u16::try_from(version).unwrap())
+                class(u16::try_from(version).unwrap()).unwrap()
             });
             assert_eq!(u64::from(judged.statements), version);
         }
         assert_eq!(asked, [7, 8, 9, 10, 11, 7], "the oldest of five has gone");
         assert_eq!(statements(&mut cache, b"a"), Some(1));
         cache.insert(b"a", class(2));
-        assert_eq!(cache.judged(at, 7, || class(3)).statements, 3);
+        assert_eq!(cache.judged(at, 7, || class(3).unwrap()).statements, 3);
     }
 
     #[test]
@@ -234,8 +283,8 @@ mod tests {
             assert_eq!(statements(&mut cache, &shape), Some(1));
         }
         let (entries, bytes) = cache.size();
-        assert_eq!(bytes, BYTES_MAX);
-        assert_eq!(entries, BYTES_MAX / SHAPE_BYTES_MAX);
+        let each = memory(SHAPE_BYTES_MAX);
+        assert_eq!((entries, bytes), (BYTES_MAX / each, BYTES_MAX / each * each));
         cache.insert(&vec![b'y'; SHAPE_BYTES_MAX + 1], class(1));
         assert_eq!(cache.size(), (entries, bytes));
     }

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::hint::{Hint, HintNode};
+
 /// May it run on a standby?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
@@ -28,6 +30,8 @@ pub struct Classification {
     pub effects: Effects,
     /// A wish found in a comment.
     pub hint: Option<Hint>,
+    /// A hint in it was malformed or contradicted another one, and was ignored.
+    pub hint_ignored: bool,
     /// Why it is what it is, for people.
     pub why: Why,
     /// Functions that it calls and nobody vouches for, by the last part of their names, lower case.
@@ -43,8 +47,37 @@ impl Classification {
     /// Read or write, with the client's own wish.
     #[must_use]
     pub fn wanted(&self) -> Access {
-        if self.hint == Some(Hint::Primary) { Access::Write } else { self.access }
+        if self.asks_for_primary() { Access::Write } else { self.access }
     }
+
+    /// Does the client itself ask for the primary?
+    #[must_use]
+    pub fn asks_for_primary(&self) -> bool {
+        self.hint.is_some_and(|hint| hint.node == HintNode::Primary)
+    }
+
+    /// Bytes that it takes, with what it points to.
+    pub(super) fn memory(&self) -> usize {
+        let functions = self.functions.iter().map(size_of_arc).sum::<usize>();
+        let steps = self.steps.iter().map(|step| size_of::<Step>() + step.effects.memory()).sum::<usize>();
+        let names = self.names.as_ref().map_or(0, |names| names.memory());
+        size_of::<Self>() + 2 * size_of::<usize>() + functions + steps + names + self.effects.memory()
+    }
+}
+
+impl Names {
+    /// Bytes that they take.
+    fn memory(&self) -> usize {
+        let name =
+            |name: &Name| size_of::<Name>() + name.schema.as_ref().map_or(0, size_of_arc) + size_of_arc(&name.name);
+        let dotted = self.unknown.iter().chain(&self.relations).map(name).sum::<usize>();
+        size_of::<Self>() + dotted + self.taken.iter().map(size_of_arc).sum::<usize>()
+    }
+}
+
+/// A pointer, the counts behind it, and the text.
+fn size_of_arc(text: &Arc<str>) -> usize {
+    size_of::<Arc<str>>() + 2 * size_of::<usize>() + text.len()
 }
 
 impl Classification {
@@ -235,6 +268,23 @@ impl Effects {
     }
 }
 
+impl Effects {
+    /// Bytes of the names it holds.
+    fn memory(&self) -> usize {
+        let change = match &self.change {
+            Change::SetConfig { name, value } => size_of_arc(name) + size_of_arc(value),
+            Change::Set { name }
+            | Change::Reset { name }
+            | Change::SetLocal { name: Some(name) }
+            | Change::Deallocate { name }
+            | Change::Prepare { name }
+            | Change::Execute { name } => size_of_arc(name),
+            _ => 0,
+        };
+        change + self.vacates.as_ref().map_or(0, size_of_arc)
+    }
+}
+
 /// A nameable change of a backend's session state. Names of settings are lower-case and canonical.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Change {
@@ -396,13 +446,6 @@ impl fmt::Debug for Pins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
     }
-}
-
-/// A wish in a comment: `/* pgregent: node=primary */`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hint {
-    /// Run it on the primary whatever it is.
-    Primary,
 }
 
 /// Why a text got its access, for people; `Display` gives a few words.

@@ -10,11 +10,16 @@ use memchr::{memchr, memmem};
 use pg_query::protobuf::RawStmt;
 
 use super::cache::{CacheCounts, ClassCache};
-use super::class::{Access, Change, Classification, Effects, Hint, PinReason, Step, TxControl, Why};
+use super::class::{Access, Change, Classification, Effects, PinReason, Step, TxControl, Why};
 use super::functions::FunctionLists;
 use super::grammar::{self, NoTree, StringSyntax};
-use super::lexer::{Kind, Lexer, Shape};
+use super::hint::Hints;
+use super::lexer::{Kind, Lexer};
+use super::shape::{NoShape, SHAPE_BYTES_MAX, Shape, literals_matter};
 use super::statement::{self, Verdict};
+
+/// Of longer texts the grammar gets one with shorter lists and literals, bytes.
+const WHOLE_BYTES_MAX: usize = 2 << 10;
 
 /// What of the configuration matters here.
 #[derive(Clone, Debug)]
@@ -93,28 +98,61 @@ impl Classifier {
         };
         let shape = self.shape.copy(text);
         if strings == StringSyntax::Backslash {
-            self.misses += 1;
-            return (Arc::new(self.examine_shapeless(utf8, strings, shape.unwrap_or(None))), None);
+            return (self.examine_shapeless(utf8, strings, shape.unwrap_or_default()), None);
         }
-        let Ok(hint) = shape else {
-            self.misses += 1;
-            let mut class = self.examine_shapeless(utf8, strings, None);
-            if class.access == Access::Read {
-                class.access = Access::Write;
-                class.why = Why::UnknownSyntax;
-            }
-            class.names = None;
-            return (Arc::new(class), None);
+        let hints = match shape {
+            Ok(hints) => hints,
+            Err(NoShape::TooLong) => return (self.unexamined(text, Why::TooLong), None),
+            Err(NoShape::Unlexable) => return (self.examine_unlexable(utf8), None),
         };
-        if let Some((class, at)) = self.cache.find(self.shape.bytes()) {
+        let literals_matter = match self.cache.find(self.shape.bytes()) {
+            Some((Some(class), at)) => {
+                self.hits += 1;
+                return (Arc::clone(class), Some(at));
+            }
+            Some((None, _)) => true,
+            None => self.shape.has_literal() && literals_matter(text),
+        };
+        if literals_matter {
+            return self.find_with_literals(utf8, hints);
+        }
+        let reduced = if text.len() > WHOLE_BYTES_MAX { self.shape.reduce(text) } else { None };
+        if reduced.is_none() && text.len() > SHAPE_BYTES_MAX {
+            return (self.unexamined(text, Why::TooLong), None);
+        }
+        self.examine_and_keep(reduced.as_deref().unwrap_or(utf8), hints)
+    }
+
+    /// A text whose shape without literals, which was copied last, says too little.
+    fn find_with_literals(&mut self, text: &str, hints: Hints) -> (Arc<Classification>, Option<usize>) {
+        self.cache.insert(self.shape.bytes(), None);
+        if self.shape.copy_with_literals(text.as_bytes()).is_err() {
+            return (self.unexamined(text.as_bytes(), Why::TooLong), None);
+        }
+        if let Some((Some(class), at)) = self.cache.find(self.shape.bytes()) {
             self.hits += 1;
             return (Arc::clone(class), Some(at));
         }
+        self.examine_and_keep(text, hints)
+    }
+
+    /// Asks the grammar about a text whose shape was copied last.
+    fn examine_and_keep(&mut self, text: &str, hints: Hints) -> (Arc<Classification>, Option<usize>) {
         self.misses += 1;
-        let class = Arc::new(self.examine(utf8, strings, hint, self.shape.bytes()));
+        let class = Arc::new(self.examine(text, StringSyntax::Standard, hints, self.shape.bytes()));
         let keeps = class.why != Why::DoesNotParse;
-        let place = if keeps { self.cache.insert(self.shape.bytes(), Arc::clone(&class)) } else { None };
+        let place = if keeps { self.cache.insert(self.shape.bytes(), Some(Arc::clone(&class))) } else { None };
         (class, place)
+    }
+
+    /// Versions may split it in other ways, so it is no read, whatever the grammar or a catalog says.
+    fn examine_unlexable(&mut self, text: &str) -> Arc<Classification> {
+        let class = self.examine_shapeless(text, StringSyntax::Standard, Hints::default());
+        let class = Classification { names: None, ..Arc::unwrap_or_clone(class) };
+        Arc::new(match class.access {
+            Access::Write => class,
+            Access::Read => Classification { access: Access::Write, why: Why::UnknownSyntax, ..class },
+        })
     }
 
     /// Learns that a standby refused this text as a write, so that its shape goes to the primary from now on (until
@@ -124,7 +162,7 @@ impl Classifier {
         // `classify` left the text's shape behind, unless the text has none; then it was a write anyway.
         if class.access == Access::Read || class.names.is_some() {
             let learned = Classification { access: Access::Write, why: Why::Refused, names: None, ..(*class).clone() };
-            self.cache.insert(self.shape.bytes(), Arc::new(learned));
+            self.cache.insert(self.shape.bytes(), Some(Arc::new(learned)));
         }
     }
 
@@ -136,24 +174,23 @@ impl Classifier {
     }
 
     /// Without a shape that could be trusted, every word of the text counts.
-    fn examine_shapeless(&self, text: &str, strings: StringSyntax, hint: Option<Hint>) -> Classification {
-        self.examine(text, strings, hint, text.to_ascii_lowercase().as_bytes())
+    fn examine_shapeless(&mut self, text: &str, strings: StringSyntax, hints: Hints) -> Arc<Classification> {
+        if text.len() > SHAPE_BYTES_MAX {
+            return self.unexamined(text.as_bytes(), Why::TooLong);
+        }
+        self.misses += 1;
+        Arc::new(self.examine(text, strings, hints, text.to_ascii_lowercase().as_bytes()))
     }
 
     /// Asks the grammar. `words`: where to look for words that pin, lower case.
-    fn examine(&self, text: &str, strings: StringSyntax, hint: Option<Hint>, words: &[u8]) -> Classification {
-        match grammar::parse(text, strings) {
-            Ok(statements) => {
-                let mut class = self.sum(&statements, words);
-                class.hint = hint;
-                class
-            }
+    fn examine(&self, text: &str, strings: StringSyntax, hints: Hints, words: &[u8]) -> Classification {
+        let class = match grammar::parse(text, strings) {
+            Ok(statements) => self.sum(&statements, words),
             // A newer server may know it all the same, and then nobody knows what it did.
-            Err(NoTree::DoesNotParse) => Classification { hint, ..write(Why::DoesNotParse, true) },
-            Err(NoTree::TooDeep) => {
-                Classification { hint, ..write(Why::TooDeep, !leaves_nothing_plainly(text.as_bytes())) }
-            }
-        }
+            Err(NoTree::DoesNotParse) => write(Why::DoesNotParse, true),
+            Err(NoTree::TooDeep) => write(Why::TooDeep, !leaves_nothing_plainly(text.as_bytes())),
+        };
+        Classification { hint: hints.hint, hint_ignored: hints.ignored, ..class }
     }
 
     fn unexamined(&mut self, text: &[u8], why: Why) -> Arc<Classification> {
@@ -175,6 +212,7 @@ impl Classifier {
             tx: sum.tx,
             effects: sum.effects,
             hint: None,
+            hint_ignored: false,
             why: sum.why,
             functions: sum.functions.into(),
             names: (!sum.certain && !sum.names.is_empty()).then(|| Arc::new(sum.names)),
@@ -225,6 +263,7 @@ fn write(why: Why, uncertain: bool) -> Classification {
         tx: TxControl::None,
         effects,
         hint: None,
+        hint_ignored: false,
         why,
         functions: Box::default(),
         names: None,

@@ -1,8 +1,6 @@
-//! One pass over a text that leaves its shape: no literals, no comments, no letter case, no white space.
+//! Splits a text into tokens, and finds hints in its comments.
 //!
-//! The shape is the cache's key. Two texts of one shape differ only in literals (lists of literals collapse to one),
-//! comments and layout, none of which changes a class; where literals do matter ([`LITERAL_FREE`] says where they do
-//! not) the shape keeps them. Token ends are PostgreSQL's own (`src/backend/parser/scan.l`), proven against its scanner in the tests: a
+//! Token ends are PostgreSQL's own (`src/backend/parser/scan.l`), proven against its scanner in the tests: a
 //! disagreement could hide a statement inside what we take for a string.
 //!
 //! Invariants: never panics, reads every byte at most a few times, and refuses ([`Unlexable`]) whatever versions of
@@ -11,20 +9,7 @@
 
 use memchr::{memchr, memchr2, memmem};
 
-use super::class::Hint;
-
-/// Stands for a literal or a list of literals. Control bytes cannot occur in a shape otherwise.
-const LITERAL: u8 = 0x01;
-/// Ends the shape of a text with a hint for the primary.
-const HINT_PRIMARY: u8 = 0x02;
-
-/// First words of statements whose class no literal changes. COPY (file names) and EXPLAIN (options) are not among them.
-const LITERAL_FREE: [&[u8]; 8] = [b"select", b"insert", b"update", b"delete", b"with", b"values", b"table", b"merge"];
-
-/// Its third argument decides what it leaves behind.
-const SET_CONFIG: &[u8] = b"set_config";
-/// Its argument decides whether every node would answer the same.
-const CURRENT_SETTING: &[u8] = b"current_setting";
+use super::hint::Hints;
 
 /// The text cannot be split into tokens that every supported version of PostgreSQL would agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,21 +79,11 @@ const fn class_table() -> [Class; 256] {
 }
 
 /// Bytes that are looked at together.
-const CHUNK: usize = 8;
-
-/// Eight bytes from `at`, the first in the lowest place; zeros behind the end.
-#[inline(always)]
-fn chunk(bytes: &[u8], at: usize) -> u64 {
-    let rest = bytes.get(at..).unwrap_or_default();
-    if let Some(whole) = rest.first_chunk::<CHUNK>() {
-        return u64::from_le_bytes(*whole);
-    }
-    rest.iter().rev().fold(0, |chunk, byte| chunk << 8 | u64::from(*byte))
-}
+pub(super) const CHUNK: usize = 8;
 
 /// Questions about eight bytes at once, because a branch per byte costs more than all the rest. An answer has the
 /// top bit of each byte for which it is yes.
-mod swar {
+pub(super) mod swar {
     const TOPS: u64 = u64::from_le_bytes([0x80; 8]);
 
     const fn all(byte: u8) -> u64 {
@@ -131,6 +106,19 @@ mod swar {
         ((!word & TOPS).trailing_zeros() / 8) as usize
     }
 
+    /// How many of the first bytes are digits.
+    #[inline(always)]
+    pub fn digits_len(bytes: u64) -> usize {
+        let digits = between(bytes & !TOPS, b'0', b'9') & !bytes;
+        ((!digits & TOPS).trailing_zeros() / 8) as usize
+    }
+
+    /// The first `len` bytes, fewer than eight, and zeros.
+    #[inline(always)]
+    pub fn first(bytes: u64, len: usize) -> u64 {
+        bytes & ((1 << (8 * len)) - 1)
+    }
+
     /// Lower-case ASCII letters. Bytes above 127 stay: PostgreSQL folds only ASCII where the encoding is UTF-8.
     #[inline(always)]
     pub fn fold(bytes: u64) -> u64 {
@@ -148,111 +136,217 @@ fn starts_word(byte: Option<&u8>) -> bool {
     byte.is_some_and(|byte| CLASS[usize::from(*byte)] == Class::Word)
 }
 
+/// What begins at a place, as far as its first bytes tell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begins {
+    /// A word, or the prefix of a string.
+    Word,
+    /// One byte of punctuation.
+    Punctuation,
+    /// Anything else: see [`Text::rare`].
+    Rare,
+}
+
+/// What stands at a place.
+pub(super) enum Found {
+    /// A token up to here.
+    Token(Kind, usize),
+    /// White space or a comment up to here.
+    Gap(usize),
+    /// The end of the text.
+    End,
+}
+
+/// The text, with places in it as arguments: a position that is kept in a register is half the speed.
+#[derive(Clone, Copy)]
+pub(super) struct Text<'t>(pub &'t [u8]);
+
 /// Splits a text into tokens and picks up hints from its comments.
 pub(super) struct Lexer<'t> {
-    text: &'t [u8],
+    text: Text<'t>,
     pos: usize,
-    pub hint: Option<Hint>,
+    hints: Hints,
 }
 
 impl<'t> Lexer<'t> {
     pub fn new(text: &'t [u8]) -> Self {
-        Self { text, pos: 0, hint: None }
+        Self { text: Text(text), pos: 0, hints: Hints::default() }
     }
 
     /// The next token; `None` at the end.
-    #[inline(always)]
     pub fn next_token(&mut self) -> Result<Option<Token>, Unlexable> {
         loop {
-            // Most tokens are a word behind one blank, or punctuation: these take no jump through a table.
-            let start = self.pos + usize::from(self.text.get(self.pos) == Some(&b' '));
-            self.pos = start;
-            let Some(&byte) = self.text.get(start) else { return Ok(None) };
-            let class = CLASS[usize::from(byte)];
-            if class == Class::Word {
-                let (kind, end) = self.word(start)?;
-                self.pos = end;
-                return Ok(Some(Token { kind, start, end }));
-            }
-            if class == Class::Punctuation {
-                self.pos = start + 1;
-                return Ok(Some(Token { kind: Kind::Punctuation, start, end: start + 1 }));
-            }
-            let second = self.text.get(start + 1).copied();
-            let (kind, end) = match class {
-                Class::Space => {
-                    self.pos += 1;
-                    continue;
+            let start = self.pos;
+            let found = match self.text.begins(start) {
+                Begins::Word => {
+                    let end = self.text.word_end(start);
+                    if self.text.is_prefix(start, end) {
+                        self.text.rare(start, &mut self.hints)?
+                    } else {
+                        Found::Token(Kind::Word, end)
+                    }
                 }
-                Class::Word | Class::Punctuation => return Err(Unlexable),
-                Class::Digit => (Kind::Literal, self.number(start)?),
-                Class::Quote => (Kind::Literal, self.string(start + 1)?),
-                Class::DoubleQuote => (Kind::QuotedWord, self.quoted(start + 1, b'"')?),
-                Class::Dollar => (Kind::Literal, self.dollar(start)?),
-                // Only PL/pgSQL knows it, and `1..2` would be split in two ways.
-                Class::Dot if second == Some(b'.') => return Err(Unlexable),
-                Class::Dot if second.is_some_and(|b| b.is_ascii_digit()) => (Kind::Literal, self.number(start)?),
-                Class::Dash if second == Some(b'-') => {
-                    self.pos = self.line_end(start);
-                    continue;
-                }
-                Class::Slash if second == Some(b'*') => {
-                    self.pos = self.block_comment(start)?;
-                    continue;
-                }
-                Class::Dot | Class::Dash | Class::Slash => (Kind::Punctuation, start + 1),
-                Class::Refused => return Err(Unlexable),
+                Begins::Punctuation => Found::Token(Kind::Punctuation, start + 1),
+                Begins::Rare => self.text.rare(start, &mut self.hints)?,
             };
-            self.pos = end;
-            return Ok(Some(Token { kind, start, end }));
+            match found {
+                Found::Gap(end) => self.pos = end,
+                Found::Token(kind, end) => {
+                    self.pos = end;
+                    return Ok(Some(Token { kind, start, end }));
+                }
+                Found::End => return Ok(None),
+            }
+        }
+    }
+}
+
+impl Text<'_> {
+    /// The byte at a place; 0 behind the end.
+    #[inline(always)]
+    pub fn byte(self, at: usize) -> u8 {
+        self.0.get(at).copied().unwrap_or(0)
+    }
+
+    /// Eight bytes from `at`, the first in the lowest place; zeros behind the end.
+    #[inline(always)]
+    pub fn chunk(self, at: usize) -> u64 {
+        let rest = self.0.get(at..).unwrap_or_default();
+        match rest.first_chunk::<CHUNK>() {
+            Some(whole) => u64::from_le_bytes(*whole),
+            None => last_chunk(rest),
         }
     }
 
-    /// A word, or the string or identifier of which it is the prefix.
     #[inline(always)]
-    fn word(&self, start: usize) -> Result<(Kind, usize), Unlexable> {
-        let mut len = 0;
+    pub fn begins(self, at: usize) -> Begins {
+        match CLASS[usize::from(self.byte(at))] {
+            Class::Word => Begins::Word,
+            Class::Punctuation => Begins::Punctuation,
+            Class::Dot if !matches!(self.byte(at + 1), b'.' | b'0'..=b'9') => Begins::Punctuation,
+            _ => Begins::Rare,
+        }
+    }
+
+    /// The end of the word that begins at `start`.
+    #[inline(always)]
+    pub fn word_end(self, start: usize) -> usize {
+        let mut end = start;
         loop {
-            let more = swar::word_len(chunk(self.text, start + len));
-            len += more;
+            let more = swar::word_len(self.chunk(end));
+            end += more;
+            if more < CHUNK {
+                return end;
+            }
+        }
+    }
+
+    /// May the word be the prefix of a string?
+    #[inline(always)]
+    pub fn is_prefix(self, start: usize, end: usize) -> bool {
+        matches!(self.byte(end), b'\'' | b'&') && end - start == 1
+    }
+
+    /// What stands at `start` if it is no plain word and no punctuation.
+    #[inline(never)]
+    pub fn rare(self, start: usize, hints: &mut Hints) -> Result<Found, Unlexable> {
+        let Some(&byte) = self.0.get(start) else { return Ok(Found::End) };
+        let second = self.byte(start + 1);
+        Ok(match CLASS[usize::from(byte)] {
+            Class::Space => Found::Gap(self.space_end(start)),
+            Class::Digit => Found::Token(Kind::Literal, self.integer(start).map_or_else(|| self.number(start), Ok)?),
+            Class::Quote => Found::Token(Kind::Literal, self.string(start + 1)?),
+            Class::DoubleQuote => Found::Token(Kind::QuotedWord, self.quoted(start + 1, b'"')?),
+            Class::Dollar => Found::Token(Kind::Literal, self.dollar(start)?),
+            Class::Word => self.prefixed(start)?,
+            // Only PL/pgSQL knows it, and `1..2` would be split in two ways.
+            Class::Dot if second == b'.' => return Err(Unlexable),
+            Class::Dot if second.is_ascii_digit() => Found::Token(Kind::Literal, self.number(start)?),
+            Class::Dash if second == b'-' => {
+                let end = self.line_end(start);
+                hints.line_comment(&self.0[start + 2..end]);
+                Found::Gap(end)
+            }
+            Class::Slash if second == b'*' => {
+                let end = self.block_comment(start)?;
+                hints.block_comment(&self.0[start + 2..end - 2]);
+                Found::Gap(end)
+            }
+            Class::Punctuation | Class::Dot | Class::Dash | Class::Slash => Found::Token(Kind::Punctuation, start + 1),
+            Class::Refused => return Err(Unlexable),
+        })
+    }
+
+    /// Behind literals in their plainest forms that go on a list: `, 1`, `, 'a'`, `, $1`. For whoever does not care how
+    /// many there are.
+    #[inline]
+    pub fn list_end(self, mut at: usize) -> usize {
+        while self.byte(at) == b',' {
+            let start = at + 1 + usize::from(self.byte(at + 1) == b' ');
+            let end = match self.byte(start) {
+                b'0'..=b'9' => self.integer(start),
+                b'$' if self.byte(start + 1).is_ascii_digit() => self.integer(start + 1),
+                b'\'' => {
+                    let found = memchr(b'\'', &self.0[start + 1..]);
+                    let end = found.map(|found| start + 1 + found + 1);
+                    end.filter(|end| self.byte(*end) != b'\'')
+                }
+                _ => None,
+            };
+            let Some(end) = end else { return at };
+            at = end;
+        }
+        at
+    }
+
+    fn space_end(self, start: usize) -> usize {
+        let is_space = |byte: &u8| CLASS[usize::from(*byte)] == Class::Space;
+        self.0[start..].iter().position(|byte| !is_space(byte)).map_or(self.0.len(), |len| start + len)
+    }
+
+    /// The end of plain digits; `None` if anything follows that could belong to the number.
+    #[inline(always)]
+    fn integer(self, start: usize) -> Option<usize> {
+        let mut end = start;
+        loop {
+            let more = swar::digits_len(self.chunk(end));
+            end += more;
             if more < CHUNK {
                 break;
             }
         }
-        let rest = &self.text[start..];
-        if len == 1 {
-            let after = rest.get(1).copied();
-            match (rest[0] | 0x20, after) {
-                (b'e', Some(b'\'')) => return Ok((Kind::Literal, self.escape_string(start + 2)?)),
-                (b'b' | b'x', Some(b'\'')) => return Ok((Kind::Literal, self.bit_string(start + 2)?)),
-                (b'u', Some(b'&')) => match rest.get(2) {
-                    Some(b'\'') => return Ok((Kind::Literal, self.string(start + 3)?)),
-                    Some(b'"') => return Ok((Kind::UnicodeWord, self.quoted(start + 3, b'"')?)),
-                    _ => {}
-                },
-                _ => {}
-            }
-        }
-        Ok((Kind::Word, start + len))
+        let follows = CLASS[usize::from(self.byte(end))];
+        (!matches!(follows, Class::Word | Class::Dot | Class::Dollar)).then_some(end)
+    }
+
+    /// A string or identifier with a prefix of one letter; without one it is a word.
+    fn prefixed(self, start: usize) -> Result<Found, Unlexable> {
+        Ok(match (self.byte(start) | 0x20, self.byte(start + 1), self.byte(start + 2)) {
+            (b'e', b'\'', _) => Found::Token(Kind::Literal, self.escape_string(start + 2)?),
+            (b'b' | b'x', b'\'', _) => Found::Token(Kind::Literal, self.bit_string(start + 2)?),
+            (b'u', b'&', b'\'') => Found::Token(Kind::Literal, self.string(start + 3)?),
+            (b'u', b'&', b'"') => Found::Token(Kind::UnicodeWord, self.quoted(start + 3, b'"')?),
+            _ => Found::Token(Kind::Word, self.word_end(start)),
+        })
     }
 
     /// The end of `'...'` from behind its opening quote.
-    fn string(&self, from: usize) -> Result<usize, Unlexable> {
+    fn string(self, from: usize) -> Result<usize, Unlexable> {
         self.quoted(from, b'\'')
     }
 
     /// The end of `B'...'` or `X'...'`: a quote right behind it opens another string.
-    fn bit_string(&self, from: usize) -> Result<usize, Unlexable> {
-        let rest = self.text.get(from..).ok_or(Unlexable)?;
+    fn bit_string(self, from: usize) -> Result<usize, Unlexable> {
+        let rest = self.0.get(from..).ok_or(Unlexable)?;
         memchr(b'\'', rest).map(|found| from + found + 1).ok_or(Unlexable)
     }
 
     /// The end of a quoted thing in which only a doubled quote is special.
-    fn quoted(&self, mut from: usize, quote: u8) -> Result<usize, Unlexable> {
+    fn quoted(self, mut from: usize, quote: u8) -> Result<usize, Unlexable> {
         loop {
-            let found = memchr(quote, self.text.get(from..).ok_or(Unlexable)?).ok_or(Unlexable)?;
+            let found = memchr(quote, self.0.get(from..).ok_or(Unlexable)?).ok_or(Unlexable)?;
             let end = from + found + 1;
-            if self.text.get(end) != Some(&quote) {
+            if self.0.get(end) != Some(&quote) {
                 return Ok(end);
             }
             from = end + 1;
@@ -261,11 +355,11 @@ impl<'t> Lexer<'t> {
 
     /// The end of `E'...'` from behind its opening quote. Its continuation on another line would keep the escapes;
     /// nobody writes that, so it is refused.
-    fn escape_string(&self, mut from: usize) -> Result<usize, Unlexable> {
+    fn escape_string(self, mut from: usize) -> Result<usize, Unlexable> {
         loop {
-            let found = memchr2(b'\'', b'\\', self.text.get(from..).ok_or(Unlexable)?).ok_or(Unlexable)?;
+            let found = memchr2(b'\'', b'\\', self.0.get(from..).ok_or(Unlexable)?).ok_or(Unlexable)?;
             let at = from + found;
-            if self.text[at] == b'\\' || self.text.get(at + 1) == Some(&b'\'') {
+            if self.0[at] == b'\\' || self.0.get(at + 1) == Some(&b'\'') {
                 from = at + 2;
                 continue;
             }
@@ -273,11 +367,11 @@ impl<'t> Lexer<'t> {
         }
     }
 
-    fn string_continues(&self, mut at: usize) -> bool {
+    fn string_continues(self, mut at: usize) -> bool {
         loop {
-            match self.text.get(at) {
+            match self.0.get(at) {
                 Some(b'\'') => return true,
-                Some(b'-') if self.text.get(at + 1) == Some(&b'-') => at = self.line_end(at),
+                Some(b'-') if self.0.get(at + 1) == Some(&b'-') => at = self.line_end(at),
                 Some(byte) if CLASS[usize::from(*byte)] == Class::Space => at += 1,
                 _ => return false,
             }
@@ -285,8 +379,8 @@ impl<'t> Lexer<'t> {
     }
 
     /// `$1`, `$$...$$` or `$tag$...$tag$`.
-    fn dollar(&self, start: usize) -> Result<usize, Unlexable> {
-        let rest = &self.text[start + 1..];
+    fn dollar(self, start: usize) -> Result<usize, Unlexable> {
+        let rest = &self.0[start + 1..];
         if rest.first().is_some_and(u8::is_ascii_digit) {
             let len = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
             return if starts_word(rest.get(len)) { Err(Unlexable) } else { Ok(start + 1 + len) };
@@ -295,15 +389,15 @@ impl<'t> Lexer<'t> {
         if rest[tag] != b'$' {
             return Err(Unlexable);
         }
-        let delimiter = &self.text[start..start + tag + 2];
+        let delimiter = &self.0[start..start + tag + 2];
         let body = start + delimiter.len();
-        let found = memmem::find(&self.text[body..], delimiter).ok_or(Unlexable)?;
+        let found = memmem::find(&self.0[body..], delimiter).ok_or(Unlexable)?;
         Ok(body + found + delimiter.len())
     }
 
     /// The end of a number. Letters right behind it are refused: before version 15 they were a word of their own.
-    fn number(&self, start: usize) -> Result<usize, Unlexable> {
-        let byte = |at: usize| self.text.get(at).copied().unwrap_or(0);
+    fn number(self, start: usize) -> Result<usize, Unlexable> {
+        let byte = |at: usize| self.0.get(at).copied().unwrap_or(0);
         let mut at = start;
         let radix_digit: Option<fn(u8) -> bool> = match (byte(at), byte(at + 1) | 0x20) {
             (b'0', b'x') => Some(|b| b.is_ascii_hexdigit()),
@@ -326,16 +420,16 @@ impl<'t> Lexer<'t> {
                 }
             }
         }
-        if starts_word(self.text.get(at)) { Err(Unlexable) } else { Ok(at) }
+        if starts_word(self.0.get(at)) { Err(Unlexable) } else { Ok(at) }
     }
 
     /// The end of digits, which may be grouped by single underscores.
-    fn digits(&self, mut at: usize, is_digit: fn(u8) -> bool) -> usize {
-        let is_digit_at = |at: usize| self.text.get(at).is_some_and(|byte| is_digit(*byte));
+    fn digits(self, mut at: usize, is_digit: fn(u8) -> bool) -> usize {
+        let is_digit_at = |at: usize| self.0.get(at).is_some_and(|byte| is_digit(*byte));
         loop {
             if is_digit_at(at) {
                 at += 1;
-            } else if self.text.get(at) == Some(&b'_') && is_digit_at(at + 1) {
+            } else if self.0.get(at) == Some(&b'_') && is_digit_at(at + 1) {
                 at += 2;
             } else {
                 return at;
@@ -343,218 +437,30 @@ impl<'t> Lexer<'t> {
         }
     }
 
-    fn line_end(&self, from: usize) -> usize {
-        memchr2(b'\n', b'\r', &self.text[from..]).map_or(self.text.len(), |found| from + found)
+    fn line_end(self, from: usize) -> usize {
+        memchr2(b'\n', b'\r', &self.0[from..]).map_or(self.0.len(), |found| from + found)
     }
 
     /// The end of a comment; comments nest.
-    fn block_comment(&mut self, start: usize) -> Result<usize, Unlexable> {
+    fn block_comment(self, start: usize) -> Result<usize, Unlexable> {
         let mut depth = 1_usize;
         let mut at = start + 2;
         while depth > 0 {
-            at += memchr2(b'*', b'/', self.text.get(at..).ok_or(Unlexable)?).ok_or(Unlexable)?;
-            match (self.text[at], self.text.get(at + 1)) {
+            at += memchr2(b'*', b'/', self.0.get(at..).ok_or(Unlexable)?).ok_or(Unlexable)?;
+            match (self.0[at], self.0.get(at + 1)) {
                 (b'*', Some(b'/')) => (depth, at) = (depth - 1, at + 2),
                 (b'/', Some(b'*')) => (depth, at) = (depth + 1, at + 2),
                 _ => at += 1,
             }
         }
-        self.hint = self.hint.or_else(|| parse_hint(&self.text[start + 2..at - 2]));
         Ok(at)
     }
 }
 
-/// The hint in the inside of a block comment: `pgregent: node=primary`, blanks around words as you like. What is not
-/// exactly that is an ordinary comment.
-fn parse_hint(comment: &[u8]) -> Option<Hint> {
-    let wish = comment.trim_ascii().strip_prefix(b"pgregent:")?.trim_ascii();
-    let equals = memchr(b'=', wish)?;
-    let (key, value) = (wish[..equals].trim_ascii(), wish[equals + 1..].trim_ascii());
-    (key == b"node" && value == b"primary").then_some(Hint::Primary)
-}
-
-/// A text without what does not matter. Its memory is kept from text to text.
-#[derive(Default)]
-pub(super) struct Shape {
-    bytes: Vec<u8>,
-    len: usize,
-}
-
-/// Are literals left out of a shape?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Literals {
-    Collapsed,
-    Kept,
-}
-
-/// How far a copy came.
-enum Copied {
-    /// To the end, past this hint.
-    Whole(Option<Hint>),
-    /// To the word that says that literals must be kept.
-    LiteralsMatter,
-}
-
-impl Shape {
-    /// The shape of the text copied last; meaningless if that failed.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    /// Copies the shape of `text` and tells the text's hint.
-    ///
-    /// # Errors
-    ///
-    /// [`Unlexable`]: there is no shape.
-    pub fn copy(&mut self, text: &[u8]) -> Result<Option<Hint>, Unlexable> {
-        // A byte of text becomes at most itself and a blank before it; one more is the hint's. Words are written in
-        // whole chunks, the last of which may hang over.
-        let room = 2 * text.len() + 1 + CHUNK;
-        if self.bytes.len() < room {
-            self.bytes.resize(room, 0);
-        }
-        let copied = match self.copy_tokens(text, Literals::Collapsed)? {
-            Copied::LiteralsMatter => self.copy_tokens(text, Literals::Kept)?,
-            whole => whole,
-        };
-        match copied {
-            Copied::Whole(hint) => Ok(hint),
-            Copied::LiteralsMatter => Err(Unlexable),
-        }
-    }
-
-    fn copy_tokens(&mut self, text: &[u8], literals: Literals) -> Result<Copied, Unlexable> {
-        self.len = 0;
-        let mut lexer = Lexer::new(text);
-        let mut statement_starts = true;
-        // The next token needs a blank before it, unless it is punctuation.
-        let mut after_word = false;
-        while let Some(token) = lexer.next_token()? {
-            let bytes = &text[token.start..token.end];
-            match token.kind {
-                Kind::Punctuation => {
-                    self.punctuation(bytes[0]);
-                    statement_starts = bytes[0] == b';' || (statement_starts && bytes[0] == b'(');
-                    after_word = false;
-                    continue;
-                }
-                Kind::Word => {
-                    match self.word(text, token, after_word, statement_starts && literals == Literals::Collapsed) {
-                        Word::Plain => after_word = true,
-                        Word::Constant if literals == Literals::Collapsed => {
-                            self.len -= bytes.len() + usize::from(after_word);
-                            self.literal();
-                            after_word = false;
-                        }
-                        Word::MakesLiteralsMatter if literals == Literals::Collapsed => {
-                            return Ok(Copied::LiteralsMatter);
-                        }
-                        Word::Constant | Word::MakesLiteralsMatter => after_word = true,
-                    }
-                }
-                Kind::Literal if literals == Literals::Collapsed => {
-                    self.literal();
-                    after_word = false;
-                }
-                Kind::UnicodeWord if literals == Literals::Collapsed => return Ok(Copied::LiteralsMatter),
-                Kind::QuotedWord
-                    if literals == Literals::Collapsed
-                        && [SET_CONFIG, CURRENT_SETTING].contains(&&bytes[1..bytes.len() - 1]) =>
-                {
-                    return Ok(Copied::LiteralsMatter);
-                }
-                Kind::Literal | Kind::QuotedWord | Kind::UnicodeWord => {
-                    self.verbatim(bytes, after_word);
-                    after_word = true;
-                }
-            }
-            statement_starts = false;
-        }
-        if lexer.hint == Some(Hint::Primary) {
-            self.push(HINT_PRIMARY);
-        }
-        Ok(Copied::Whole(lexer.hint))
-    }
-
-    #[inline]
-    fn push(&mut self, byte: u8) {
-        self.bytes[self.len] = byte;
-        self.len += 1;
-    }
-
-    /// Appends a word in lower case. Chunks are read from the text, not from the word, so that nearly all are whole.
-    #[inline]
-    fn word(&mut self, text: &[u8], token: Token, blank: bool, must_be_literal_free: bool) -> Word {
-        if blank {
-            self.push(b' ');
-        }
-        let start = self.len;
-        let len = token.end - token.start;
-        let mut at = 0;
-        while at < len {
-            let folded = swar::fold(chunk(text, token.start + at)).to_le_bytes();
-            if let Some(room) = self.bytes.get_mut(start + at..).and_then(<[u8]>::first_chunk_mut) {
-                *room = folded;
-            }
-            at += CHUNK;
-        }
-        self.len = start + len;
-        let folded = &self.bytes[start..self.len];
-        if must_be_literal_free && !LITERAL_FREE.contains(&folded) {
-            return Word::MakesLiteralsMatter;
-        }
-        match folded.len() {
-            4 if *folded == *b"null" || *folded == *b"true" => Word::Constant,
-            5 if *folded == *b"false" => Word::Constant,
-            10 if folded == SET_CONFIG => Word::MakesLiteralsMatter,
-            15 if folded == CURRENT_SETTING => Word::MakesLiteralsMatter,
-            _ => Word::Plain,
-        }
-    }
-
-    /// Appends a token as it is.
-    fn verbatim(&mut self, bytes: &[u8], blank: bool) {
-        if blank {
-            self.push(b' ');
-        }
-        let end = self.len + bytes.len();
-        self.bytes[self.len..end].copy_from_slice(bytes);
-        self.len = end;
-    }
-
-    /// Appends a literal; with the one before it and the comma between them it is one. A sign belongs to the literal.
-    #[inline]
-    fn literal(&mut self) {
-        if let [.., b'(' | b',' | b'[', b'-' | b'+'] = self.bytes() {
-            self.len -= 1;
-        }
-        if let [.., LITERAL, b','] = self.bytes() {
-            self.len -= 1;
-        } else {
-            self.push(LITERAL);
-        }
-    }
-
-    /// Appends punctuation; a row of literals behind a row of literals is one row.
-    #[inline]
-    fn punctuation(&mut self, byte: u8) {
-        if byte == b')'
-            && let [.., b'(', LITERAL, b')', b',', b'(', LITERAL] = self.bytes()
-        {
-            self.len -= 4;
-        }
-        self.push(byte);
-    }
-}
-
-/// What a word means for the shape.
-enum Word {
-    /// Nothing.
-    Plain,
-    /// It is a literal: null, true, false.
-    Constant,
-    /// It is `set_config` or `current_setting`, or starts a statement whose literals decide.
-    MakesLiteralsMatter,
+/// The last bytes of a text, fewer than eight.
+#[inline(never)]
+fn last_chunk(rest: &[u8]) -> u64 {
+    rest.iter().rev().fold(0, |chunk, byte| chunk << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]
@@ -566,11 +472,13 @@ mod tests {
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..=0xff);
         for byte in 0..=255_u8 {
             for place in 0..CHUNK {
-                for around in [b'a', b'Z', b'_', 0x80, 0xff] {
+                for around in [b'a', b'Z', b'_', b'0', 0x80, 0xff] {
                     let mut bytes = [around; CHUNK];
                     bytes[place] = byte;
                     let expected = bytes.iter().position(|byte| !is_word(*byte)).unwrap_or(CHUNK);
                     assert_eq!(swar::word_len(u64::from_le_bytes(bytes)), expected, "{bytes:?}");
+                    let expected = bytes.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(CHUNK);
+                    assert_eq!(swar::digits_len(u64::from_le_bytes(bytes)), expected, "{bytes:?}");
                     let folded = swar::fold(u64::from_le_bytes(bytes)).to_le_bytes();
                     assert_eq!(folded, bytes.map(|byte| byte.to_ascii_lowercase()), "{bytes:?}");
                 }
@@ -580,8 +488,8 @@ mod tests {
 
     #[test]
     fn a_chunk_at_the_end_is_padded() {
-        assert_eq!(chunk(b"ab", 1).to_le_bytes(), *b"b\0\0\0\0\0\0\0");
-        assert_eq!(chunk(b"ab", 2), 0);
-        assert_eq!(chunk(b"12345678", 0).to_le_bytes(), *b"12345678");
+        assert_eq!(Text(b"ab").chunk(1).to_le_bytes(), *b"b\0\0\0\0\0\0\0");
+        assert_eq!(Text(b"ab").chunk(2), 0);
+        assert_eq!(Text(b"12345678").chunk(0).to_le_bytes(), *b"12345678");
     }
 }

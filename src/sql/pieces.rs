@@ -69,6 +69,28 @@ pub fn set_value(text: &[u8]) -> Option<String> {
     String::from_utf8(value?).ok()
 }
 
+/// May a text that begins so be a read, by its first word? Also if that has not come yet.
+#[must_use]
+pub fn may_begin_read(beginning: &[u8]) -> bool {
+    let mut lexer = Lexer::new(beginning);
+    while let Ok(Some(token)) = lexer.next_token() {
+        let bytes = &beginning[token.start..token.end];
+        match token.kind {
+            Kind::Punctuation if bytes == b"(" || bytes == b";" => {}
+            Kind::Word if token.end < beginning.len() => {
+                let is = |word: &&[u8]| bytes.eq_ignore_ascii_case(word);
+                return [&b"select"[..], b"with", b"values", b"table", b"explain", b"copy", b"declare", b"show"]
+                    .iter()
+                    .any(is);
+            }
+            Kind::Word => {}
+            _ => return false,
+        }
+    }
+    // A comment that has no end yet looks like a text that cannot be split.
+    true
+}
+
 /// Where plain integers stand in a text.
 #[must_use]
 pub fn integers(text: &[u8]) -> Vec<Range<usize>> {
@@ -123,6 +145,29 @@ mod tests {
         assert_eq!(value("SET x TO 'a', 'b'"), None);
         assert_eq!(value("SET x TO E'a\\n'"), None);
         assert_eq!(value("SET x"), None);
+    }
+
+    #[test]
+    fn the_first_word_tells_what_cannot_be_a_read() {
+        for text in [
+            "select 1",
+            "(( SELECT",
+            "/* insert */ With x",
+            ";values (",
+            "",
+            "/* a",
+            "-- b",
+            "insert",
+            "(\n",
+            "copy (s",
+        ] {
+            assert!(may_begin_read(text.as_bytes()), "{text}");
+        }
+        for text in
+            ["insert into", "/* select */ UPDATE t", "begin;", "1", "'", "selects ", ")", "create table t as select"]
+        {
+            assert_eq!(may_begin_read(text.as_bytes()), text == "'", "{text}");
+        }
     }
 
     #[test]

@@ -92,7 +92,8 @@ pub(super) fn show(show: &VariableShowStmt) -> Verdict {
 /// SET in all its forms, and RESET.
 pub(super) fn set(set: &VariableSetStmt) -> Verdict {
     let kind = VariableSetKind::try_from(set.kind).unwrap_or(VariableSetKind::Undefined);
-    let resets = matches!(kind, VariableSetKind::VarSetDefault | VariableSetKind::VarReset);
+    let resets =
+        matches!(kind, VariableSetKind::VarSetDefault | VariableSetKind::VarReset | VariableSetKind::VarResetAll);
     let mut verdict = Verdict::new(Access::Write, Why::Statement(if resets { "reset" } else { "set" }));
     let name = canonical(&set.name);
     verdict.effects.changes_tx_defaults = is_tx_default(&name);

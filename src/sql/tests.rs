@@ -3,6 +3,7 @@
 mod corpus;
 mod hostile;
 mod kinds;
+mod manual;
 mod nested;
 mod rows;
 mod shapes;

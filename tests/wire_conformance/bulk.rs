@@ -173,3 +173,22 @@ fn ten_thousand_statements_before_the_first_answer_is_read() {
     assert!(growth < GROWTH_KB_MAX, "the proxy grew by {growth} kB");
     proxy.assert_serving();
 }
+
+#[test]
+fn a_read_with_a_list_of_five_megabytes_goes_to_a_standby() {
+    let proxy = start();
+    let mut client = proxy.client();
+    let primary = client.value("SELECT inet_server_port() FOR UPDATE");
+    let select =
+        |list: &str| format!("SELECT inet_server_port(), count(*) FROM generate_series(1, 10) i WHERE i IN ({list})");
+    let list = "1234567,".repeat(650_000) + "3";
+    let answer = client.simple(&select(&list)).unwrap();
+    assert_eq!(answer.rows[0][1].as_deref(), Some("1"));
+    assert_ne!(answer.rows[0][0].as_deref(), Some(primary.as_str()), "a read of {} bytes", list.len());
+    // The same in the extended protocol, and a write that is as long.
+    client.send(&[parse("", &select(&list)), bind("", "", &[]), execute("", 0), sync()].concat()).unwrap();
+    let answer = client.answer().unwrap();
+    assert_ne!(answer.rows[0][0].as_deref(), Some(primary.as_str()));
+    let answer = client.simple(&format!("{} FOR UPDATE", select(&list).replace(", count(*)", ""))).unwrap();
+    assert_eq!(answer.rows[0][0].as_deref(), Some(primary.as_str()));
+}

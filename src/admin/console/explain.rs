@@ -11,7 +11,7 @@ use crate::config::PoolMode;
 use crate::route::{
     Balancing, Dice, NoRoute, Reach, Reason, Service, Share, Vitals, WHOLE, Wishes, choose, classifier_settings,
 };
-use crate::sql::{Access, Classification, Classifier, Hint, PinReason, StringSyntax};
+use crate::sql::{Access, Classification, Classifier, PinReason, StringSyntax};
 use crate::topology::{Health, NodeView, Role};
 use std::sync::Arc;
 
@@ -36,8 +36,11 @@ pub(super) fn explain(snapshot: &Snapshot, text: &str) -> Vec<Row> {
     add("statement is a".into(), word(class.access).into());
     add("because".into(), class.why.to_string());
     add("catalog".into(), evidence(snapshot, catalog));
-    if class.hint == Some(Hint::Primary) {
+    if class.asks_for_primary() {
         add("hint".into(), "its comment asks for the primary".into());
+    }
+    if class.hint_ignored {
+        add("hint".into(), "a comment is nearly a hint, and was ignored".into());
     }
     for (item, value) in session_effects(&class) {
         add(item.into(), value);

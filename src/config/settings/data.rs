@@ -167,9 +167,9 @@ pub(super) static ROUTE: Section = Section {
         live(
             "classify_bytes_max",
             size(0, 1 << 24),
-            Toml(r#""64KiB""#),
+            Toml(r#""8MiB""#),
             Whole(|c| Shown::size(c.route.classify_bytes_max)),
-            "Longer statements are not classified and go to the primary.",
+            "Longer statements are not classified and go to the primary. A read is held in memory until all of it has come.",
         ),
         live(
             "retry_budget_percent",

@@ -76,6 +76,29 @@ fn what_is_not_examined_is_a_write_and_pins_unless_it_plainly_leaves_nothing() {
 }
 
 #[test]
+fn long_texts_without_a_short_shape_are_not_examined() {
+    let settings =
+        super::super::Settings { classify_bytes_max: 8 << 20, read_functions: vec![], write_functions: vec![] };
+    let mut classifier = super::super::Classifier::new(1, &settings);
+    for (text, syntax) in [
+        ("select ".to_owned() + &"a, ".repeat(1_000_000) + "a", StringSyntax::Standard),
+        ("select ".to_owned() + &"(".repeat(2_000_000), StringSyntax::Standard),
+        ("select ".to_owned() + &"a".repeat(2_000_000), StringSyntax::Standard),
+        (format!("select \"{}\"", "a".repeat(2_000_000)), StringSyntax::Standard),
+        ("select ".to_owned() + &"1 ".repeat(1_000_000), StringSyntax::Standard),
+        (format!("do '{}'", "x".repeat(1_000_000)), StringSyntax::Standard),
+        (format!("select set_config('a', '{}', true)", "x".repeat(1_000_000)), StringSyntax::Standard),
+        (format!("select 1a, {}2", "1, ".repeat(1_000_000)), StringSyntax::Standard),
+        (format!("select {}2", "1, ".repeat(1_000_000)), StringSyntax::Backslash),
+    ] {
+        let class = classifier.classify(text.as_bytes(), syntax);
+        assert_eq!((class.access, &class.why), (Access::Write, &Why::TooLong), "{}", &text[..20]);
+    }
+    // What is kept is that DO and set_config() must be looked up with their literals.
+    assert_eq!(classifier.counts().entries, 2);
+}
+
+#[test]
 fn a_statement_nested_too_deeply_still_pins_by_its_words() {
     let mut classifier = classifier();
     let deep = "1||".repeat(200);

@@ -54,7 +54,7 @@ const ROWS: &[(&str, &str, &str)] = &[
     ("copy t from stdin (on_error ignore, reject_limit 5)", "write", "copy"),
     ("copy (select 1) to program 'cat'", "write", "copy"),
     ("set work_mem = '1MB'", "write set=work_mem", "set"),
-    ("reset all", "write resetall", "set"),
+    ("reset all", "write resetall", "reset"),
     ("show work_mem", "read", "show"),
     ("show in_hot_standby", "write", "a setting that differs between nodes"),
     (
@@ -322,6 +322,11 @@ fn what_a_later_version_adds_goes_to_the_primary_and_is_asked_about() {
 fn statement(sql: &str) -> NodeEnum {
     let statements = grammar::parse(sql, StringSyntax::Standard).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     statements[0].stmt.as_ref().and_then(|node| node.node.clone()).unwrap()
+}
+
+/// The texts of all rows.
+pub(super) fn all() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().map(|(sql, ..)| *sql)
 }
 
 #[test]

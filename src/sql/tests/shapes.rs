@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::super::lexer::{Kind, Lexer, Shape};
-use super::super::{Access, Classifier, Hint, Settings, StringSyntax, Why};
+use super::super::lexer::{Kind, Lexer};
+use super::super::shape::{Shape, literals_matter};
+use super::super::{Access, Classifier, Hint, HintNode, HintScope, Settings, StringSyntax, Why};
 use super::rows::{classifier, describe};
 
 fn shape(text: &str) -> Vec<u8> {
@@ -13,6 +14,9 @@ fn shape(text: &str) -> Vec<u8> {
 fn shape_of(text: &str) -> Option<Vec<u8>> {
     let mut shape = Shape::default();
     shape.copy(text.as_bytes()).ok()?;
+    if literals_matter(text.as_bytes()) {
+        shape.copy_with_literals(text.as_bytes()).ok()?;
+    }
     Some(shape.bytes().to_vec())
 }
 
@@ -35,6 +39,16 @@ fn layout_case_comments_and_literals_do_not_matter() {
         ("select * from t where a in (1)", "select * from t where a in (1, -2, 'x', null, $4)"),
         ("insert into t values (1, 'a')", "insert into t values (1), (2, 3), (-4)"),
         ("select array[1]", "select array[-1, +2]"),
+        ("select * from t where a in ($1)", "select * from t where a in ($1, $2,$3 , $4/**/,$5)"),
+        ("select * from t where a in (1)", "select * from t where a in ('it''s', 'a', E'\\'', 'b', 1.5, 2, x'f', 3)"),
+        ("select * from t where a = any ('x')", "select * from t where a = any ('{1,2,3}')"),
+        ("select array[1] || array[2]", "select array[1, 2] || array[3, 4, 5]"),
+        (
+            "select * from t where (a, b) in ((1, 2))",
+            "select * from t where (a, b) in ((1, 'x'), (3, 'y'), (-4, null))",
+        ),
+        ("insert into t values (1, 'a', true)", "insert into t values ($1, $2, $3), ($4, $5, $6),\n($7, $8, $9)"),
+        ("values (1) limit 3", "values (1, 2), (3, 4) limit 5"),
         ("select a-1", "select a - 1"),
     ] {
         assert_eq!(shape(one), shape(other), "{one} / {other}");
@@ -62,6 +76,8 @@ fn words_identifiers_and_structure_matter() {
         ("select '\u{e9}' as \u{e9}", "select '\u{e9}' as \u{e8}"),
         ("select a -1", "select a +1"),
         ("select a", "select /* pgregent: node=primary */ a"),
+        ("select a", "select /* pgregent: node=nowhere */ a"),
+        ("select /* pgregent: node=any */ a", "select /* pgregent: node=primary */ a"),
     ] {
         assert_ne!(shape(one), shape(other), "{one} / {other}");
     }
@@ -85,6 +101,75 @@ fn literals_matter_where_they_decide() {
         ("do 'a' 'b'", "do 'a''b'"),
     ] {
         assert_ne!(shape(one), shape(other), "{one} / {other}");
+    }
+}
+
+/// A text whose lists are cut short, and whether its shape is that of the text, by either way to copy one.
+fn reduced(text: &str) -> Option<(String, bool)> {
+    let mut shape = Shape::default();
+    shape.copy(text.as_bytes()).ok().filter(|_| !literals_matter(text.as_bytes()))?;
+    let before = shape.bytes().to_vec();
+    let reduced = shape.reduce(text.as_bytes())?;
+    // Hints are comments, and those are gone.
+    let without_hint = before.iter().position(|byte| *byte == 2).map_or(&before[..], |end| &before[..end]);
+    Some((reduced.clone(), before == shape.bytes() && shape_of(&reduced)? == without_hint))
+}
+
+#[test]
+fn a_reduced_text_keeps_what_the_grammar_needs() {
+    for (text, expected) in [
+        (
+            "select * from t where a in (1,2, 3,4,5, 'six', -7) limit 5",
+            "select\n*\nfrom\nt\nwhere\na\nin\n(1,2,\n3,4\n)\nlimit\n5",
+        ),
+        ("values (-1,2), (3,4), (5,6)", "values\n(1,2)"),
+        ("select f(1,2,3,4,5), g(a, 1, 2)", "select\nf(1,2,3,4\n),\ng(a,\n1,\n2)"),
+        ("select 'a'\n'b', $$c$$", "select\n'a'\n'b',\n$$c$$"),
+        ("select a<=-1 and b - - 2 > 3 -- x", "select\na<=-1\nand\nb\n-\n-\n2\n>\n3"),
+        ("select array[[1,2],[3,4]] /* y */", "select\narray[[1,2],[3,4]]"),
+    ] {
+        assert_eq!(reduced(text), Some((expected.to_owned(), true)), "{text}");
+    }
+    let long = format!("select '{}', E'{}'", "x".repeat(1000), "y".repeat(1000));
+    assert_eq!(reduced(&long).unwrap().0, "select\n'',\n''");
+    assert_eq!(reduced("set a = 1"), None);
+}
+
+#[test]
+fn every_rows_reduced_text_has_its_shape_and_its_class() {
+    for text in super::rows::all().chain(super::kinds::all()) {
+        let Some((reduced, same_shape)) = reduced(text) else { continue };
+        assert!(same_shape, "{text}\n{reduced}");
+        if !text.contains("pgregent:") {
+            assert_eq!(afresh(text), afresh(&reduced), "{text}\n{reduced}");
+        }
+    }
+}
+
+#[test]
+fn a_long_text_is_what_a_short_one_of_its_shape_is() {
+    let settings = Settings { classify_bytes_max: 8 << 20, read_functions: vec![], write_functions: vec![] };
+    let mut classifier = Classifier::new(1, &settings);
+    let list = |element: &str, times: usize| element.repeat(times);
+    for (long, short) in [
+        (format!("select * from t where a in ({}0)", list("1234567, ", 600_000)), "select * from t where a in (1)"),
+        (format!("select * from t where a in ({}$1)", list("$12,", 300_000)), "select * from t where a in (1)"),
+        (
+            format!("select * from t where a in ({}null) for update", list("'it''s', 'x',", 300_000)),
+            "select * from t where a in (1) for update",
+        ),
+        (
+            format!("insert into t values {} (1, 'x', f(2))", list("(1, 'a', null), ", 200_000)),
+            "insert into t values (1), (1, 'x', f(2))",
+        ),
+        (format!("select '{}'", list("x", 5_000_000)), "select 1"),
+        (format!("select f(array[{}2])", list("-1,", 100_000)), "select f(array[1])"),
+        (format!("select 1 /* {} */; delete from t", list("long ", 500_000)), "select 1; delete from t"),
+    ] {
+        let class = classifier.classify(long.as_bytes(), StringSyntax::Standard);
+        let misses = classifier.counts().misses;
+        assert_eq!(class, classifier.classify(short.as_bytes(), StringSyntax::Standard), "{short}");
+        assert_eq!(classifier.counts().misses, misses, "found by its shape: {short}");
     }
 }
 
@@ -116,32 +201,33 @@ fn what_versions_split_differently_has_no_shape() {
 }
 
 #[test]
-fn hints_follow_one_grammar() {
+fn hints_are_found_where_comments_stand_and_kept_with_the_shape() {
     let mut classifier = classifier();
-    let mut hint = |text: &str| classifier.classify(text.as_bytes(), StringSyntax::Standard).hint;
-    for text in [
-        "/* pgregent: node=primary */ select 1",
-        "/*pgregent:node=primary*/ select 1",
-        "select 1 /*  pgregent:  node = primary  */",
-        "select /* a */ 1 /* pgregent: node=primary */ /* b */",
-        "/* pgregent: node=primary */ set a.b = 1",
-        "/* pgregent: node=primary */ /* pgregent: node=elsewhere */ select 1",
+    let mut hint = |text: &str| {
+        let class = classifier.classify(text.as_bytes(), StringSyntax::Standard);
+        (class.hint, class.hint_ignored, class.wanted())
+    };
+    let primary = Hint { node: HintNode::Primary, scope: HintScope::Statement };
+    let session = Hint { scope: HintScope::Session, ..primary };
+    let standby = Hint { node: HintNode::Standby, ..primary };
+    for (text, expected) in [
+        ("/* pgregent: node=primary */ select 1", (Some(primary), false, Access::Write)),
+        ("select /* pgregent: node=primary, scope=session */ 1", (Some(session), false, Access::Write)),
+        ("select 1 /*pgregent:node=standby*/", (Some(standby), false, Access::Read)),
+        ("insert into t values (1) /*pgregent:node=standby*/", (Some(standby), false, Access::Write)),
+        ("select /* a */ 1 /* pgregent: node=primary */ /* b */", (Some(primary), false, Access::Write)),
+        ("/* pgregent: node=primary */ set a.b = 1", (Some(primary), false, Access::Write)),
+        ("/* pgregent: node=primary */ /* pgregent: node=x */ select 1", (Some(primary), true, Access::Write)),
+        ("/* pgregent: node=primery */ select 1", (None, true, Access::Read)),
+        ("-- pgregent: node=primary\nselect 1", (None, true, Access::Read)),
+        ("select 1", (None, false, Access::Read)),
+        ("/* x pgregent: node=primary */ select 1", (None, false, Access::Read)),
+        ("select '/* pgregent: node=primary */'", (None, false, Access::Read)),
+        ("select \"/* pgregent: node=primary */\" from t", (None, false, Access::Read)),
+        ("select 1 /*traceparent='00-01',route='%2Fx'*/", (None, false, Access::Read)),
     ] {
-        assert_eq!(hint(text), Some(Hint::Primary), "{text}");
-        assert_eq!(hint(text), Some(Hint::Primary), "again: {text}");
-    }
-    for text in [
-        "select 1",
-        "/* pgregent: node=standby */ select 1",
-        "/* PGREGENT: node=primary */ select 1",
-        "/* pgregent: node=primary, x */ select 1",
-        "/* x pgregent: node=primary */ select 1",
-        "-- pgregent: node=primary\nselect 1",
-        "select '/* pgregent: node=primary */'",
-        "select \"/* pgregent: node=primary */\" from t",
-        "/*traceparent='00-01',route='%2Fx'*/ select 1",
-    ] {
-        assert_eq!(hint(text), None, "{text}");
+        assert_eq!(hint(text), expected, "{text}");
+        assert_eq!(hint(text), expected, "again: {text}");
     }
 }
 
