@@ -12,7 +12,7 @@ DEMO_FLAGS = $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(TOUR)),--tour) \
 	$(if $(filter-out 0,$(HEAL)),--keep-healing) $(if $(filter-out 0,$(SYNC)),--synchronous)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-drivers build demo test soak consistency random-statements lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
+.PHONY: help setup setup-drivers build demo test soak consistency random-statements hit-rate lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -40,6 +40,9 @@ consistency: setup ## A million reads while standbys lag in every way: no sessio
 
 random-statements: setup ## Random statements, ours and sqlsmith's: what is classified as a read runs on a standby and writes nothing (STATEMENTS, SEED)
 	STATEMENTS=$${STATEMENTS:-20000} $(CARGO) test --test random_statements -- --nocapture
+
+hit-rate: setup-drivers ## How often a statement's class is known, under pgbench and under an ORM (SECONDS per run of pgbench)
+	SECONDS=$${SECONDS:-5} $(CARGO) test --test hit_rate -- --nocapture
 
 lint: ## Check format and lints
 	$(CARGO) fmt --check

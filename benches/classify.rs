@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use pgregent::sql::{Classifier, Settings, StringSyntax};
 
 /// Name and text.
-fn texts() -> [(&'static str, String); 5] {
+fn texts() -> [(&'static str, String); 6] {
     let columns: Vec<String> = (0..15).map(|n| format!("\"o\".\"column_{n:02}\" AS \"o_{n:02}\"")).collect();
     let join = format!(
         "SELECT {} FROM \"orders\" AS \"o\" INNER JOIN \"customers\" AS \"c\" ON \"c\".\"id\" = \"o\".\"customer_id\" \
@@ -27,11 +27,12 @@ fn texts() -> [(&'static str, String); 5] {
         ),
         ("orm_join", join),
         ("begin", "BEGIN".to_owned()),
+        ("in_list_5mb", format!("SELECT * FROM t WHERE id IN ({}1)", "1234567,".repeat(625_000))),
     ]
 }
 
 fn classifier() -> Classifier {
-    let settings = Settings { classify_bytes_max: 64 << 10, read_functions: Vec::new(), write_functions: Vec::new() };
+    let settings = Settings { classify_bytes_max: 8 << 20, read_functions: Vec::new(), write_functions: Vec::new() };
     Classifier::new(7, &settings)
 }
 

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Installs the drivers that tests/drivers.rs runs, below target/drivers, from their public registries:
-# psycopg 3 and asyncpg (pip, in a virtual environment), pg (npm), pgjdbc (Debian's package, unpacked).
+# psycopg 3, asyncpg and SQLAlchemy (pip, in a virtual environment), pg (npm), pgjdbc (Debian's package, unpacked).
 # Idempotent: does nothing when the versions below are there. Needs python3-venv, npm, and for pgjdbc
 # a JDK; a language that is not installed is named and left out.
 set -eu
 
-PYTHON='psycopg[binary]>=3.2,<4 asyncpg>=0.29,<1'
+PYTHON='psycopg[binary]>=3.2,<4 asyncpg>=0.29,<1 sqlalchemy>=2,<3'
 NODE_PG='pg@8'
 PGJDBC=libpostgresql-jdbc-java
 
