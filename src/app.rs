@@ -422,6 +422,7 @@ fn make_server(
         topology: topology.clone(),
         standings: Arc::clone(&deps.standings),
         catalogs: Arc::clone(&deps.catalogs),
+        learned: Arc::clone(&deps.learned),
         config: Arc::clone(&running),
         clock: clock.clone(),
     };

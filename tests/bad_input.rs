@@ -19,6 +19,8 @@ mod hidden;
 mod limits;
 #[path = "bad_input/nodes.rs"]
 mod nodes;
+#[path = "bad_input/once.rs"]
+mod once;
 
 use support::message::Message;
 use support::rawclient::{Answer, Gone};

@@ -11,6 +11,8 @@ mod support;
 
 #[path = "healing/conflicts.rs"]
 mod conflicts;
+#[path = "healing/dying.rs"]
+mod dying;
 #[path = "healing/refusals.rs"]
 mod refusals;
 

@@ -8,7 +8,7 @@ use crate::sql::{Access, Classification, Judge};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Beginning of every name we give a statement on a backend.
@@ -31,16 +31,32 @@ pub struct Statement {
     pub meaning: u64,
     /// What it may do; its access may be that of one database, see [`Statement::access`].
     pub class: Arc<Classification>,
-    learned_write: AtomicBool,
+    /// What standbys have said: a number of lessons, and whether it is among them (lowest bit).
+    learned: AtomicU64,
     /// What the catalogs of the last few databases said: a version, and whether it is a read.
     judged: [AtomicU64; JUDGED_MAX],
 }
 
 impl Statement {
-    /// Read or write in the database of this catalog, with the client's own wish, counting what standbys have said
-    /// since.
-    pub fn access(&self, catalog: &impl Judge) -> Access {
-        if self.learned_write.load(Ordering::Relaxed) || self.class.asks_for_primary() {
+    /// Its text.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        self.content.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// Do standbys refuse it? `number` counts lessons so far; `ask` is asked for the text once per number.
+    pub fn is_learned(&self, number: u64, ask: impl FnOnce(&[u8]) -> bool) -> bool {
+        let mut said = self.learned.load(Ordering::Relaxed);
+        if said >> 1 != number {
+            said = number << 1 | u64::from(ask(self.text()));
+            self.learned.store(said, Ordering::Relaxed);
+        }
+        said & 1 == 1
+    }
+
+    /// Read or write in the database of this catalog, with the client's own wish; `learned`: standbys refuse it.
+    pub fn access(&self, catalog: &impl Judge, learned: bool) -> Access {
+        if learned || self.class.asks_for_primary() {
             return Access::Write;
         }
         if !catalog.concerns(&self.class) {
@@ -59,11 +75,6 @@ impl Statement {
             oldest.store(catalog.version() << 1 | u64::from(access == Access::Read), Ordering::Relaxed);
         }
         access
-    }
-
-    /// A standby refused it as a write.
-    pub fn learn_write(&self) {
-        self.learned_write.store(true, Ordering::Relaxed);
     }
 }
 
@@ -107,7 +118,7 @@ impl StatementTable {
             content: content.into(),
             meaning,
             class: class(),
-            learned_write: AtomicBool::new(false),
+            learned: AtomicU64::new(0),
             judged: Default::default(),
         });
         table.by_content.entry(digest).or_default().push(Arc::downgrade(&statement));
@@ -358,15 +369,16 @@ mod tests {
         for _ in 0..3 {
             for catalog in &catalogs {
                 let expected = if catalog.0.is_multiple_of(2) { Access::Read } else { Access::Write };
-                assert_eq!(statement.access(catalog), expected);
+                assert_eq!(statement.access(catalog, false), expected);
                 assert_eq!(catalog.1.get(), 1);
             }
         }
-        statement.access(&Even(5, std::cell::Cell::new(0)));
-        statement.access(&catalogs[0]);
+        statement.access(&Even(5, std::cell::Cell::new(0)), false);
+        statement.access(&catalogs[0], false);
         assert_eq!(catalogs[0].1.get(), 2, "the oldest of five has gone");
-        statement.learn_write();
-        assert_eq!(statement.access(&catalogs[1]), Access::Write);
+        assert!(statement.is_learned(1, |text| text == statement.text()));
+        assert!(statement.is_learned(1, |_| panic!("asked twice")) && !statement.is_learned(2, |_| false));
+        assert_eq!(statement.access(&catalogs[1], true), Access::Write);
         let hinted = self::statement(&table, "/* pgregent: node=primary */ select app.f()");
         assert_eq!(hinted.access(&catalogs[1]), Access::Write, "the client's own wish is stronger");
         let plain = self::statement(&table, "select 1");

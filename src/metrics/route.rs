@@ -23,6 +23,8 @@ pub struct RouteMetrics {
     pub reruns_refused: Reasons<IntCounter>,
     /// Statements that were answered without an error after they had run again.
     pub reruns_healed: IntCounter,
+    /// Shapes of statements that are known to be refused by standbys.
+    pub learned: IntGauge,
     /// Sessions pinned to their backend now, by reason.
     pub pins: Reasons<IntGauge>,
     /// Times a backend was asked what it holds, because a text did not tell what it did.
@@ -57,6 +59,10 @@ impl RouteMetrics {
             ),
             reruns_healed: maker
                 .counter("reruns_healed_total", "Statements that were answered after they had run again (count)."),
+            learned: maker.gauge(
+                "learned_writes",
+                "Shapes of statements known to be for the primary because standbys refused them (count).",
+            ),
             pins: maker.gauge_reasons("pins", "Sessions pinned to their backend now, by reason (sessions).", "reason"),
             state_asks: maker.counter("state_asks_total", "Backends asked what session state they hold (count)."),
             catalog_loads: maker.reasons(

@@ -54,6 +54,7 @@ pgregent_failovers_total counter
 pgregent_fresh_age_seconds gauge
 pgregent_hints_ignored_total counter
 pgregent_lag_bytes gauge
+pgregent_learned_writes gauge
 pgregent_logins_total counter
 pgregent_node_accepts_reads gauge
 pgregent_node_ejected gauge

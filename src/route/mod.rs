@@ -7,6 +7,7 @@
 mod balance;
 mod budget;
 mod latency;
+mod learned;
 pub mod outlier;
 mod standing;
 mod watch;
@@ -15,6 +16,7 @@ mod wishes;
 pub use balance::{BALANCES, Balance, Candidate, balance};
 pub use budget::{Earning, RERUNS_PER_SECOND, RetryBudget};
 pub use latency::{FADE_AFTER, Latency};
+pub use learned::{LEARNED_MAX, LearnedWrites, Lesson};
 pub use standing::{Service, Standing, Standings, Vitals, WHOLE};
 pub use watch::Watch;
 pub use wishes::{NodeSet, Reach, Wishes};

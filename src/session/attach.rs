@@ -111,6 +111,7 @@ impl Session {
     pub(super) fn seek(&mut self, wanted: Wanted) {
         self.wanted_unit = wanted;
         let now = self.deps.clock.now();
+        self.deps.learned.sweep(now);
         let mut reader = match self.route(wanted, now) {
             Ok(target) => return self.checkout(target, now),
             Err(NoRoute::Refused { why }) => return self.deny(&Denied::Refused(why)),

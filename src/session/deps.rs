@@ -3,7 +3,7 @@
 //! Invariant: nothing here is locked per message. Absent on purpose: state of one session.
 
 use super::{Greetings, HazardTable};
-use crate::backend::StatementTable;
+use crate::backend::{Statement, StatementTable};
 use crate::catalog::{CatalogSlot, CatalogTable};
 use crate::client::CancelRegistry;
 use crate::clock::{Clock, Time};
@@ -11,7 +11,8 @@ use crate::config::{Config, Consistency, Pinning, PoolMode, RedirectConfig};
 use crate::metrics::Metrics;
 use crate::pool::PoolSet;
 use crate::route::{
-    Balancing, Dice, Earning, NoRoute, RetryBudget, Standings, Target, Wishes, choose, classifier_settings,
+    Balancing, Dice, Earning, LearnedWrites, NoRoute, RetryBudget, Standings, Target, Wishes, choose,
+    classifier_settings,
 };
 use crate::sql::{Classification, Classifier, Settings as ClassifierSettings, StringSyntax};
 use crate::topology::{FactSender, TopologyReader};
@@ -51,6 +52,8 @@ pub struct SessionDeps {
     pub schema_epoch: AtomicU64,
     /// Grows whenever a statement may have changed what functions and triggers do.
     pub code_epoch: AtomicU64,
+    /// What standbys have refused.
+    pub learned: Arc<LearnedWrites>,
     /// Reads that may run again.
     pub retries: RetryBudget,
     /// Seed of the classification cache's keys.
@@ -93,6 +96,8 @@ pub struct Tunables {
     pub node_names: Vec<Arc<str>>,
     /// How standbys share reads.
     pub balancing: Balancing,
+    /// `[route] learned_ttl`
+    pub learned_ttl: Duration,
     /// `[route] retry_budget_percent`
     pub retry_budget_percent: u64,
     /// `[route] classify_bytes_max` and the function lists.
@@ -118,15 +123,23 @@ impl Tunables {
             redirects: config.route.redirects.clone(),
             node_names: config.nodes.iter().map(|node| Arc::clone(&node.name)).collect(),
             balancing: Balancing::from_config(config),
+            learned_ttl: config.route.learned_ttl,
             retry_budget_percent: config.route.retry_budget_percent,
             classifier: classifier_settings(&config.route),
         }
     }
 }
 
+/// A thread's classifier, and the numbers of the settings and of the lessons that it goes by.
+struct Local {
+    generation: u64,
+    lessons: u64,
+    classifier: Classifier,
+}
+
 thread_local! {
     /// One classifier per worker thread: its cache is hot there and needs no lock.
-    static CLASSIFIER: RefCell<Option<(u64, Classifier)>> = const { RefCell::new(None) };
+    static CLASSIFIER: RefCell<Option<Local>> = const { RefCell::new(None) };
 }
 
 impl SessionDeps {
@@ -141,6 +154,7 @@ impl SessionDeps {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Self {
+        let learned = Arc::new(LearnedWrites::new(metrics.route.learned.clone()));
         Self {
             pools,
             topology,
@@ -156,6 +170,7 @@ impl SessionDeps {
             hazards: HazardTable::default(),
             schema_epoch: AtomicU64::new(1),
             code_epoch: AtomicU64::new(1),
+            learned,
             retries: RetryBudget::default(),
             classifier_seed: rand::random(),
         }
@@ -212,16 +227,27 @@ impl SessionDeps {
     fn with_classifier<T>(&self, work: impl FnOnce(&mut Classifier) -> T) -> T {
         CLASSIFIER.with_borrow_mut(|slot| {
             let tunables = self.tunables.load();
-            match slot {
-                Some((generation, classifier)) if *generation == tunables.generation => work(classifier),
+            let local = match slot {
+                Some(local) if local.generation == tunables.generation => local,
                 stale => {
-                    if let Some((_, stale)) = &stale {
-                        self.metrics.route.classify_cache_changed(stale.counts().size(), (0, 0));
+                    if let Some(stale) = &stale {
+                        self.metrics.route.classify_cache_changed(stale.classifier.counts().size(), (0, 0));
                     }
-                    let fresh = Classifier::new(self.classifier_seed, &tunables.classifier);
-                    work(&mut stale.insert((tunables.generation, fresh)).1)
+                    stale.insert(Local {
+                        generation: tunables.generation,
+                        lessons: 0,
+                        classifier: Classifier::new(self.classifier_seed, &tunables.classifier),
+                    })
                 }
+            };
+            let lessons = self.learned.number();
+            if local.lessons != lessons {
+                local.lessons = lessons;
+                let before = local.classifier.counts().size();
+                local.classifier.go_by(self.learned.shapes());
+                self.metrics.route.classify_cache_changed(before, local.classifier.counts().size());
             }
+            work(&mut local.classifier)
         })
     }
 
@@ -245,8 +271,28 @@ impl SessionDeps {
         })
     }
 
-    /// Remembers that statements of this shape are refused by standbys.
-    pub fn learn_write(&self, text: &[u8]) {
-        self.with_classifier(|classifier| classifier.mark_write(text));
+    /// For questions of our own, which are no statements of clients.
+    fn look_up<T>(&self, work: impl FnOnce(&mut Classifier) -> T) -> T {
+        self.with_classifier(|classifier| {
+            let before = classifier.counts().size();
+            let found = work(classifier);
+            self.metrics.route.classify_cache_changed(before, classifier.counts().size());
+            found
+        })
+    }
+
+    /// Remembers that statements of this shape are refused by standbys for this reason.
+    pub(super) fn learn_write(&self, text: &[u8], reason: &'static str) {
+        let shape: Option<Box<[u8]>> = self.look_up(|classifier| classifier.shape_of_read(text).map(Box::from));
+        if let Some(shape) = shape {
+            let ttl = self.tunables.load().learned_ttl;
+            self.learned.learn(&shape, reason, self.clock.now(), ttl);
+        }
+    }
+
+    /// Do standbys refuse this prepared statement?
+    pub(super) fn has_learned(&self, statement: &Statement) -> bool {
+        let ask = |text: &[u8]| self.look_up(|classifier| classifier.has_learned(text));
+        statement.is_learned(self.learned.number(), ask)
     }
 }

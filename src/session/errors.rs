@@ -143,7 +143,7 @@ impl Session {
         if !self.outbox.is_holding() {
             let late = refusal.is_certain();
             if late {
-                self.learn_writes();
+                self.learn_writes(refusal);
             }
             return late;
         }
@@ -160,7 +160,7 @@ impl Session {
                 self.refused = Some(refusal);
             }
             if refusal.is_certain() {
-                self.learn_writes();
+                self.learn_writes(refusal);
             }
         }
         attachment.rerouting = true;
@@ -169,7 +169,8 @@ impl Session {
     }
 
     /// Statements of the shapes in this unit are no reads: a standby has said so.
-    pub(super) fn learn_writes(&mut self) {
+    pub(super) fn learn_writes(&mut self, refusal: Refusal) {
+        let reason = refusal.label();
         let mut at = self.inbox.start();
         while let Ok(Some(message)) = self.inbox.message_at(at, LENGTH_MAX) {
             if !message.whole || message.at >= self.inbox.cursor() {
@@ -177,19 +178,19 @@ impl Session {
             }
             let body = self.inbox.body(message);
             match message.tag {
-                frontend::QUERY => drop(frontend::query(body).map(|text| self.deps.learn_write(text))),
-                frontend::PARSE => drop(frontend::parse(body).map(|view| self.deps.learn_write(view.text))),
+                frontend::QUERY => drop(frontend::query(body).map(|text| self.deps.learn_write(text, reason))),
+                frontend::PARSE => drop(frontend::parse(body).map(|view| self.deps.learn_write(view.text, reason))),
                 frontend::BIND => {
                     let Ok(view) = frontend::bind(body) else { break };
                     if view.statement.is_empty() {
                         let unnamed = &self.prepared.unnamed;
                         let text = unnamed.content.split(|byte| *byte == 0).next().unwrap_or_default();
-                        self.deps.learn_write(text);
+                        self.deps.learn_write(text, reason);
                         if unnamed.class.is_some() {
                             self.prepared.unnamed.class = Some(self.deps.classify(&self.catalog, text, self.strings));
                         }
                     } else if let Some(statement) = self.prepared.find(view.statement) {
-                        statement.learn_write();
+                        self.deps.learn_write(statement.text(), reason);
                     }
                 }
                 _ => {}

@@ -247,8 +247,8 @@ impl Session {
             self.prepared.confirm();
         }
         // The primary answers what a standby would not.
-        if self.refused.take().is_some_and(|refusal| !refusal.is_certain()) && !failed {
-            self.learn_writes();
+        if let Some(refusal) = self.refused.take().filter(|refusal| !failed && !refusal.is_certain()) {
+            self.learn_writes(refusal);
         }
         if let Some(unit) = self.sent.front_mut() {
             unit.answered = true;

@@ -12,7 +12,7 @@ use super::{Attachment, Describing, Session};
 use crate::backend::{NAME_PREFIX, Owed, Refused, Statement};
 use crate::config::Pinning;
 use crate::relay::Message;
-use crate::sql::{self, Access, Classification};
+use crate::sql::{self, Access, Classification, Why};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{HEADER_LEN, TxStatus, encode};
 use std::collections::VecDeque;
@@ -396,7 +396,12 @@ impl Session {
 
     /// May a statement of the client's run on a standby, as the catalog of this database sees it now?
     pub(super) fn access_of(&self, statement: &Statement) -> Access {
-        statement.access(&**self.catalog.load())
+        let learned = self.deps.has_learned(statement);
+        if statement.class.why == Why::Refused && !learned {
+            // It was prepared when standbys refused it; that is forgotten.
+            return self.deps.classify(&self.catalog, statement.text(), self.strings).wanted();
+        }
+        statement.access(&**self.catalog.load(), learned)
     }
 
     /// Why a statement of the client's may not be bound.

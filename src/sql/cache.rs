@@ -157,15 +157,26 @@ impl ClassCache {
             }
             self.hand += 1;
         }
+        self.remove(self.hand);
+    }
+
+    /// Forgets a shape.
+    pub fn forget(&mut self, shape: &[u8]) {
+        if let Some(at) = self.position(self.hash(shape), shape) {
+            self.remove(at);
+        }
+    }
+
+    fn remove(&mut self, position: usize) {
         let last = self.entries.len() - 1;
-        self.unlink(self.hand);
-        if self.hand != last {
+        self.unlink(position);
+        if position != last {
             let hash = self.entries[last].hash;
             if let Some(at) = self.index.find_mut(hash, |at| *at == last) {
-                *at = self.hand;
+                *at = position;
             }
         }
-        let gone = self.entries.swap_remove(self.hand);
+        let gone = self.entries.swap_remove(position);
         self.bytes -= gone.memory();
     }
 

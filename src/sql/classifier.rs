@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use memchr::{memchr, memmem};
 use pg_query::protobuf::RawStmt;
 
@@ -43,12 +44,15 @@ pub trait Judge {
     /// The class as it sees it.
     fn judge(&self, class: &Arc<Classification>) -> Arc<Classification>;
 }
+/// Shapes that standbys have refused.
+pub type LearnedShapes = HashSet<Arc<[u8]>, foldhash::fast::RandomState>;
 
 /// Classifies texts and remembers the classes of their shapes. Cheap to own: one per worker thread.
 pub struct Classifier {
     bytes_max: usize,
     lists: FunctionLists,
     cache: ClassCache,
+    learned: Arc<LearnedShapes>,
     /// The last text's shape; kept to reuse its memory.
     shape: Shape,
     hits: u64,
@@ -63,6 +67,7 @@ impl Classifier {
             bytes_max: settings.classify_bytes_max,
             lists: FunctionLists::new(&settings.read_functions, &settings.write_functions),
             cache: ClassCache::new(seed),
+            learned: Arc::default(),
             shape: Shape::default(),
             hits: 0,
             misses: 0,
@@ -139,7 +144,11 @@ impl Classifier {
     /// Asks the grammar about a text whose shape was copied last.
     fn examine_and_keep(&mut self, text: &str, hints: Hints) -> (Arc<Classification>, Option<usize>) {
         self.misses += 1;
-        let class = Arc::new(self.examine(text, StringSyntax::Standard, hints, self.shape.bytes()));
+        let mut class = self.examine(text, StringSyntax::Standard, hints, self.shape.bytes());
+        if may_read(&class) && self.learned.contains(self.shape.bytes()) {
+            class = Classification { access: Access::Write, why: Why::Refused, names: None, ..class };
+        }
+        let class = Arc::new(class);
         let keeps = class.why != Why::DoesNotParse;
         let place = if keeps { self.cache.insert(self.shape.bytes(), Some(Arc::clone(&class))) } else { None };
         (class, place)
@@ -155,15 +164,23 @@ impl Classifier {
         })
     }
 
-    /// Learns that a standby refused this text as a write, so that its shape goes to the primary from now on (until
-    /// the cache forgets it). Only for texts with [`StringSyntax::Standard`]; others have no shape to remember.
-    pub fn mark_write(&mut self, text: &[u8]) {
+    /// The shape of a text that is a read by all that is known; `None`: it is none, or has no shape to remember. Only
+    /// for texts with [`StringSyntax::Standard`].
+    pub fn shape_of_read(&mut self, text: &[u8]) -> Option<&[u8]> {
         let class = self.classify(text, StringSyntax::Standard);
         // `classify` left the text's shape behind, unless the text has none; then it was a write anyway.
-        if class.access == Access::Read || class.names.is_some() {
-            let learned = Classification { access: Access::Write, why: Why::Refused, names: None, ..(*class).clone() };
-            self.cache.insert(self.shape.bytes(), Some(Arc::new(learned)));
-        }
+        may_read(&class).then(|| self.shape.bytes())
+    }
+
+    /// Is this text refused by standbys?
+    pub fn has_learned(&mut self, text: &[u8]) -> bool {
+        self.classify(text, StringSyntax::Standard).why == Why::Refused
+    }
+
+    /// Goes by these shapes from now on: standbys have refused what looks like a read.
+    pub fn go_by(&mut self, learned: Arc<LearnedShapes>) {
+        let before = std::mem::replace(&mut self.learned, learned);
+        before.symmetric_difference(&self.learned).for_each(|shape| self.cache.forget(shape));
     }
 
     /// How the cache did.
@@ -226,6 +243,11 @@ impl Classifier {
             None => Verdict { examined: false, ..Verdict::new(Access::Write, Why::UnknownSyntax) },
         }
     }
+}
+
+/// Is it a read, or may a catalog take it for one?
+fn may_read(class: &Classification) -> bool {
+    class.access == Access::Read || class.names.is_some()
 }
 
 /// What one statement does to the session, if anything.

@@ -37,7 +37,7 @@ pub use class::{
     Access, BackendSignal, BeginOptions, Change, Classification, Effects, Isolation, Name, Names, PinReason, Pins,
     Sequences, Step, TxControl, Why,
 };
-pub use classifier::{Classifier, Judge, Settings};
+pub use classifier::{Classifier, Judge, LearnedShapes, Settings};
 pub use functions::reads_by_name;
 pub use grammar::StringSyntax;
 pub use hint::{Hint, HintNode, HintScope};

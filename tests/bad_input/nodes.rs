@@ -17,7 +17,7 @@ use std::time::Duration;
 /// More bytes than any answer here has.
 const ANSWER_BYTES_MAX: usize = 600;
 /// "It may or may not have happened": all that may be said about a write without an answer.
-const UNKNOWN: [&str; 2] = ["08006", "08007"];
+pub const UNKNOWN: [&str; 2] = ["08006", "08007"];
 
 /// Nodes that lie, with a proxy in front.
 pub struct Stage {
@@ -27,9 +27,14 @@ pub struct Stage {
 
 impl Stage {
     pub fn new() -> Self {
+        Self::with("pool.queue_timeout", "\"10s\"")
+    }
+
+    /// With one setting more.
+    pub fn with(key: &str, value: &str) -> Self {
         let nodes: Vec<ChaosNode> = cluster::shared().ports.iter().map(|port| ChaosNode::in_front_of(*port)).collect();
         let ports: Vec<u16> = nodes.iter().map(|node| node.port).collect();
-        let proxy = ProxySpec::new(&ports).set("pool.queue_timeout", "\"10s\"").start_splitting();
+        let proxy = ProxySpec::new(&ports).set("pool.queue_timeout", "\"10s\"").set(key, value).start_splitting();
         Self { nodes, proxy }
     }
 

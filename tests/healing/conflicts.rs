@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Standbys that let nobody hold up replay.
-fn impatient() -> Cluster {
+pub fn impatient() -> Cluster {
     let cluster = Cluster::start();
     for node in 1..cluster.ports.len() {
         let mut superuser = cluster.superuser_on(node, "postgres");

@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::support::proxy::ProxySpec;
+use crate::support::rawclient::Login;
 
 /// Functions that the config declares to be reads, though they are none.
 const SETUP: &str = "
@@ -146,4 +147,44 @@ fn an_unnamed_statement_that_is_bound_again_is_learned() {
         assert_eq!(client.answer().unwrap().rows, [[Some("3".to_owned())]]);
     }
     assert_eq!(reruns_for(&proxy, "read_only"), 1);
+}
+
+#[test]
+fn what_was_learned_holds_for_all_threads_and_statements_until_its_time_is_over() {
+    start();
+    let spec = ProxySpec::in_front_of(cluster::shared()).set("route.read_functions", DECLARED);
+    let spec =
+        spec.set("route.learned_ttl", "\"5s\"").set("server.workers", "4").set("admin.console_users", "[\"app\"]");
+    let proxy = spec.start_splitting();
+    let login = Login::new(cluster::APP_USER, cluster::APP_PASSWORD, "pgregent");
+    let mut console = RawClient::login(proxy.port, &login).unwrap();
+    let mut clients: Vec<RawClient> = (0..12).map(|_| proxy.client()).collect();
+    // Prepared before anything is learned.
+    for client in &mut clients {
+        client.send(&[parse("known", "SELECT heal_insert(77)"), sync()].concat()).unwrap();
+        client.answer().unwrap();
+    }
+    let refused = |proxy: &Proxy| reruns_for(proxy, "read_only");
+    let round = |clients: &mut Vec<RawClient>, mode: Option<Mode>| {
+        for client in clients {
+            settle(client);
+            let answer = match mode {
+                Some(mode) => say(client, mode, "SELECT heal_insert(77)"),
+                None => client.send(&unit("known", "")).and_then(|()| client.answer()),
+            };
+            assert_eq!(answer.unwrap().rows, [[Some("77".to_owned())]]);
+        }
+    };
+    round(&mut clients, Some(Mode::Simple));
+    round(&mut clients, None);
+    assert_eq!(refused(&proxy), 1, "one refusal teaches all");
+    let shown = console.simple("SHOW LEARNED").unwrap().rows;
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert_eq!(shown[0][0].as_deref(), Some("select heal_insert(?)"));
+    assert_eq!(console.simple("FORGET LEARNED").unwrap().tags, ["FORGET 1"]);
+    round(&mut clients, None);
+    assert_eq!(refused(&proxy), 2, "asked again, and learned by a statement that was prepared before");
+    std::thread::sleep(Duration::from_secs(6));
+    round(&mut clients, Some(Mode::Extended));
+    assert_eq!(refused(&proxy), 3, "its time was over");
 }

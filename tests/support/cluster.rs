@@ -155,6 +155,25 @@ impl Cluster {
         panic!("node {index} did not start:\n{}", fs::read_to_string(&log).unwrap_or_default());
     }
 
+    /// Kills a node's postmaster with SIGKILL; its backends follow when they notice.
+    #[allow(dead_code, reason = "not every test binary kills nodes")]
+    pub fn kill(&self, index: usize) {
+        let file = fs::read_to_string(self.node_directory(index).join("postmaster.pid")).expect("the node runs");
+        run(Command::new("kill").args(["-9", file.lines().next().expect("it begins with the process")]));
+    }
+
+    /// Starts a killed node on its port.
+    #[allow(dead_code, reason = "not every test binary kills nodes")]
+    pub fn revive(&self, index: usize) {
+        let (data, log) = (self.node_directory(index), self.directory.join(format!("node{index}.log")));
+        wait_for("the killed node starts", START_TIMEOUT, || {
+            let mut command = postgres_command("pg_ctl");
+            command.args(["start", "--wait", "--silent", "-D"]).arg(&data).arg("-l").arg(&log);
+            command.args(["-o", &format!("-p {}", self.ports[index])]).stdout(Stdio::null()).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        });
+    }
+
     /// Waits until every standby has replayed everything the primary has written.
     pub fn wait_replayed(&self) {
         let mut superuser = self.superuser("postgres");

@@ -29,6 +29,8 @@ pub enum Fault {
     CutAnswer(usize),
     /// The connection ends before the marked message reaches the peer.
     CutRequest,
+    /// This many bytes, from the marked message's first on, reach the peer; then the connection ends.
+    CutRequestAt(usize),
     /// The answer comes this much later.
     Delay(Duration),
     /// The answer's byte at this position is inverted.
@@ -72,6 +74,8 @@ struct Wire {
     near: TcpStream,
     far: TcpStream,
     armed: Mutex<Option<Armed>>,
+    /// So many bytes may still reach the peer.
+    left: Mutex<Option<usize>>,
 }
 
 struct Armed {
@@ -127,6 +131,7 @@ impl ChaosNode {
         locked(&self.state.rules).clear();
         for wire in locked(&self.state.wires).iter() {
             locked(&wire.armed).take();
+            locked(&wire.left).take();
         }
     }
 
@@ -197,7 +202,7 @@ fn accept_loop(listener: &TcpListener, peer: u16, state: &Arc<State>) {
         }
         let Ok(far) = TcpStream::connect(("127.0.0.1", peer)) else { continue };
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
-        let wire = Arc::new(Wire { near, far, armed: Mutex::new(None) });
+        let wire = Arc::new(Wire { near, far, armed: Mutex::new(None), left: Mutex::new(None) });
         {
             let mut wires = locked(&state.wires);
             wires.push(Arc::clone(&wire));
@@ -252,13 +257,26 @@ fn arm(wire: &Wire, state: &State, message: &[u8]) -> bool {
     let contains = |marker: &[u8]| message.windows(marker.len()).any(|window| window == marker);
     let rules = locked(&state.rules);
     if let Some(rule) = rules.iter().find(|rule| contains(&rule.marker) && rule.take()) {
-        if matches!(rule.fault, Fault::CutRequest) {
-            state.fired.fetch_add(1, Ordering::SeqCst);
-            return true;
+        match rule.fault {
+            Fault::CutRequest => {
+                state.fired.fetch_add(1, Ordering::SeqCst);
+                return true;
+            }
+            Fault::CutRequestAt(at) => *locked(&wire.left) = Some(at),
+            _ => {}
         }
         *locked(&wire.armed) = Some(Armed { fault: rule.fault.clone(), answered: 0 });
     }
     drop(rules);
+    if let Some(left) = locked(&wire.left).as_mut() {
+        let Some(rest) = left.checked_sub(message.len()) else {
+            state.fired.fetch_add(1, Ordering::SeqCst);
+            // Whether the peer takes them makes no difference.
+            let _ = (&wire.far).write_all(&message[..*left]);
+            return true;
+        };
+        *left = rest;
+    }
     for (marker, count) in locked(&state.markers).iter_mut() {
         *count += usize::from(contains(marker.as_bytes()));
     }
@@ -341,7 +359,9 @@ fn spoil(wire: &Wire, state: &State, bytes: &mut Vec<u8>) -> Spoiled {
             fire();
             Spoiled::Wait(*pause)
         }
-        Fault::CutAnswer(_) | Fault::CutRequest | Fault::Flip(_) | Fault::Delay(_) => Spoiled::Pass,
+        Fault::CutAnswer(_) | Fault::CutRequest | Fault::CutRequestAt(_) | Fault::Flip(_) | Fault::Delay(_) => {
+            Spoiled::Pass
+        }
     };
     if ended {
         // What follows on this wire answers another client, who must not meet this fault.

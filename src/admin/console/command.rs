@@ -36,6 +36,8 @@ pub enum Command {
     Reload,
     /// ENABLE, DRAIN or MAINTENANCE of the node of this name.
     Serve(Service, String),
+    /// FORGET LEARNED
+    ForgetLearned,
     /// EXPLAIN ROUTE of this text.
     ExplainRoute(String),
 }
@@ -68,6 +70,7 @@ pub fn parse(words: &[Word]) -> Result<Command, ClientError> {
         ("enable", rest) => serve(Service::Enabled, rest),
         ("drain", rest) => serve(Service::Draining, rest),
         ("maintenance", rest) => serve(Service::Maintenance, rest),
+        ("forget", [word]) if word.is("learned") => Ok(Command::ForgetLearned),
         ("explain", [word, Word::Quoted(text)]) if word.is("route") => Ok(Command::ExplainRoute(text.clone())),
         _ => Err(unknown()),
     }

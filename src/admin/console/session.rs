@@ -447,6 +447,7 @@ impl ConsoleSession {
                 Outcome::done("RELOAD")
             }
             Command::Serve(service, name) => self.serve(service, &name).await?,
+            Command::ForgetLearned => self.forget_learned()?,
             Command::ExplainRoute(text) => {
                 let rows = explain::explain(&self.console.sources.look(), &text);
                 Outcome { columns: Some(explain::COLUMNS.to_vec()), rows, tag: "EXPLAIN".into() }
@@ -473,6 +474,14 @@ impl ConsoleSession {
     fn change_status(&mut self, status: TxStatus, tag: &'static str) -> Outcome {
         self.status = status;
         Outcome::done(tag)
+    }
+
+    fn forget_learned(&self) -> Answer<Outcome> {
+        if self.client.access != Access::Full {
+            let error = ClientError::error(SqlState("42501"), "permission denied: FORGET LEARNED is for console_users");
+            return Err(error.hint("Name the user in [admin] console_users."));
+        }
+        Ok(Outcome::done(format!("FORGET {}", self.console.sources.learned.forget())))
     }
 
     async fn serve(&mut self, service: Service, name: &str) -> Answer<Outcome> {

@@ -9,6 +9,8 @@ use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::ids::{NodeId, PoolKey};
 use crate::pool::{BackendView, PoolSet, PoolStats, Totals};
+use crate::route::LearnedWrites;
+use crate::route::Lesson;
 use crate::route::{Standing, Standings, Vitals};
 use crate::topology::{Topology, TopologyReader};
 use arc_swap::ArcSwap;
@@ -24,6 +26,8 @@ pub struct Sources {
     pub pools: PoolSet,
     /// The nodes.
     pub topology: TopologyReader,
+    /// What standbys have refused.
+    pub learned: Arc<LearnedWrites>,
     /// How they do.
     pub standings: Arc<Standings>,
     /// What is known of functions and views.
@@ -57,6 +61,8 @@ pub struct Snapshot {
     pub vitals: Vec<Vitals>,
     /// Functions and views, by database.
     pub catalogs: Vec<(Arc<str>, Arc<Catalog>)>,
+    /// What standbys have refused, the newest first.
+    pub learned: Vec<(Arc<[u8]>, Lesson)>,
     /// Settings in use.
     pub config: Arc<Config>,
 }
@@ -87,6 +93,7 @@ impl Sources {
             topology: self.topology.snapshot(),
             vitals: self.standings.iter().map(vitals).collect(),
             catalogs: self.catalogs.all().into_iter().map(|(name, slot, _)| (name, slot.load_full())).collect(),
+            learned: self.learned.lessons(now),
             config,
         }
     }

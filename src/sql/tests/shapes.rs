@@ -1,6 +1,7 @@
 //! Shapes: what must not matter does not, what matters does, and a class is a function of the shape.
 
 use proptest::prelude::*;
+use std::sync::Arc;
 
 use super::super::lexer::{Kind, Lexer};
 use super::super::shape::{Shape, literals_matter};
@@ -245,19 +246,22 @@ fn plain_strings_with_backslashes_are_read_as_the_server_reads_them() {
 }
 
 #[test]
-fn a_refused_read_is_a_write_from_then_on() {
+fn what_was_learned_is_a_write_until_it_is_forgotten() {
     let mut classifier = classifier();
     let before = classifier.classify(b"select * from v where a = 1", StringSyntax::Standard);
     assert_eq!(before.access, Access::Read);
-    classifier.mark_write(b"select * from v where a = 2");
-    let after = classifier.classify(b"SELECT * FROM v WHERE a = 3", StringSyntax::Standard);
-    assert_eq!((after.access, &after.why), (Access::Write, &Why::Refused));
-    assert_eq!(classifier.classify(b"select * from v", StringSyntax::Standard).access, Access::Read);
-    for text in [&b"select 'x"[..], b"\xff", b"nonsense", b"begin"] {
-        let before = classifier.classify(text, StringSyntax::Standard);
-        classifier.mark_write(text);
-        assert_eq!(before, classifier.classify(text, StringSyntax::Standard));
+    let shape = Arc::from(classifier.shape_of_read(b"select * from v where a = 2").unwrap());
+    classifier.go_by(Arc::new([shape].into_iter().collect()));
+    for _ in 0..2 {
+        let after = classifier.classify(b"SELECT * FROM v WHERE a = 3", StringSyntax::Standard);
+        assert_eq!((after.access, &after.why), (Access::Write, &Why::Refused));
     }
+    assert_eq!(classifier.classify(b"select * from v", StringSyntax::Standard).access, Access::Read);
+    for text in [&b"select * from v where a = 4"[..], b"select 'x", b"\xff", b"nonsense", b"begin"] {
+        assert_eq!(classifier.shape_of_read(text), None, "nothing to learn");
+    }
+    classifier.go_by(Arc::default());
+    assert_eq!(classifier.classify(b"select * from v where a = 5", StringSyntax::Standard), before);
 }
 
 #[test]

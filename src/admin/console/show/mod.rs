@@ -9,6 +9,7 @@ mod catalog;
 mod clients;
 mod config;
 mod databases;
+mod learned;
 mod lists;
 mod nodes;
 mod pins;
@@ -84,6 +85,7 @@ pub static SHOWS: &[&Show] = &[
     &SHOW_HELP,
     &SHOW_VERSION,
     &pins::PINS,
+    &learned::LEARNED,
     &clients::CLIENTS,
     &servers::SERVERS,
     &pools::POOLS,
@@ -130,6 +132,10 @@ fn help(_: &Snapshot) -> Vec<Row> {
         ),
         ("MAINTENANCE NODE name".to_owned(), "The node gets no reads and is not promoted. Not for console_readers."),
         ("ENABLE NODE name".to_owned(), "Ends both. Not for console_readers."),
+        (
+            "FORGET LEARNED".to_owned(),
+            "Lets standbys be asked again for what they refused (SHOW LEARNED). Not for console_readers.",
+        ),
         ("RELOAD".to_owned(), "Reads the config file again, as SIGHUP does. Not for console_readers."),
     ];
     shows.chain(others).map(|(command, doc)| vec![Value::from(command), Value::from(doc)]).collect()

@@ -137,6 +137,10 @@ async fn moment() -> Snapshot {
         topology: Arc::new(topology),
         vitals: vec![crate::route::Vitals::UNKNOWN; 2],
         catalogs: vec![("app".into(), catalog()), ("none".into(), Arc::default())],
+        learned: vec![(
+            Arc::from([&b"select f(\x01) from t where a in (\x01) and b like "[..], &[b'x'; 300]].concat()),
+            crate::route::Lesson { reason: "read_only", since: at(40), until: at(640), times: 2 },
+        )],
         config: Arc::new(Config::parse(CONFIG, "test").unwrap()),
     }
 }
@@ -281,4 +285,15 @@ async fn settings_are_told_without_secrets() {
     assert_eq!(row("pool.size", Flavour::Own)[1..], ["20", "20", "yes"].map(Value::from));
     assert_eq!(row("query_wait_timeout", Flavour::Bouncer)[1], Value::from("30"));
     assert_eq!(row("max_client_conn", Flavour::Bouncer)[1], Value::from("10000"));
+}
+
+#[tokio::test]
+async fn learned_statements_are_shown_without_their_literals() {
+    let snapshot = moment().await;
+    let shown = told(&snapshot, "learned", Flavour::Own, 0, "statement");
+    assert!(shown.starts_with("select f(?) from t where a in (?)") && shown.ends_with("xx…"), "{shown}");
+    assert!(shown.len() < 210, "{shown}");
+    for (column, value) in [("reason", "read_only"), ("since", "60"), ("expires", "540"), ("times", "2")] {
+        assert_eq!(told(&snapshot, "learned", Flavour::Own, 0, column), value);
+    }
 }
