@@ -380,9 +380,9 @@ mod tests {
         assert!(statement.is_learned(1, |_| panic!("asked twice")) && !statement.is_learned(2, |_| false));
         assert_eq!(statement.access(&catalogs[1], true), Access::Write);
         let hinted = self::statement(&table, "/* pgregent: node=primary */ select app.f()");
-        assert_eq!(hinted.access(&catalogs[1]), Access::Write, "the client's own wish is stronger");
+        assert_eq!(hinted.access(&catalogs[1], false), Access::Write, "the client's own wish is stronger");
         let plain = self::statement(&table, "select 1");
-        assert_eq!(plain.access(&catalogs[0]), Access::Read, "it names nothing");
+        assert_eq!(plain.access(&catalogs[0], false), Access::Read, "it names nothing");
     }
 
     #[test]
