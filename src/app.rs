@@ -308,7 +308,8 @@ impl App {
         }
         kept.cluster = running.cluster.clone();
         kept.admin.listen = running.admin.listen;
-        kept.log = running.log.clone();
+        kept.log.json = running.log.json;
+        kept.log.filter.clone_from(&running.log.filter);
         kept.server.listen.clone_from(&running.server.listen);
         kept.server.workers = running.server.workers;
         kept.server.unix_socket_dir.clone_from(&running.server.unix_socket_dir);
@@ -422,6 +423,7 @@ fn make_server(
         topology: topology.clone(),
         standings: Arc::clone(&deps.standings),
         catalogs: Arc::clone(&deps.catalogs),
+        decisions: Arc::clone(&deps.decisions),
         learned: Arc::clone(&deps.learned),
         config: Arc::clone(&running),
         clock: clock.clone(),
@@ -552,6 +554,7 @@ async fn serve_admin(parts: AdminParts, handle: ControlHandle) {
         vitals: vitals_of(&deps),
         status: Box::new(move || serde_json::to_value(&**handle.status().borrow()).unwrap_or_default()),
         pools: pools_json(&deps, &parts.config),
+        decisions: Arc::clone(&deps.decisions),
         readiness: parts.readiness,
         nodes: addresses
             .map(|node| NodeAddress { name: Arc::clone(&node.name), address: format!("{}:{}", node.host, node.port) })

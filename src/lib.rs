@@ -14,6 +14,7 @@
 //! | L3 | `net` `auth` `failover` (pure files) | sockets, proofs, decisions |
 //! | L4 | `backend` `route` `coordination` | a connection to a node, a choice, a store |
 //! | L5 | `pool` `client` `relay` `monitor` | backends shared, clients let in, bytes moved, nodes asked |
+//! | L5+ | `decision` | why statements went where they went |
 //! | L6 | `session` `failover::{controller, execute}` | a client's life; a decision carried out |
 //! | L7 | `admin` | lets people look |
 //! | L8 | `serve` `app` `demo` `ctl` | everything wired together |
@@ -45,6 +46,8 @@ pub mod client;
 pub mod monitor;
 pub mod pool;
 pub mod relay;
+
+pub mod decision;
 
 pub mod session;
 

@@ -72,6 +72,7 @@ impl Admin {
             before_scrape: Box::new(|metrics| metrics.control.facts_dropped(42)),
             topology,
             status: Box::new(|| json!({ "mode": "automatic" })),
+            decisions: Arc::default(),
             pools: Box::new(move || {
                 assert!(!panic.load(Ordering::SeqCst), "asked to");
                 pools.clone()
@@ -158,7 +159,7 @@ async fn every_listed_endpoint_answers_get_and_head_and_nothing_else() {
     assert_eq!(missing.status, 404);
     let paths: Vec<&str> =
         missing.body.lines().filter(|line| line.starts_with('/')).filter_map(|line| line.split(' ').next()).collect();
-    assert_eq!(paths.len(), 9, "{}", missing.body);
+    assert_eq!(paths.len(), 10, "{}", missing.body);
     for path in paths {
         let got = admin.get(path).await;
         assert_eq!(got.status, 200, "{path}: {}", got.body);
@@ -428,7 +429,12 @@ async fn something_that_is_not_http_is_turned_away() {
 
 #[test]
 fn logging_is_set_up_once_and_with_a_filter_that_can_be_read() {
-    let config = |filter: &str| LogConfig { json: true, filter: filter.to_owned() };
+    let config = |filter: &str| LogConfig {
+        json: true,
+        filter: filter.to_owned(),
+        slow_statement: None,
+        failed_statements: false,
+    };
     let unreadable = log::init(&config("pgregent=loud")).unwrap_err();
     assert!(unreadable.to_string().contains("pgregent=loud"), "{unreadable}");
     log::init(&config("error")).unwrap();

@@ -45,10 +45,11 @@ const LAYERS: &[Allowed] = &[
     ("client", &[L0, L2], &["wire", "net", "auth", "backend"]),
     ("relay", &[L0], &["wire", "net", "metrics", "topology"]),
     ("monitor", &[L0, L2], &["wire", "net", "auth", "backend", "sql", "catalog"]),
-    ("session", &[L0, L1, L2], &["net", "auth", "backend", "route", "pool", "client", "relay", "catalog"]),
+    ("decision", &[L0, L2], &["sql", "route", "client"]),
+    ("session", &[L0, L1, L2], &["net", "auth", "backend", "route", "pool", "client", "relay", "decision", "catalog"]),
     ("failover::controller", &[L0, L2], &["failover", "monitor", "coordination", "backend"]),
     ("failover::execute", &[L0, L2], &["failover", "monitor", "coordination", "backend", "wire", "net", "auth"]),
-    ("admin", &[L0, L1, L2], &["net", "client", "pool", "failover", "route", "catalog"]),
+    ("admin", &[L0, L1, L2], &["net", "client", "pool", "failover", "route", "decision", "catalog"]),
 ];
 
 /// The composition root and the verbs of the command line.

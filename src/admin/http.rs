@@ -8,12 +8,15 @@
 use super::guard::{GuardedListener, HttpLimits};
 use super::ready::{self, NotReady, Readiness, WritesNow};
 use super::report::{Around, ClusterReport};
-use super::{gauges, page};
+use super::{decisions, gauges, page};
 use crate::clock::Clock;
+use crate::decision::Decisions;
+use crate::ids::NodeId;
 use crate::metrics::{Metrics, TEXT_FORMAT};
 use crate::route::Vitals;
 use crate::topology::{Topology, TopologyReader};
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -28,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub const RENDERS_MAX: usize = 2;
 
 /// Every endpoint: path, and what it tells.
-pub(super) const ENDPOINTS: [(&str, &str); 9] = [
+pub(super) const ENDPOINTS: [(&str, &str); 10] = [
     ("/", "status page"),
     ("/metrics", "metrics in the Prometheus text format"),
     ("/health/live", "200: this process runs"),
@@ -38,6 +41,7 @@ pub(super) const ENDPOINTS: [(&str, &str); 9] = [
     ("/replica", "200: a readable standby is reachable through this proxy"),
     ("/api/v1/cluster", "the cluster as this proxy sees it, JSON"),
     ("/api/v1/pools", "the pools of this proxy, JSON"),
+    ("/api/v1/decisions", "where statements went last and why, JSON; ?user= database= node= class= reason= limit="),
 ];
 
 /// A node's name and where it is, for people.
@@ -71,6 +75,8 @@ pub struct AdminDeps {
     pub status: JsonSource,
     /// The pools' JSON.
     pub pools: JsonSource,
+    /// Where statements went last.
+    pub decisions: Arc<Decisions>,
     /// Where this proxy is in its life.
     pub readiness: Readiness,
     /// The configured nodes, by `NodeId::index`.
@@ -112,6 +118,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/replica", get(standby))
         .route("/api/v1/cluster", get(cluster))
         .route("/api/v1/pools", get(pools))
+        .route("/api/v1/decisions", get(latest_decisions))
         .fallback(unknown_path)
         .layer(middleware::map_response(common_headers))
         .with_state(shared)
@@ -249,6 +256,23 @@ async fn cluster(State(shared): Deps) -> Response {
 async fn pools(State(shared): Deps) -> Response {
     match blocking(shared, |shared| (shared.deps.pools)()).await {
         Ok(pools) => Json(pools).into_response(),
+        Err(failed) => failed,
+    }
+}
+
+async fn latest_decisions(State(shared): Deps, filter: Result<Query<decisions::Filter>, QueryRejection>) -> Response {
+    let Query(filter) = match filter {
+        Ok(filter) => filter,
+        Err(rejection) => return plain(StatusCode::BAD_REQUEST, &format!("{}\n", rejection.body_text())),
+    };
+    let listed = blocking(shared, move |shared| {
+        let (deps, now) = (&shared.deps, shared.deps.clock.now());
+        let name_of =
+            |node: NodeId| deps.nodes.get(node.index()).map_or_else(String::new, |node| node.name.to_string());
+        decisions::list(&deps.decisions, &filter, now, name_of)
+    });
+    match listed.await {
+        Ok(list) => Json(list).into_response(),
         Err(failed) => failed,
     }
 }

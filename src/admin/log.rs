@@ -236,7 +236,8 @@ mod tests {
         }
         let sink = Sink::default();
         let writer = sink.clone();
-        let config = LogConfig { json, filter: filter.to_owned() };
+        let filter = filter.to_owned();
+        let config = LogConfig { json, filter, slow_statement: None, failed_statements: false };
         let subscriber = subscriber(&config, Colour::None, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, speak);
         let bytes = sink.0.lock().clone();

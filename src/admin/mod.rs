@@ -10,6 +10,7 @@
 //! clients have logged in before) and any HTTP endpoint that acts.
 
 pub mod console;
+mod decisions;
 mod gauges;
 mod guard;
 pub mod http;

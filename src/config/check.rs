@@ -206,6 +206,7 @@ fn route(f: &Fields<'_, '_>, redirects: Vec<RedirectConfig>, notes: &mut Notes) 
         catalog: f.flag("catalog", notes).unwrap_or_default(),
         catalog_interval: f.duration_or_off("catalog_interval", notes),
         foreign_tables: f.choice("foreign_tables", notes),
+        shadow: f.flag("shadow", notes).unwrap_or_default(),
         fresh_wait: f.duration("fresh_wait", notes),
         redirects,
     }
@@ -289,7 +290,12 @@ fn log(f: &Fields<'_, '_>, notes: &mut Notes) -> LogConfig {
         let flaw = Flaw::new(format!("is not a log filter: {e}"));
         f.problem("filter", flaw.suggest(r#"write a level, such as "info", or "info,pgregent::pool=debug""#), notes);
     }
-    LogConfig { json: f.flag("json", notes).unwrap_or_default(), filter }
+    LogConfig {
+        json: f.flag("json", notes).unwrap_or_default(),
+        filter,
+        slow_statement: f.duration_or_off("slow_statement", notes),
+        failed_statements: f.flag("failed_statements", notes).unwrap_or_default(),
+    }
 }
 
 /// A secret, given in the file itself or in a file of its own.

@@ -316,6 +316,8 @@ pub struct RouteConfig {
     pub catalog_interval: Option<Duration>,
     /// Where foreign tables are read. Default primary.
     pub foreign_tables: ForeignTables,
+    /// Send everything to the primary and only count where it would go. Default false.
+    pub shadow: bool,
     /// How long a read waits for a standby that shows what its session must see, before it goes to the primary.
     /// Default 0.
     pub fresh_wait: Duration,
@@ -418,6 +420,10 @@ pub struct LogConfig {
     pub json: bool,
     /// A `tracing` filter. Default `info`.
     pub filter: String,
+    /// Statements that took longer are logged with where they went and why; `None`: none. Default none.
+    pub slow_statement: Option<Duration>,
+    /// So are those that failed. Default false.
+    pub failed_statements: bool,
 }
 
 /// A text that is never printed.

@@ -69,7 +69,7 @@ impl Metrics {
             nodes: NodeMetrics::all(&maker, node_names),
             clients: ClientMetrics::new(&maker),
             control: ControlMetrics::new(&maker),
-            route: RouteMetrics::new(&maker, route_reasons),
+            route: RouteMetrics::new(&maker, node_names, route_reasons),
             process: ProcessMetrics::new(&maker),
             rendering: Mutex::new(()),
             registry: maker.registry,

@@ -5,6 +5,8 @@
 
 use super::make::Maker;
 use super::{IntCounter, IntGauge, Reasons};
+use crate::ids::NodeId;
+use std::sync::Arc;
 
 /// Handles of classification, routing and pinning.
 #[derive(Debug)]
@@ -34,12 +36,29 @@ pub struct RouteMetrics {
     /// Databases whose catalog is known now.
     pub catalogs: IntGauge,
     reasons: Box<[&'static str]>,
+    /// By node, then class, then reason; then the same of shadow mode.
     decisions: Box<[IntCounter]>,
 }
 
+/// The classes of statements that are routed.
+const CLASSES: [&str; 2] = ["read", "write"];
+
 impl RouteMetrics {
-    pub(super) fn new(maker: &Maker, reasons: &[&'static str]) -> Self {
-        let decisions = maker.counters("route_total", "Routing decisions, by reason (count).", &["reason"]);
+    pub(super) fn new(maker: &Maker, nodes: &[Arc<str>], reasons: &[&'static str]) -> Self {
+        let labels = ["node", "class", "reason"];
+        let taken = maker.counters(
+            "route_total",
+            "Routing decisions, by node, class of statement and reason (count).",
+            &labels,
+        );
+        let shadow = "Where statements would have gone that shadow mode sent to the primary, likewise (count).";
+        let shadow = maker.counters("shadow_route_total", shadow, &labels);
+        let mut decisions = Vec::new();
+        for family in [taken, shadow] {
+            for (node, class) in nodes.iter().flat_map(|node| CLASSES.map(|class| (node, class))) {
+                decisions.extend(reasons.iter().map(|reason| family.with_label_values(&[&**node, class, reason])));
+            }
+        }
         Self {
             classify_hits: maker
                 .counter("classify_hits_total", "Statements whose classification was in the cache (count)."),
@@ -72,7 +91,7 @@ impl RouteMetrics {
             ),
             catalogs: maker.gauge("catalogs", "Databases whose catalog is known now (count)."),
             reasons: reasons.into(),
-            decisions: reasons.iter().map(|reason| decisions.with_label_values(&[reason])).collect(),
+            decisions: decisions.into(),
         }
     }
 
@@ -85,18 +104,22 @@ impl RouteMetrics {
         self.classify_cache_bytes.add(change(before.1, after.1));
     }
 
-    /// Counts a decision by the place of its reason in the slice given at construction.
+    /// Counts a decision for a node: of a write or a read, by the place of its reason in the slice given at
+    /// construction; `shadow`: it was not carried out.
     ///
     /// # Panics
     /// If there is no such place.
-    pub fn decided(&self, index: usize) {
-        self.decisions[index].inc();
+    pub fn decided(&self, node: NodeId, writes: bool, reason: usize, shadow: bool) {
+        let nodes = self.decisions.len() / self.reasons.len() / CLASSES.len() / 2;
+        let family = usize::from(shadow) * nodes;
+        let place = ((family + node.index()) * CLASSES.len() + usize::from(writes)) * self.reasons.len() + reason;
+        self.decisions[place].inc();
     }
 
-    /// All decisions so far.
+    /// All decisions so far that were carried out.
     #[must_use]
     pub fn decisions(&self) -> u64 {
-        self.decisions.iter().map(IntCounter::get).sum()
+        self.decisions[..self.decisions.len() / 2].iter().map(IntCounter::get).sum()
     }
 
     /// The place of a reason, for [`RouteMetrics::decided`].

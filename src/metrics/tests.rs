@@ -76,6 +76,7 @@ pgregent_reruns_healed_total counter
 pgregent_reruns_refused_total counter
 pgregent_reruns_total counter
 pgregent_route_total counter
+pgregent_shadow_route_total counter
 pgregent_state_asks_total counter
 pgregent_statements_total counter
 pgregent_transaction_seconds histogram
@@ -142,7 +143,9 @@ fn every_enum_counts_under_its_own_label() {
             metrics.clients.error(fault, "x");
         }
     }
-    metrics.route.decided(metrics.route.index_of("standby_read").unwrap());
+    let reason = metrics.route.index_of("standby_read").unwrap();
+    metrics.route.decided(NodeId(1), false, reason, false);
+    metrics.route.decided(NodeId(1), true, reason, true);
     let text = metrics.render();
     for line in [
         r#"pgregent_statements_total{class="read",node="pg1"} 1"#,
@@ -161,8 +164,10 @@ fn every_enum_counts_under_its_own_label() {
         r#"pgregent_client_errors_total{fault="node",reason="x"} 2"#,
         r#"pgregent_client_errors_total{fault="topology",reason="x"} 3"#,
         r#"pgregent_client_errors_total{fault="proxy",reason="x"} 4"#,
-        r#"pgregent_route_total{reason="primary_write"} 0"#,
-        r#"pgregent_route_total{reason="standby_read"} 1"#,
+        r#"pgregent_route_total{class="read",node="pg1",reason="standby_read"} 0"#,
+        r#"pgregent_route_total{class="read",node="pg2",reason="standby_read"} 1"#,
+        r#"pgregent_shadow_route_total{class="write",node="pg2",reason="standby_read"} 1"#,
+        r#"pgregent_shadow_route_total{class="read",node="pg2",reason="standby_read"} 0"#,
         r#"pgregent_lag_bytes{node="pg1"} NaN"#,
     ] {
         assert!(text.lines().any(|have| have == line), "missing: {line}\n{text}");

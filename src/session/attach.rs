@@ -7,19 +7,21 @@
 use super::effects::Pins;
 use super::hidden::Hidden;
 use super::preference::Preference;
+use super::statements::text_of;
 use super::unit::Unit;
 use super::{Attachment, BackendWait, Describing, Gate, RouteWait, Session, SessionEnd, Stage, Streamed, Tunables};
 use crate::clock::Time;
 use crate::config::{Consistency, PoolMode};
+use crate::decision::{Decision, Excerpt};
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
 use crate::ids::{NodeId, PoolKey};
 use crate::net::Buffer;
 use crate::pool::{Checkout, CheckoutError, DiscardReason, Pool};
 use crate::relay::{NodeScan, Outbox};
 use crate::route::{NoRoute, Reach, Target, Wishes};
-use crate::sql::{Access, BeginOptions, Classification, Isolation, TxControl};
+use crate::sql::{Access, BeginOptions, Classification, HintNode, Isolation, TxControl, Why};
 use crate::topology::{Floor, Role, TopologyReader};
-use crate::wire::encode;
+use crate::wire::{encode, frontend};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,6 +142,12 @@ impl Session {
             avoid: self.avoid,
             patient: !tunables.fresh_wait.is_zero() && self.is_patient(tunables.fresh_wait, now),
         };
+        let shadowed = tunables.shadow && wishes.reach == Reach::Split;
+        if shadowed {
+            let would = deps.choose(&wishes, now, &mut self.dice);
+            self.note_decision(wishes.access, &would, now, true);
+        }
+        let wishes = Wishes { reach: if shadowed { Reach::Primary } else { wishes.reach }, ..wishes };
         let mut chosen = deps.choose(&wishes, now, &mut self.dice);
         if chosen.is_err() && !self.force_primary {
             // A read that has failed on many standbys goes back to them where there is no primary.
@@ -151,8 +159,51 @@ impl Session {
         if !permitted {
             return Err(NoRoute::Held { why: "this proxy holds no permit to write".into() });
         }
-        deps.metrics.route.decided(target.reason as usize);
+        self.note_decision(wishes.access, &Ok(target), now, false);
         Ok(target)
+    }
+
+    /// Counts a decision, and writes it down for whoever asks. `shadow`: it is not carried out.
+    fn note_decision(&self, access: Access, chosen: &Result<Target, NoRoute>, now: Time, shadow: bool) {
+        if let Ok(target) = chosen {
+            self.deps.metrics.route.decided(target.node, access == Access::Write, target.reason as usize, shadow);
+        }
+        let (text, why) = self.statement_at_cursor();
+        self.deps.decisions.note(Decision {
+            at: now,
+            session: Arc::clone(&self.handle),
+            statement: Excerpt::of(text),
+            access,
+            why,
+            outcome: chosen.as_ref().map(|target| (target.node, target.reason)).map_err(Clone::clone),
+            attempt: self.attempts,
+            shadow,
+        });
+    }
+
+    /// The first statement of the unit in the inbox, and why it is a read or none.
+    pub(super) fn statement_at_cursor(&self) -> (&[u8], Option<Why>) {
+        let limit = self.deps.tunables.load().message_bytes_max;
+        let Ok(Some(message)) = self.inbox.message_at(self.inbox.cursor(), limit) else { return (b"", None) };
+        let body = self.inbox.body(message);
+        let why = |class: &Option<Arc<Classification>>| class.as_ref().map(|class| class.why.clone());
+        match message.tag {
+            frontend::QUERY => (frontend::query(body).unwrap_or(body), why(&self.query_class)),
+            frontend::PARSE => {
+                let class = self.memo.as_ref().filter(|(at, _)| *at == message.at).map(|(_, class)| class.why.clone());
+                (frontend::parse(body).map_or(&b""[..], |view| view.text), class)
+            }
+            frontend::BIND => match frontend::bind(body) {
+                Ok(view) if view.statement.is_empty() => {
+                    (text_of(&self.prepared.unnamed.content), why(&self.prepared.unnamed.class))
+                }
+                Ok(view) => self.prepared.find(view.statement).map_or((&b""[..], None), |statement| {
+                    (text_of(&statement.content), Some(statement.class.why.clone()))
+                }),
+                Err(_) => (b"", None),
+            },
+            _ => (b"", None),
+        }
     }
 
     /// Brings where the session is served up to its settings and the configuration.
@@ -202,6 +253,8 @@ impl Session {
             return self.deny(&Denied::NoRoute(Arc::clone(why)));
         }
         self.handle.note_waiting(Some(now));
+        let no = why.clone().map_or(NoRoute::NotFresh, |why| NoRoute::Held { why });
+        self.note_decision(self.wanted_unit.access, &Err(no), now, false);
         let changed = Box::pin(async move { reader.changed().await });
         let deadline = Box::pin(tokio::time::sleep_until(self.deps.clock.instant(deadline)));
         self.stage = Stage::WaitingForRoute(Box::new(RouteWait { changed, deadline, why }));
@@ -420,8 +473,13 @@ impl Session {
         let TxControl::Begin(BeginOptions { read_only, isolation, .. }) = class.tx else { return false };
         let tunables = Arc::clone(&self.deps).tunables.load_full();
         self.prefer(&tunables);
+        let reads = match class.hint.map(|hint| hint.node).or(self.hint) {
+            Some(HintNode::Primary) => false,
+            Some(HintNode::Standby) => read_only.unwrap_or(true),
+            Some(HintNode::Any) | None => read_only.unwrap_or(self.preference.read_only),
+        };
         class.statements == 1
-            && read_only.unwrap_or(self.preference.read_only)
+            && reads
             && isolation != Some(Isolation::Serializable)
             && self.preference.reach == Reach::Split
             && tunables.mode == PoolMode::Transaction

@@ -8,6 +8,7 @@ use crate::catalog::{CatalogSlot, CatalogTable};
 use crate::client::CancelRegistry;
 use crate::clock::{Clock, Time};
 use crate::config::{Config, Consistency, Pinning, PoolMode, RedirectConfig};
+use crate::decision::Decisions;
 use crate::metrics::Metrics;
 use crate::pool::PoolSet;
 use crate::route::{
@@ -42,6 +43,8 @@ pub struct SessionDeps {
     pub catalogs: Arc<CatalogTable>,
     /// Functions that change sessions, by database.
     pub hazards: HazardTable,
+    /// Where statements went last.
+    pub decisions: Arc<Decisions>,
     /// What clients are greeted with.
     pub greetings: Greetings,
     /// What can be reloaded.
@@ -88,6 +91,12 @@ pub struct Tunables {
     pub split: bool,
     /// `[route] consistency`
     pub consistency: Consistency,
+    /// `[route] shadow`
+    pub shadow: bool,
+    /// `[log] slow_statement`
+    pub slow_statement: Option<Duration>,
+    /// `[log] failed_statements`
+    pub failed_statements: bool,
     /// `[route] fresh_wait`
     pub fresh_wait: Duration,
     /// `[[route.redirect]]`
@@ -119,6 +128,9 @@ impl Tunables {
             message_bytes_max: config.server.message_bytes_max,
             split: config.route.read_write_split,
             consistency: config.route.consistency,
+            shadow: config.route.shadow,
+            slow_statement: config.log.slow_statement,
+            failed_statements: config.log.failed_statements,
             fresh_wait: config.route.fresh_wait,
             redirects: config.route.redirects.clone(),
             node_names: config.nodes.iter().map(|node| Arc::clone(&node.name)).collect(),
@@ -163,6 +175,7 @@ impl SessionDeps {
             clock,
             statements: StatementTable::default(),
             registry: Arc::new(CancelRegistry::default()),
+            decisions: Arc::default(),
             greetings: Greetings::default(),
             tunables: ArcSwap::from_pointee(Tunables::new(config, 0)),
             standings,

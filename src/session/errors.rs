@@ -74,7 +74,11 @@ impl Session {
         for _ in 0..attachment.checkout.owed.take_unready() {
             self.sent.pop_front();
         }
-        self.sent.front_mut().unwrap_or(&mut self.unit).failed = true;
+        let unit = self.sent.front_mut().unwrap_or(&mut self.unit);
+        unit.failed = true;
+        if let Some(watched) = &mut unit.watched {
+            watched.sqlstate = Some(String::from_utf8_lossy(view.sqlstate).into());
+        }
         if attachment.rerouting {
             return Ok(Fate::Forward);
         }

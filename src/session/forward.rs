@@ -6,9 +6,10 @@
 
 use super::hidden::Hidden;
 use super::statements::REFUSED_TEXT;
-use super::unit::{HOLD_MAX, Violation};
+use super::unit::{HOLD_MAX, Violation, Watched};
 use super::{Attachment, Describing, Gate, Session};
 use crate::backend::Owed;
+use crate::decision::Excerpt;
 use crate::relay::Message;
 use crate::route::Reach;
 use crate::sql::{Access, Classification, Why};
@@ -48,7 +49,10 @@ pub(super) enum Forwarded {
 impl Session {
     /// Passes on what the client sent, as far as the gate and the node's outbox allow.
     pub(super) fn forward(&mut self, attachment: &mut Attachment) -> Result<Forwarded, Violation> {
-        let limit = self.deps.tunables.load().message_bytes_max;
+        let (limit, watches) = {
+            let tunables = self.deps.tunables.load();
+            (tunables.message_bytes_max, tunables.slow_statement.is_some() || tunables.failed_statements)
+        };
         loop {
             if attachment.outbox.len() > NODE_OUTBOX_MAX {
                 return Ok(Forwarded::Full);
@@ -67,6 +71,9 @@ impl Session {
                 break;
             }
             let Some(message) = self.inbox.message_at(self.inbox.cursor(), limit)? else { break };
+            if watches {
+                self.watch(message);
+            }
             match self.pass(attachment, message)? {
                 Passed::Yes => self.unit.begun |= frontend::is_extended(message.tag),
                 Passed::More(need) => {
@@ -81,6 +88,17 @@ impl Session {
             }
         }
         Ok(Forwarded::Done)
+    }
+
+    /// Remembers when the unit was sent and how it begins: it may be logged.
+    fn watch(&mut self, message: Message) {
+        let begins =
+            matches!(message.tag, frontend::QUERY | frontend::PARSE | frontend::BIND | frontend::FUNCTION_CALL);
+        if begins && self.unit.watched.is_none() {
+            let statement = Excerpt::of(self.statement_at_cursor().0);
+            let sent_at = self.deps.clock.now();
+            self.unit.watched = Some(Box::new(Watched { sent_at, statement, sqlstate: None }));
+        }
     }
 
     fn pass(&mut self, attachment: &mut Attachment, message: Message) -> Result<Passed, Violation> {
@@ -204,11 +222,13 @@ impl Session {
         }
         match class {
             Some(class) => {
+                self.heed_hint(&class);
                 self.remember_sequences(attachment, &class);
                 self.vacate(&class);
                 self.beware(&class);
                 self.show_statements(attachment, &class);
-                self.unit.add(&class, class.wanted());
+                let access = self.hinted(class.hint, class.wanted());
+                self.unit.add(&class, access);
                 let quiet = self.is_quiet();
                 let text = frontend::query(self.inbox.body(message))?;
                 self.unit.add_effects(&class, text, self.strings, quiet);

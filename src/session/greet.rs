@@ -244,6 +244,7 @@ impl Session {
             tracked: Tracked::new(startup),
             defaults: greeting.told.defaults,
             preference,
+            hint: None,
             patience: None,
             after: super::Aftermath::default(),
             home: None,

@@ -46,6 +46,7 @@ use crate::net::Stream;
 use crate::pool::{Checkout, Pool, Ticket};
 use crate::relay::{Inbox, NodeScan, Outbox};
 use crate::route::{Dice, Target};
+use crate::sql::HintNode;
 use crate::topology::Floor;
 use effects::Pins;
 use hidden::Hidden;
@@ -286,6 +287,8 @@ pub struct Session {
     defaults: Defaults,
     /// Where it is served.
     preference: Preference,
+    /// Where the client wants statements without a hint of their own to run.
+    hint: Option<HintNode>,
     /// Until when the present unit waits for a standby that shows what it must.
     patience: Option<Time>,
     /// When it last wrote.

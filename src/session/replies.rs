@@ -8,7 +8,7 @@
 use super::effects::Kind;
 use super::hidden::{Hidden, SUSPECTS_MAX};
 use super::loss::Loss;
-use super::unit::Unit;
+use super::unit::{Unit, Watched};
 use super::{Attachment, Describing, Gate, Session, Streamed};
 use crate::backend::{Backend, Owed, Parameters, Reply, Settings};
 use crate::metrics::Class;
@@ -303,8 +303,29 @@ impl Session {
             self.inbox.settle();
         }
         self.account(attachment, &unit, status);
+        if let Some(watched) = &unit.watched {
+            self.log_watched(attachment, watched);
+        }
         self.finish_unit(attachment, unit, status);
         Ok(Fate::Stop(true))
+    }
+
+    /// Logs a unit that failed or took long, with where it went and why.
+    fn log_watched(&self, attachment: &Attachment, watched: &Watched) {
+        let tunables = self.deps.tunables.load();
+        let took = self.deps.clock.now().since(watched.sent_at);
+        let failed = tunables.failed_statements && watched.sqlstate.is_some();
+        if !failed && tunables.slow_statement.is_none_or(|limit| took <= limit) {
+            return;
+        }
+        let (node, reason) = (attachment.target.node, attachment.target.reason.label());
+        let node = tunables.node_names.get(node.index()).map_or("?", |name| &**name);
+        let (user, database) = (&*self.identity.user, &*self.identity.database);
+        let sqlstate = watched.sqlstate.as_deref();
+        tracing::info!(
+            user, database, node, reason, sqlstate, took_ms = took.as_millis(), statement = %watched.statement,
+            "{}", if failed { "a statement failed" } else { "a statement was slow" }
+        );
     }
 
     fn account(&self, attachment: &mut Attachment, unit: &Unit, status: TxStatus) {

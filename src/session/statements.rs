@@ -239,6 +239,7 @@ impl Session {
         self.remember_sequences(attachment, &class);
         self.vacate(&class);
         self.beware(&class);
+        let access = self.hinted(class.hint, access);
         self.unit.add(&class, access);
         if !self.bound.is_empty() {
             self.bound.retain(|(name, _)| **name != *portal);
@@ -457,7 +458,7 @@ impl Session {
 }
 
 /// The text in the content of a Parse.
-fn text_of(content: &[u8]) -> &[u8] {
+pub(super) fn text_of(content: &[u8]) -> &[u8] {
     content.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 

@@ -7,8 +7,10 @@
 use super::Session;
 use super::effects::{Control, Effect};
 use crate::backend::Refused;
+use crate::clock::Time;
+use crate::decision::Excerpt;
 use crate::relay::Message;
-use crate::sql::{Access, Change, Classification, Pins, Why, may_begin_read};
+use crate::sql::{Access, Change, Classification, Hint, HintNode, HintScope, Pins, Why, may_begin_read};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{FrameError, HEADER_LEN};
 use std::collections::VecDeque;
@@ -53,6 +55,19 @@ pub struct Unit {
     pub failed: bool,
     /// Part of its answer was passed on.
     pub answered: bool,
+    /// When it was sent and how it begins, where slow or failed statements are logged.
+    pub watched: Option<Box<Watched>>,
+}
+
+/// What is kept of a unit that may be logged.
+#[derive(Debug)]
+pub struct Watched {
+    /// When it was sent.
+    pub sent_at: Time,
+    /// How its first statement begins.
+    pub statement: Excerpt,
+    /// The code of the error that was passed on.
+    pub sqlstate: Option<Box<str>>,
 }
 
 impl Default for Unit {
@@ -73,6 +88,7 @@ impl Default for Unit {
             refused: None,
             failed: false,
             answered: false,
+            watched: None,
         }
     }
 }
@@ -132,6 +148,7 @@ impl Unit {
         self.refused = self.refused.take().or(before.refused);
         self.failed |= before.failed;
         self.answered |= before.answered;
+        self.watched = self.watched.take().or(before.watched);
     }
 
     /// Adds what the statements of a text do to the session, once they are answered.
@@ -264,12 +281,26 @@ impl Session {
         }
         let text = frontend::query(self.inbox.body(message))?;
         let class = self.deps.classify(&self.catalog, text, self.strings);
-        Ok(Scan::Route { access: class.wanted(), closed: true, class: Some(class) })
+        Ok(Scan::Route { access: self.wanted_of(&class), closed: true, class: Some(class) })
+    }
+
+    /// A hint for the session counts from its own statement on.
+    pub(super) fn heed_hint(&mut self, class: &Classification) {
+        if let Some(Hint { node, scope: HintScope::Session }) = class.hint {
+            self.hint = Some(node);
+        }
+    }
+
+    /// Read or write, by the session's hint where the statement has none.
+    /// What a hint sends to the primary may write, whatever its text says: that may be why.
+    pub(super) fn hinted(&self, own: Option<Hint>, access: Access) -> Access {
+        if own.is_none() && self.hint == Some(HintNode::Primary) { Access::Write } else { access }
     }
 
     /// Where it wants to go; a transaction that only reads may begin on a standby.
     fn wanted_of(&mut self, class: &Classification) -> Access {
-        match class.wanted() {
+        self.heed_hint(class);
+        match self.hinted(class.hint, class.wanted()) {
             Access::Write if self.transaction.is_none() && self.pins.is_empty() && self.begins_read(class) => {
                 Access::Read
             }
@@ -303,7 +334,7 @@ impl Session {
                         Some(statement) if statement.class.tx != crate::sql::TxControl::None => {
                             self.wanted_of(&statement.class)
                         }
-                        Some(statement) => self.access_of(&statement),
+                        Some(statement) => self.hinted(statement.class.hint, self.access_of(&statement)),
                         // Defined in this batch: its Parse has been counted.
                         None if in_batch => Access::Read,
                         None => Access::Write,

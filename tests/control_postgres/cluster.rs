@@ -232,6 +232,7 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             catalog: true,
             catalog_interval: None,
             foreign_tables: ForeignTables::Primary,
+            shadow: false,
             fresh_wait: Duration::ZERO,
             redirects: vec![],
         },
@@ -249,7 +250,7 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             hba_file: None,
             ident_file: None,
         },
-        log: LogConfig { json: false, filter: "info".into() },
+        log: LogConfig { json: false, filter: "info".into(), slow_statement: None, failed_statements: false },
     }
 }
 

@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod explaining;
 mod read_only;
 mod redirects;
 

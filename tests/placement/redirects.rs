@@ -168,3 +168,30 @@ fn a_read_waits_for_a_standby_as_long_as_it_may() {
         standby.simple("SELECT pg_wal_replay_resume()").unwrap();
     }
 }
+
+#[test]
+fn hints_hold_for_a_statement_a_transaction_or_the_session() {
+    let proxy = ProxySpec::in_front_of(shared()).start_splitting();
+    let mut client = proxy.client();
+    let there = |client: &mut RawClient, hint: &str| client.value(&format!("{hint} {ON_STANDBY}"));
+    // What a hint sends to the primary may have written there, so that the next read needs a standby that has seen it.
+    let goes_to_standbys = |client: &mut RawClient, hint: &str| {
+        wait_for("reads go to standbys", Duration::from_secs(5), || there(client, hint) == "t");
+    };
+    assert_eq!(there(&mut client, "/* pgregent: node=primary */"), "f");
+    goes_to_standbys(&mut client, "");
+    client.simple("BEGIN READ ONLY /* pgregent: node=primary, scope=transaction */").unwrap();
+    assert_eq!(there(&mut client, ""), "f");
+    client.simple("COMMIT").unwrap();
+    client.simple("BEGIN /* pgregent: node=standby scope=transaction */").unwrap();
+    assert_eq!(there(&mut client, ""), "t");
+    assert_eq!(code(client.simple("CREATE TABLE never (n int)")), "25006");
+    client.simple("ROLLBACK").unwrap();
+    assert_eq!(there(&mut client, "/* pgregent: node=primary scope=session */"), "f");
+    assert_eq!(there(&mut client, ""), "f");
+    assert_eq!(last_value(&in_one_batch(&mut client, &[ON_STANDBY]).unwrap()), "f");
+    goes_to_standbys(&mut client, "/* pgregent: node=standby */");
+    in_one_batch(&mut client, &["/* pgregent: node=any scope=session */ SELECT 1"]).unwrap();
+    goes_to_standbys(&mut client, "");
+    assert_eq!(there(&mut client, "/* pgregent: node=first */"), "t");
+}

@@ -7,6 +7,7 @@ use crate::catalog::{Catalog, CatalogTable};
 use crate::client::{CancelRegistry, ClientView};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
+use crate::decision::{Decision, Decisions};
 use crate::ids::{NodeId, PoolKey};
 use crate::pool::{BackendView, PoolSet, PoolStats, Totals};
 use crate::route::LearnedWrites;
@@ -16,6 +17,9 @@ use crate::topology::{Topology, TopologyReader};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+/// Decisions that SHOW DECISIONS tells.
+const DECISIONS_SHOWN: usize = 1_000;
 
 /// Where it is taken from.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub struct Sources {
     pub standings: Arc<Standings>,
     /// What is known of functions and views.
     pub catalogs: Arc<CatalogTable>,
+    /// Where statements went last.
+    pub decisions: Arc<Decisions>,
     /// Settings in use; a reload replaces them.
     pub config: Arc<ArcSwap<Config>>,
     /// Time.
@@ -61,6 +67,8 @@ pub struct Snapshot {
     pub vitals: Vec<Vitals>,
     /// Functions and views, by database.
     pub catalogs: Vec<(Arc<str>, Arc<Catalog>)>,
+    /// Where statements went last, newest first.
+    pub decisions: Vec<Decision>,
     /// What standbys have refused, the newest first.
     pub learned: Vec<(Arc<[u8]>, Lesson)>,
     /// Settings in use.
@@ -91,6 +99,7 @@ impl Sources {
             totals: self.pools.totals(),
             budgets: nodes.map(|node| self.pools.budget(node)).collect(),
             topology: self.topology.snapshot(),
+            decisions: self.decisions.latest(DECISIONS_SHOWN, |_| true),
             vitals: self.standings.iter().map(vitals).collect(),
             catalogs: self.catalogs.all().into_iter().map(|(name, slot, _)| (name, slot.load_full())).collect(),
             learned: self.learned.lessons(now),

@@ -223,6 +223,14 @@ pub(super) static ROUTE: Section = Section {
             "Where foreign tables are read. any: where other reads go.",
         ),
         live(
+            "shadow",
+            Kind::Bool,
+            Toml("false"),
+            Whole(|c| Shown::of(c.route.shadow)),
+            "Shadow mode: everything goes to the primary, and where it would have gone is counted (shadow_route_total) and \
+             listed (SHOW DECISIONS). Sessions that only standbys serve stay there.",
+        ),
+        live(
             "fresh_wait",
             duration(0, MINUTE),
             Toml(r#""0s""#),

@@ -294,5 +294,19 @@ pub(super) static LOG: Section = Section {
             Whole(|c| Shown::of(&c.log.filter)),
             "What is logged: error, warn, info, debug, trace; also per module, as in \"info,pgregent::pool=debug\".",
         ),
+        live(
+            "slow_statement",
+            duration_or_off(1, DAY),
+            Toml(r#""0s""#),
+            Whole(|c| Shown::duration_or_off(c.log.slow_statement)),
+            "Statements that took longer are logged, with where they went and why. \"0s\": none.",
+        ),
+        live(
+            "failed_statements",
+            Kind::Bool,
+            Toml("false"),
+            Whole(|c| Shown::of(c.log.failed_statements)),
+            "So are statements that failed, with their SQLSTATE.",
+        ),
     ],
 };

@@ -88,7 +88,10 @@ fn unknown_keys() {
         "[admin]\nbanana = 3\n",
         "E p.toml:11:1: [admin] banana: unknown key; [admin] knows listen, console, console_users, console_readers",
     );
-    with("[log.x]\n", "E p.toml:10:6: [log] x: unknown key; [log] knows json, filter");
+    with(
+        "[log.x]\n",
+        "E p.toml:10:6: [log] x: unknown key; [log] knows json, filter, slow_statement, failed_statements",
+    );
     with(
         "\"\\u001b[2J\" = 1\n",
         r#"E p.toml:10:1: [[auth.user]] \u{1b}[2J: unknown key; [[auth.user]] knows name, password, password_file"#,

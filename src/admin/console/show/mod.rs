@@ -9,6 +9,7 @@ mod catalog;
 mod clients;
 mod config;
 mod databases;
+mod decisions;
 mod learned;
 mod lists;
 mod nodes;
@@ -85,6 +86,7 @@ pub static SHOWS: &[&Show] = &[
     &SHOW_HELP,
     &SHOW_VERSION,
     &pins::PINS,
+    &decisions::DECISIONS,
     &learned::LEARNED,
     &clients::CLIENTS,
     &servers::SERVERS,

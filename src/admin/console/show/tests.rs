@@ -93,6 +93,22 @@ fn client(id: u64, user: &str, kind: ClientKind) -> ClientView {
     ClientView { id: SessionId(id), pid: 1, identity, holding: None, waiting: None, pins: Vec::new() }
 }
 
+/// At second 99: a read that went to the second node.
+fn decision() -> crate::decision::Decision {
+    let identity = client(1, "ann", ClientKind::Session).identity;
+    let session = crate::client::CancelRegistry::default().register(crate::wire::PROTOCOL_3_0, (*identity).clone());
+    crate::decision::Decision {
+        at: at(99),
+        session,
+        statement: crate::decision::Excerpt::of(b"SELECT 1"),
+        access: crate::sql::Access::Read,
+        why: Some(crate::sql::Why::Statement("select")),
+        outcome: Ok((NodeId(1), crate::route::Reason::Read)),
+        attempt: 0,
+        shadow: false,
+    }
+}
+
 /// Read at second 70: a function, and a view that reaches an unlogged table.
 fn catalog() -> Arc<Catalog> {
     let mut rows = catalog::Rows::default();
@@ -135,6 +151,7 @@ async fn moment() -> Snapshot {
         totals: vec![("app".into(), totals)],
         budgets: vec![(5, 90), (0, 90)],
         topology: Arc::new(topology),
+        decisions: vec![decision()],
         vitals: vec![crate::route::Vitals::UNKNOWN; 2],
         catalogs: vec![("app".into(), catalog()), ("none".into(), Arc::default())],
         learned: vec![(
