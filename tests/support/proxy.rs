@@ -157,9 +157,10 @@ impl ProxySpec {
     /// Starts it and waits until writes reach the primary and reads reach a standby.
     pub fn start_splitting(self) -> Proxy {
         let proxy = self.start_ready();
-        let mut client = proxy.client();
+        let primary = proxy.client().value("SELECT inet_server_port() FOR UPDATE");
+        // A session of its own each time: what a test begins must see what was written before, too.
         wait_for("reads reach a standby", START_TIMEOUT, || {
-            client.value("SELECT inet_server_port()") != client.value("SELECT inet_server_port() FOR UPDATE")
+            proxy.client().value("SELECT inet_server_port()") != primary
         });
         proxy
     }
