@@ -1,4 +1,4 @@
-//! What classification costs: a hit (shape known) and a miss (grammar and rules), for four texts.
+//! What classification costs: a hit (the text was seen lately), a hit by shape, and a miss (grammar and rules).
 //!
 //! `cargo bench --bench classify`. A miss is measured with a classifier that has just been made.
 
@@ -44,6 +44,18 @@ fn classify(criterion: &mut Criterion) {
         group.bench_function("hit", |bench| {
             bench.iter(|| warm.classify(black_box(text.as_bytes()), StringSyntax::Standard));
         });
+        // The same shape, and more texts of it than are kept: a line comment is no part of a shape.
+        let count = if text.len() < 4096 { 4096 } else { 0 };
+        let others: Vec<String> = (0..count).map(|number| format!("{text} -- {number}")).collect();
+        if !others.is_empty() {
+            let mut turn = 0;
+            group.bench_function("hit_by_shape", |bench| {
+                bench.iter(|| {
+                    turn = (turn + 1) % others.len();
+                    warm.classify(black_box(others[turn].as_bytes()), StringSyntax::Standard)
+                });
+            });
+        }
         group.bench_function("miss", |bench| {
             bench.iter_batched_ref(
                 classifier,

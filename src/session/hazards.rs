@@ -23,9 +23,12 @@ const ENTRIES_MAX: usize = 20_000;
 
 /// Lists functions that may change the session, directly or through others; whether triggers call such; and the
 /// settings of extensions that bodies name. Words are looked for where a statement can begin.
+///
+/// What a body sets for its transaction only is gone with it, but for `synchronous_commit`, which decides how the
+/// transaction ends.
 pub(super) const QUESTION: &str = r#"WITH RECURSIVE code AS MATERIALIZED (
- SELECT p.oid, p.proname, pg_catalog.regexp_replace(p.prosrc,
- '(--[^\n]*)|(set_config\s*\([^;]*?,\s*true\s*\))', '', 'gi') AS text
+ SELECT p.oid, p.proname, CASE WHEN p.prosrc OPERATOR(pg_catalog.~*) 'synchronous_commit' THEN p.prosrc ELSE
+ pg_catalog.regexp_replace(p.prosrc, '(--[^\n]*)|(set_config\s*\([^;]*?,\s*true\s*\))', '', 'gi') END AS text
  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
  WHERE l.lanname OPERATOR(pg_catalog.<>) 'internal' AND l.lanname OPERATOR(pg_catalog.<>) 'c'
  AND p.pronamespace OPERATOR(pg_catalog.<>) 'pg_catalog'::pg_catalog.regnamespace
@@ -33,7 +36,7 @@ pub(super) const QUESTION: &str = r#"WITH RECURSIVE code AS MATERIALIZED (
 ), found (oid, proname, depth) AS (
  SELECT oid, proname, 1 FROM code WHERE text OPERATOR(pg_catalog.~*) '(\mset_config\s*\()|(advisory_lock)|((^|;|["''$]|\mthen|\mbegin|\melse|\mloop)\s*(set|reset|discard|listen|load|prepare|deallocate)\s)|(\mtemp(orary)?\M)|(\mwith\s+hold\M)|(\msetseed\s*\()'
  UNION SELECT code.oid, code.proname, found.depth OPERATOR(pg_catalog.+) 1 FROM found JOIN code
- ON code.text OPERATOR(pg_catalog.~) pg_catalog.concat('\m', found.proname, '\M') WHERE found.depth OPERATOR(pg_catalog.<) 4
+ ON code.text OPERATOR(pg_catalog.~) pg_catalog.concat('\m', pg_catalog.regexp_replace(found.proname, '(\W)', '\\\1', 'g'), '\M') WHERE found.depth OPERATOR(pg_catalog.<) 4
 )
 SELECT 'function', proname, '' FROM found
 UNION SELECT 'trigger', '', '' FROM found JOIN pg_catalog.pg_trigger t ON t.tgfoid OPERATOR(pg_catalog.=) found.oid

@@ -44,7 +44,18 @@ impl CacheCounts {
     }
 }
 
+/// Where the class of a shape is, as long as it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Which entry.
+    pub at: usize,
+    /// Its number, never used again.
+    pub serial: u64,
+}
+
 struct Entry {
+    /// Tells it from what may take its place. From 1.
+    serial: u64,
     hash: u64,
     shape: Box<[u8]>,
     /// `None`: this shape's literals matter, and the key is another one, with them.
@@ -73,15 +84,19 @@ pub(super) struct ClassCache {
     entries: Vec<Entry>,
     bytes: usize,
     hand: usize,
+    serial: u64,
 }
 
 impl ClassCache {
     /// `seed` should differ between processes, so that nobody outside can choose shapes that share a bucket.
     pub fn new(seed: u64) -> Self {
-        Self { hasher: FixedState::with_seed(seed), index: HashTable::new(), entries: Vec::new(), bytes: 0, hand: 0 }
+        let (index, entries) = (HashTable::new(), Vec::new());
+        Self { hasher: FixedState::with_seed(seed), index, entries, bytes: 0, hand: 0, serial: 0 }
     }
 
-    fn hash(&self, shape: &[u8]) -> u64 {
+    /// A number for a text or shape.
+    #[inline]
+    pub fn hash(&self, shape: &[u8]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(shape);
         hasher.finish()
@@ -99,6 +114,19 @@ impl ClassCache {
         let entry = &mut self.entries[at];
         entry.recent = true;
         Some((entry.class.as_ref(), at))
+    }
+
+    /// The place of an entry, to come back to it.
+    pub fn place(&self, at: usize) -> Place {
+        Place { at, serial: self.entries[at].serial }
+    }
+
+    /// The class at a place, if it is still that of the same shape.
+    #[inline]
+    pub fn at(&mut self, place: Place) -> Option<&Arc<Classification>> {
+        let entry = self.entries.get_mut(place.at).filter(|entry| entry.serial == place.serial)?;
+        entry.recent = true;
+        entry.class.as_ref()
     }
 
     /// The class at a place as the catalog of this version sees it; it is asked if it was not among the last few.
@@ -134,7 +162,9 @@ impl ClassCache {
             self.bytes = self.bytes + entry.memory() - before;
             return Some(at);
         }
-        let entry = Entry { hash, shape: shape.into(), class, judged: Default::default(), recent: false };
+        self.serial += 1;
+        let serial = self.serial;
+        let entry = Entry { serial, hash, shape: shape.into(), class, judged: Default::default(), recent: false };
         let bytes = entry.memory();
         while self.entries.len() >= ENTRIES_MAX || self.bytes + bytes > BYTES_MAX && !self.entries.is_empty() {
             self.evict_one();

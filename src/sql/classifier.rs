@@ -16,6 +16,7 @@ use super::functions::FunctionLists;
 use super::grammar::{self, NoTree, StringSyntax};
 use super::hint::Hints;
 use super::lexer::{Kind, Lexer};
+use super::recent::{RecentTexts, TEXT_BYTES_MAX};
 use super::shape::{NoShape, SHAPE_BYTES_MAX, Shape, literals_matter};
 use super::statement::{self, Verdict};
 
@@ -52,6 +53,7 @@ pub struct Classifier {
     bytes_max: usize,
     lists: FunctionLists,
     cache: ClassCache,
+    recent: RecentTexts,
     learned: Arc<LearnedShapes>,
     /// The last text's shape; kept to reuse its memory.
     shape: Shape,
@@ -67,6 +69,7 @@ impl Classifier {
             bytes_max: settings.classify_bytes_max,
             lists: FunctionLists::new(&settings.read_functions, &settings.write_functions),
             cache: ClassCache::new(seed),
+            recent: RecentTexts::default(),
             learned: Arc::default(),
             shape: Shape::default(),
             hits: 0,
@@ -76,8 +79,8 @@ impl Classifier {
 
     /// What may this text do? `text` is what the client sent, without the terminating NUL.
     ///
-    /// A known shape costs one pass over the text and no allocation; another one runs the grammar (tens of
-    /// microseconds).
+    /// A text seen lately costs a hash and a comparison, another one of a known shape one pass; neither allocates. A new
+    /// shape runs the grammar (tens of microseconds).
     pub fn classify(&mut self, text: &[u8], strings: StringSyntax) -> Arc<Classification> {
         self.find(text, strings).0
     }
@@ -94,6 +97,25 @@ impl Classifier {
 
     /// The class of a text, and its place in the cache.
     fn find(&mut self, text: &[u8], strings: StringSyntax) -> (Arc<Classification>, Option<usize>) {
+        if strings != StringSyntax::Standard || text.len() > TEXT_BYTES_MAX {
+            return self.find_by_shape(text, strings);
+        }
+        let hash = self.cache.hash(text);
+        if let Some(place) = self.recent.find(hash, text)
+            && let Some(class) = self.cache.at(place)
+        {
+            self.hits += 1;
+            return (Arc::clone(class), Some(place.at));
+        }
+        let found = self.find_by_shape(text, strings);
+        if let Some(at) = found.1 {
+            self.recent.remember(hash, text, self.cache.place(at));
+        }
+        found
+    }
+
+    /// The same for a text that was not seen lately.
+    fn find_by_shape(&mut self, text: &[u8], strings: StringSyntax) -> (Arc<Classification>, Option<usize>) {
         if text.len() > self.bytes_max {
             return (self.unexamined(text, Why::TooLong), None);
         }
@@ -167,8 +189,8 @@ impl Classifier {
     /// The shape of a text that is a read by all that is known; `None`: it is none, or has no shape to remember. Only
     /// for texts with [`StringSyntax::Standard`].
     pub fn shape_of_read(&mut self, text: &[u8]) -> Option<&[u8]> {
-        let class = self.classify(text, StringSyntax::Standard);
-        // `classify` left the text's shape behind, unless the text has none; then it was a write anyway.
+        let class = self.find_by_shape(text, StringSyntax::Standard).0;
+        // That left the text's shape behind, unless the text has none; then it was a write anyway.
         may_read(&class).then(|| self.shape.bytes())
     }
 
@@ -187,7 +209,7 @@ impl Classifier {
     #[must_use]
     pub fn counts(&self) -> CacheCounts {
         let (entries, bytes) = self.cache.size();
-        CacheCounts { hits: self.hits, misses: self.misses, entries, bytes }
+        CacheCounts { hits: self.hits, misses: self.misses, entries, bytes: bytes + self.recent.bytes() }
     }
 
     /// Without a shape that could be trusted, every word of the text counts.

@@ -23,6 +23,7 @@ mod hint;
 mod label;
 mod lexer;
 mod pieces;
+mod recent;
 mod setting;
 mod shape;
 mod statement;

@@ -1,8 +1,8 @@
 //! Reads that sessions of their own writes never see stale, while standbys lag in every way.
 //!
 //! Each client owns a row and a counter: after every write, however it was made, each of its reads must show the
-//! counter, on whatever node it runs; so must the first read of its next session. Meanwhile replay is paused, a WAL
-//! receiver is stopped, and a standby applies with delay. At the end: no stale read, and most reads were a standby's.
+//! counter, on whatever node it runs; so must the first read of its next session. Meanwhile replay is paused, the WAL
+//! receiver, the startup process or all processes of a standby are stopped, and a standby applies with delay. At the end: no stale read, and most reads were a standby's.
 //! `make test` checks some ten thousand reads, `make consistency` a million (CONSISTENCY_READS). Absent on purpose:
 //! what one client sees of another's writes (counted, not judged), failover.
 
@@ -27,8 +27,7 @@ const CLIENTS: u64 = 12;
 const READS: u64 = 15_000;
 /// A standby that answers half as often as it could is not worth having.
 const STANDBY_SHARE_MIN: f64 = 0.25;
-/// Sessions of a client end after so many writes. Where commits are acknowledged before they are flushed, a new session
-/// reads on the primary until they are (three times `wal_writer_delay`), so they must not be too short.
+/// Sessions of a client end after so many writes.
 const WRITES_PER_SESSION: u64 = 100;
 /// One client in so many acknowledges commits before they are flushed.
 const LAZY_EVERY: u64 = 6;
@@ -161,6 +160,19 @@ impl<'a> Client<'a> {
     }
 }
 
+/// Stops processes of a standby for a while.
+fn freeze(standby: &mut RawClient, which: &str, wait: impl Fn()) {
+    let answer = standby.simple(&format!("SELECT pid FROM pg_stat_activity WHERE {which}")).unwrap();
+    let pids: Vec<String> = answer.rows.into_iter().filter_map(|row| row[0].clone()).collect();
+    let signal = |name: &str| {
+        // A process may have ended meanwhile.
+        let _ = Command::new("kill").arg(name).args(&pids).stderr(std::process::Stdio::null()).status();
+    };
+    signal("-STOP");
+    wait();
+    signal("-CONT");
+}
+
 /// Makes standbys lag, in turn and in every way, until told to stop.
 fn trouble(cluster: &Cluster, stop: &AtomicBool) {
     let wait = |millis: u64| {
@@ -174,7 +186,9 @@ fn trouble(cluster: &Cluster, stop: &AtomicBool) {
     while !stop.load(Ordering::SeqCst) {
         turn += 1;
         let standby = &mut standbys[turn % 2];
-        match turn % 3 {
+        match turn % 5 {
+            3 => freeze(standby, "backend_type = 'startup'", || wait(500)),
+            4 => freeze(standby, "pid <> pg_backend_pid()", || wait(400)),
             0 => {
                 standby.simple("SELECT pg_wal_replay_pause()").unwrap();
                 wait(400);
@@ -249,13 +263,21 @@ fn no_session_reads_less_than_it_wrote() {
 fn a_new_session_sees_what_is_not_yet_flushed() {
     let cluster = Cluster::start();
     let proxy = ProxySpec::in_front_of(&cluster).start_splitting();
-    let mut writers = [proxy.client(), proxy.client(), proxy.client()];
+    let mut writers = [proxy.client(), proxy.client(), proxy.client(), proxy.client()];
     writers[0].simple("CREATE TABLE lazy AS SELECT 0 AS n; SET synchronous_commit = off").unwrap();
     writers[1].simple("SET synchronous_commit = off").unwrap();
+    let function = "CREATE FUNCTION lazily() RETURNS void LANGUAGE plpgsql AS \
+                    $$ BEGIN PERFORM set_config('synchronous_commit', 'off', true); UPDATE lazy SET n = n + 1; END $$";
+    writers[3].simple(function).unwrap();
+    // A name that a pattern would read otherwise.
+    writers[3]
+        .simple("CREATE FUNCTION \"a(b\"() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_lock(1); END'")
+        .unwrap();
     cluster.wait_replayed();
     for round in 1..=60 {
         let update = "UPDATE lazy SET n = n + 1";
-        match round % 3 {
+        match round % 4 {
+            3 => writers[3].simple("SELECT lazily()"),
             2 => writers[2].simple(&format!("BEGIN; SET LOCAL synchronous_commit = off; {update}; COMMIT")),
             other => writers[other as usize].simple(update),
         }
