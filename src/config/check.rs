@@ -206,6 +206,7 @@ fn route(f: &Fields<'_, '_>, redirects: Vec<RedirectConfig>, notes: &mut Notes) 
         catalog: f.flag("catalog", notes).unwrap_or_default(),
         catalog_interval: f.duration_or_off("catalog_interval", notes),
         foreign_tables: f.choice("foreign_tables", notes),
+        optimistic_transactions: f.flag("optimistic_transactions", notes).unwrap_or_default(),
         shadow: f.flag("shadow", notes).unwrap_or_default(),
         fresh_wait: f.duration("fresh_wait", notes),
         redirects,

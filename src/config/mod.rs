@@ -316,6 +316,8 @@ pub struct RouteConfig {
     pub catalog_interval: Option<Duration>,
     /// Where foreign tables are read. Default primary.
     pub foreign_tables: ForeignTables,
+    /// Begin transactions on a standby, and move them to the primary with their first write. Default false.
+    pub optimistic_transactions: bool,
     /// Send everything to the primary and only count where it would go. Default false.
     pub shadow: bool,
     /// How long a read waits for a standby that shows what its session must see, before it goes to the primary.

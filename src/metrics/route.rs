@@ -29,6 +29,8 @@ pub struct RouteMetrics {
     pub learned: IntGauge,
     /// Sessions pinned to their backend now, by reason.
     pub pins: Reasons<IntGauge>,
+    /// Transactions that began on a standby and had to move, by what came of it.
+    pub trials: Reasons<IntCounter>,
     /// Times a backend was asked what it holds, because a text did not tell what it did.
     pub state_asks: IntCounter,
     /// Attempts to read a database's catalog, by result.
@@ -83,6 +85,11 @@ impl RouteMetrics {
                 "Shapes of statements known to be for the primary because standbys refused them (count).",
             ),
             pins: maker.gauge_reasons("pins", "Sessions pinned to their backend now, by reason (sessions).", "reason"),
+            trials: maker.reasons(
+                "trials_total",
+                "Transactions that began on a standby and had to move to the primary, by result (count).",
+                "result",
+            ),
             state_asks: maker.counter("state_asks_total", "Backends asked what session state they hold (count)."),
             catalog_loads: maker.reasons(
                 "catalog_loads_total",

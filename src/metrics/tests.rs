@@ -77,6 +77,7 @@ pgregent_reruns_refused_total counter
 pgregent_reruns_total counter
 pgregent_route_total counter
 pgregent_shadow_route_total counter
+pgregent_trials_total counter
 pgregent_state_asks_total counter
 pgregent_statements_total counter
 pgregent_transaction_seconds histogram

@@ -5,6 +5,7 @@
 
 use super::{DiscardReason, Pool, Totals};
 use crate::backend::{Backend, Settings, simple_query};
+use crate::wire::TxStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,17 @@ use std::time::Duration;
 const RESET_LIMIT: Duration = Duration::from_secs(5);
 
 impl Pool {
-    /// Runs DISCARD ALL on a backend that was used so much and is clean otherwise, and puts it back.
+    /// Runs DISCARD ALL on a backend that is clean otherwise, after the end of its transaction, and puts it back.
     pub(super) async fn reset(self: Arc<Self>, mut backend: Box<Backend>, used: Totals) {
         self.state.lock().totals.add(used);
-        let asking = simple_query(&mut backend, "DISCARD ALL", |_| {});
+        let asking = async {
+            if backend.tx != TxStatus::Idle {
+                simple_query(&mut backend, "ROLLBACK", |_| {}).await?;
+            }
+            simple_query(&mut backend, "DISCARD ALL", |_| {}).await
+        };
         if matches!(tokio::time::timeout(RESET_LIMIT, asking).await, Ok(Ok(()))) {
+            backend.tx = TxStatus::Idle;
             backend.settings = Arc::new(Settings::default());
             backend.statements.forget_all();
             backend.sequences_of = None;

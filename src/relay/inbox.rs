@@ -28,6 +28,8 @@ pub struct Inbox {
     buffer: Buffer,
     start: usize,
     cursor: usize,
+    /// Where what is kept to be passed on again begins.
+    log: Option<usize>,
 }
 
 impl Inbox {
@@ -96,10 +98,44 @@ impl Inbox {
     /// Everything before the cursor is done with.
     pub fn settle(&mut self) {
         self.start = self.cursor;
-        if self.start == self.buffer.len() {
+        if self.start == self.buffer.len() && self.log.is_none() {
             self.buffer.give_back();
             self.start = 0;
             self.cursor = 0;
+        }
+    }
+
+    /// Keeps everything from here on, done with or not, until [`Inbox::forget_log`].
+    pub fn keep_log(&mut self) {
+        self.log = Some(self.start);
+    }
+
+    /// Bytes kept that were passed on.
+    #[must_use]
+    pub fn logged(&self) -> usize {
+        self.log.map_or(0, |log| self.cursor - log)
+    }
+
+    /// Goes back to the beginning of what is kept.
+    pub fn rewind_log(&mut self) {
+        if let Some(log) = self.log {
+            (self.start, self.cursor) = (log, log);
+        }
+    }
+
+    /// The first `len` bytes of what is kept are done with.
+    pub fn skip_log(&mut self, len: usize) {
+        if let Some(log) = self.log {
+            let end = (log + len).min(self.buffer.len());
+            (self.start, self.cursor) = (end, end);
+        }
+    }
+
+    /// Keeps nothing any more that is done with.
+    pub fn forget_log(&mut self) {
+        self.log = None;
+        if self.start == self.buffer.len() {
+            self.settle();
         }
     }
 
@@ -118,10 +154,12 @@ impl Inbox {
     pub fn poll_fill(&mut self, stream: &mut Stream, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
         let had_memory = self.buffer.capacity() != 0;
         self.buffer.reserve();
-        if self.start > 0 && self.buffer.len() == self.buffer.capacity() {
-            self.buffer.drain(..self.start);
-            self.cursor -= self.start;
-            self.start = 0;
+        let done = self.log.unwrap_or(self.start);
+        if done > 0 && self.buffer.len() == self.buffer.capacity() {
+            self.buffer.drain(..done);
+            self.cursor -= done;
+            self.start -= done;
+            self.log = self.log.map(|_| 0);
         }
         if self.buffer.len() == self.buffer.capacity() {
             self.buffer.reserve_more(room.clamp(BUFFER_LEN, BUFFER_LEN * 32));

@@ -344,6 +344,13 @@ impl Session {
         self.inbox.settle();
         self.unit = Unit::default();
         self.bound.clear();
+        if self.trial.as_ref().is_some_and(|trial| !trial.is_repeating()) {
+            if target.role == Role::Standby {
+                self.inbox.keep_log();
+            } else {
+                self.trial = None;
+            }
+        }
         let begins = matches!(self.transaction, super::Transaction::None | super::Transaction::Deferred(_));
         let alone = self.wanted_unit.closed && self.wanted_unit.access == Access::Read && begins;
         let mut attachment = Attachment {
@@ -454,6 +461,17 @@ impl Session {
         checkout.discard(reason);
     }
 
+    /// Lets a backend go in whose transaction nothing was written.
+    pub(super) fn part_rolled_back(&mut self, attachment: Attachment) {
+        let Attachment { checkout, target, .. } = attachment;
+        self.deps.standings.of(target.node).end();
+        if self.handle.detach() {
+            checkout.discard(DiscardReason::Canceled);
+        } else {
+            checkout.reset();
+        }
+    }
+
     /// The client is gone: whatever state its backend holds goes with it.
     pub(super) fn part(&mut self, attachment: Attachment, end: SessionEnd) {
         let between = !self.unit.begun && attachment.to_node == 0 && attachment.outbox.is_empty();
@@ -470,6 +488,10 @@ impl Session {
 
     /// Does this begin a transaction that a standby can run? Everything in it is refused that is no read.
     pub(super) fn begins_read(&mut self, class: &Classification) -> bool {
+        self.begins_on_standby(class, false)
+    }
+
+    fn begins_on_standby(&mut self, class: &Classification, trial: bool) -> bool {
         let TxControl::Begin(BeginOptions { read_only, isolation, .. }) = class.tx else { return false };
         let tunables = Arc::clone(&self.deps).tunables.load_full();
         self.prefer(&tunables);
@@ -479,14 +501,22 @@ impl Session {
             Some(HintNode::Any) | None => read_only.unwrap_or(self.preference.read_only),
         };
         class.statements == 1
-            && reads
+            && (reads || trial)
             && isolation != Some(Isolation::Serializable)
             && self.preference.reach == Reach::Split
             && tunables.mode == PoolMode::Transaction
     }
 
+    /// Does this begin a transaction that may write, and may yet begin on a standby?
+    pub(super) fn is_trial(&self, class: &Classification) -> bool {
+        let TxControl::Begin(BeginOptions { read_only, .. }) = class.tx else { return false };
+        let hinted = class.hint.map(|hint| hint.node).or(self.hint).is_some_and(|node| node != HintNode::Any);
+        let optimistic = self.deps.tunables.load().optimistic_transactions && self.optimistic;
+        optimistic && !hinted && !read_only.unwrap_or(self.preference.read_only)
+    }
+
     /// BEGIN READ ONLY waits for its first statement, so that this may choose the node.
     pub(super) fn defers(&mut self, class: &Classification) -> bool {
-        self.transaction.is_none() && self.pins.is_empty() && self.begins_read(class)
+        self.transaction.is_none() && self.pins.is_empty() && self.begins_on_standby(class, self.is_trial(class))
     }
 }

@@ -91,6 +91,8 @@ pub struct Tunables {
     pub split: bool,
     /// `[route] consistency`
     pub consistency: Consistency,
+    /// `[route] optimistic_transactions`
+    pub optimistic_transactions: bool,
     /// `[route] shadow`
     pub shadow: bool,
     /// `[log] slow_statement`
@@ -128,6 +130,7 @@ impl Tunables {
             message_bytes_max: config.server.message_bytes_max,
             split: config.route.read_write_split,
             consistency: config.route.consistency,
+            optimistic_transactions: config.route.optimistic_transactions,
             shadow: config.route.shadow,
             slow_statement: config.log.slow_statement,
             failed_statements: config.log.failed_statements,

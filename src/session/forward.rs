@@ -44,6 +44,10 @@ pub(super) enum Forwarded {
     Terminate,
     /// A statement must not run where its transaction is.
     Misplaced,
+    /// The transaction must move to the primary.
+    Moves,
+    /// It has moved, and the primary has answered otherwise.
+    Disagreed,
 }
 
 impl Session {
@@ -69,6 +73,9 @@ impl Session {
             }
             if attachment.gate == Gate::Shut || attachment.is_held_up() || self.must_see_answer() {
                 break;
+            }
+            if let Some(stopped) = self.judge_trial(attachment)? {
+                return Ok(stopped);
             }
             let Some(message) = self.inbox.message_at(self.inbox.cursor(), limit)? else { break };
             if watches {

@@ -244,6 +244,8 @@ impl Session {
             tracked: Tracked::new(startup),
             defaults: greeting.told.defaults,
             preference,
+            trial: None,
+            optimistic: true,
             hint: None,
             patience: None,
             after: super::Aftermath::default(),

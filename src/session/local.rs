@@ -7,6 +7,7 @@
 use super::attach::{Denied, Wanted};
 use super::effects::Control;
 use super::loss::lost_transaction;
+use super::trial::Trial;
 use super::unit::{Scan, Violation};
 use super::{Session, SessionEnd, Transaction};
 use crate::config::PoolMode;
@@ -106,7 +107,7 @@ impl Session {
                 Ok(Pumped::Moved)
             }
             Scan::Terminate => Ok(Pumped::End(SessionEnd::ClientLeft)),
-            Scan::Route { access, closed, class } => {
+            Scan::Route { access, closed, class, .. } => {
                 if let Some(class) = &class
                     && self.answer_control(class)?
                 {
@@ -164,7 +165,8 @@ impl Session {
             return Ok(true);
         }
         if self.defers(class) {
-            let text = frontend::query(self.inbox.body(message))?.into();
+            let text: Box<[u8]> = frontend::query(self.inbox.body(message))?.into();
+            self.trial = self.is_trial(class).then(|| Trial::new(&text));
             self.transaction = Transaction::Deferred(text);
             self.complete(message, "BEGIN");
             return Ok(true);
@@ -176,6 +178,7 @@ impl Session {
             _ => return Ok(false),
         };
         self.transaction = Transaction::None;
+        self.trial = None;
         self.complete(message, tag);
         Ok(true)
     }
@@ -320,6 +323,7 @@ impl Session {
 
     /// Refuses the unit in the inbox: nothing of it was executed.
     pub(super) fn deny_with(&mut self, why: &impl Classify) {
+        self.stop_repeating();
         self.note_error(why);
         let error = why.client();
         self.handle.note_waiting(None);

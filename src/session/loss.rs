@@ -179,6 +179,8 @@ impl Session {
         if moves {
             return self.move_read(node, loss);
         }
+        let repeating = self.stop_repeating();
+        self.end_trial();
         self.outbox.release();
         self.inbox.settle();
         self.prepared.abandon_all();
@@ -191,6 +193,10 @@ impl Session {
         if doomed && terminated {
             // Its goodbye says so, as the node did.
             self.ending = Some(SessionEnd::Terminated);
+        } else if repeating {
+            // What was answered before stays answered; the client hears of it with its next statement.
+            self.unit = super::Unit::default();
+            self.transaction = Transaction::Lost { told: false };
         } else if inside_message {
             // Half a message is on its way to the client: nothing can follow it.
             self.ending = Some(SessionEnd::StateLost);

@@ -30,6 +30,7 @@ mod signals;
 mod statements;
 mod tracked;
 mod transaction;
+mod trial;
 mod unit;
 
 pub use deps::{SessionDeps, Tunables};
@@ -56,6 +57,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tracked::Tracked;
 use transaction::Transaction;
+use trial::Trial;
 use unit::Unit;
 
 /// Why a session ended. The label is a metric label.
@@ -287,6 +289,10 @@ pub struct Session {
     defaults: Defaults,
     /// Where it is served.
     preference: Preference,
+    /// The open transaction may move to the primary.
+    trial: Option<Trial>,
+    /// Transactions may begin on a standby, as far as this session knows.
+    optimistic: bool,
     /// Where the client wants statements without a hint of their own to run.
     hint: Option<HintNode>,
     /// Until when the present unit waits for a standby that shows what it must.
@@ -317,6 +323,9 @@ pub struct Session {
 impl Session {
     /// Forgets what was sent of the present unit: it runs elsewhere, or not at all.
     fn forget_unit(&mut self) {
+        if let Some(trial) = self.trial.as_mut().filter(|trial| !trial.is_repeating()) {
+            trial.restart();
+        }
         self.sent.clear();
         self.unit = Unit::default();
         self.prepared.abandon_all();

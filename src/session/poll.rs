@@ -240,6 +240,14 @@ impl Session {
                 self.stage = Stage::Attached(attachment);
                 return Poll::Ready(Err(SessionEnd::ClientLeft));
             }
+            Ok(Forwarded::Moves) => {
+                self.move_trial(attachment);
+                return Poll::Ready(Ok(Again));
+            }
+            Ok(Forwarded::Disagreed) => {
+                self.fail_trial(attachment);
+                return Poll::Ready(Ok(Again));
+            }
             Ok(Forwarded::Misplaced) => {
                 self.misplaced(attachment);
                 return Poll::Ready(Ok(Again));

@@ -73,17 +73,17 @@ impl Session {
                 Ok(None) => break,
                 Err(loss) => {
                     // What came before the loss was accounted for, so the client must get it.
-                    self.outbox.push(&input[run..at]);
+                    self.deliver(&input[run..at]);
                     return Err(loss);
                 }
             };
             let forward = matches!(fate, Fate::Forward | Fate::Stop(true));
             if !forward {
-                self.outbox.push(&input[run..at]);
+                self.deliver(&input[run..at]);
                 run = at + take;
             }
             if let Fate::Replace(instead) = &fate {
-                self.outbox.push(instead);
+                self.deliver(instead);
             }
             at += take;
             if attachment
@@ -92,7 +92,7 @@ impl Session {
                 .front()
                 .is_some_and(|owed| matches!(owed, Owed::InventParse | Owed::InventClose))
             {
-                self.outbox.push(&input[run..at]);
+                self.deliver(&input[run..at]);
                 run = at;
                 self.emit_invented(attachment);
             }
@@ -103,10 +103,10 @@ impl Session {
                 }
             }
         }
-        if run == 0 && at == input.len() {
+        if run == 0 && at == input.len() && self.trial.is_none() {
             self.outbox.push_buffer(input);
         } else {
-            self.outbox.push(&input[run..at]);
+            self.deliver(&input[run..at]);
             input.drain(..at);
             if input.is_empty() {
                 input.give_back();

@@ -173,6 +173,10 @@ pub enum Scan {
         access: Access,
         /// It ends with a Sync or is one Query: nothing else belongs to it.
         closed: bool,
+        /// It ends a transaction and does nothing else.
+        ends: bool,
+        /// It names or closes prepared statements.
+        names: bool,
         /// The class of a single simple Query.
         class: Option<Arc<Classification>>,
     },
@@ -197,6 +201,9 @@ pub enum Violation {
 /// The state of a scan over extended-protocol messages.
 struct Batch {
     access: Access,
+    /// What it runs ends a transaction; `None`: nothing yet.
+    ends: Option<bool>,
+    names: bool,
     runs: bool,
     needs_node: bool,
 }
@@ -207,7 +214,7 @@ impl Session {
         let limit = self.deps.tunables.load().message_bytes_max;
         let mut at = self.inbox.cursor();
         let first = at;
-        let mut batch = Batch { access: Access::Read, runs: false, needs_node: false };
+        let mut batch = Batch { access: Access::Read, ends: None, names: false, runs: false, needs_node: false };
         let mut hold_max = HOLD_MAX;
         loop {
             let Some(message) = self.inbox.message_at(at, limit)? else { return Ok(Scan::More(HEADER_LEN)) };
@@ -233,29 +240,25 @@ impl Session {
                 frontend::FLUSH | frontend::FUNCTION_CALL | frontend::QUERY | frontend::TERMINATE
                     if batch.needs_node || message.tag == frontend::FUNCTION_CALL =>
                 {
-                    return Ok(Scan::Route { access: Access::Write, closed: false, class: None });
+                    return Ok(Scan::WRITE);
                 }
                 frontend::FLUSH if message.whole => {}
                 frontend::PARSE | frontend::BIND | frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE => {
                     if !message.whole {
                         let long = at + message.len - first > hold_max && message.tag != frontend::PARSE;
-                        return Ok(if long {
-                            Scan::Route { access: Access::Write, closed: false, class: None }
-                        } else {
-                            self.missing(message)
-                        });
+                        return Ok(if long { Scan::WRITE } else { self.missing(message) });
                     }
                     self.scan_extended(message, &mut batch)?;
                 }
                 frontend::QUERY | frontend::TERMINATE | frontend::FLUSH => return Ok(Scan::Local(at - first)),
                 frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {
-                    return Ok(Scan::Route { access: Access::Write, closed: false, class: None });
+                    return Ok(Scan::WRITE);
                 }
                 other => return Err(Violation::Tag(other)),
             }
             at += message.len;
             if at - first > hold_max {
-                return Ok(Scan::Route { access: Access::Write, closed: false, class: None });
+                return Ok(Scan::WRITE);
             }
         }
     }
@@ -276,12 +279,13 @@ impl Session {
             return Ok(if self.waits_for_whole(message) {
                 self.missing(message)
             } else {
-                Scan::Route { access: Access::Write, closed: true, class: None }
+                Scan::Route { access: Access::Write, closed: true, ends: false, names: false, class: None }
             });
         }
         let text = frontend::query(self.inbox.body(message))?;
         let class = self.deps.classify(&self.catalog, text, self.strings);
-        Ok(Scan::Route { access: self.wanted_of(&class), closed: true, class: Some(class) })
+        let (access, ends) = (self.wanted_of(&class), ends_only(&class));
+        Ok(Scan::Route { access, closed: true, ends, names: false, class: Some(class) })
     }
 
     /// A hint for the session counts from its own statement on.
@@ -314,11 +318,17 @@ impl Session {
             frontend::PARSE => {
                 let view = frontend::parse(body)?;
                 let class = self.deps.classify(&self.catalog, view.text, self.strings);
+                batch.names |= !view.name.is_empty();
+                batch.note_end(ends_only(&class));
                 batch.add(self.wanted_of(&class));
                 self.memo = Some((message.at, class));
             }
             frontend::BIND => {
                 let view = frontend::bind(body)?;
+                if !view.statement.is_empty() {
+                    let ends = self.prepared.find(view.statement).is_some_and(|statement| ends_only(&statement.class));
+                    batch.note_end(ends);
+                }
                 let access = if view.statement.is_empty() {
                     // Its Parse stands in this batch, or was remembered.
                     let in_batch = self.memo.as_ref().is_some_and(|(at, _)| *at >= self.inbox.cursor());
@@ -351,6 +361,7 @@ impl Session {
                 batch.needs_node = true;
             }
             _ => {
+                batch.names = true;
                 if matches!(frontend::named(body)?, Named::Portal(_)) {
                     batch.needs_node = true;
                 }
@@ -360,7 +371,21 @@ impl Session {
     }
 }
 
+impl Scan {
+    /// What is not known whole counts as a write.
+    const WRITE: Self = Self::Route { access: Access::Write, closed: false, ends: false, names: false, class: None };
+}
+
+/// Does a text end a transaction and do nothing else?
+fn ends_only(class: &Classification) -> bool {
+    class.statements == 1 && Control::of(&class.tx).ends()
+}
+
 impl Batch {
+    fn note_end(&mut self, ends: bool) {
+        self.ends = Some(ends && self.ends != Some(false));
+    }
+
     fn add(&mut self, access: Access) {
         self.needs_node = true;
         if access == Access::Write {
@@ -369,6 +394,10 @@ impl Batch {
     }
 
     fn end(&self, len: usize) -> Scan {
-        if self.needs_node { Scan::Route { access: self.access, closed: true, class: None } } else { Scan::Local(len) }
+        if !self.needs_node {
+            return Scan::Local(len);
+        }
+        let ends = self.ends == Some(true);
+        Scan::Route { access: self.access, closed: true, ends, names: self.names, class: None }
     }
 }

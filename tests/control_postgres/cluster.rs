@@ -232,6 +232,7 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             catalog: true,
             catalog_interval: None,
             foreign_tables: ForeignTables::Primary,
+            optimistic_transactions: false,
             shadow: false,
             fresh_wait: Duration::ZERO,
             redirects: vec![],

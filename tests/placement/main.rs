@@ -12,6 +12,7 @@ mod support;
 mod explaining;
 mod read_only;
 mod redirects;
+mod trials;
 
 use support::message::{Message, batch, bind, execute, parse, sync};
 use support::rawclient::{Answer, Gone, RawClient};

@@ -223,6 +223,14 @@ pub(super) static ROUTE: Section = Section {
             "Where foreign tables are read. any: where other reads go.",
         ),
         live(
+            "optimistic_transactions",
+            Kind::Bool,
+            Toml("false"),
+            Whole(|c| Shown::of(c.route.optimistic_transactions)),
+            "Transactions that begin with reads begin on a standby. With the first write they move: the reads are sent to the \
+             primary again, and only if it answers the same does the transaction go on; otherwise 40001.",
+        ),
+        live(
             "shadow",
             Kind::Bool,
             Toml("false"),
