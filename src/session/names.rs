@@ -36,11 +36,13 @@ impl Session {
 
     /// The text that tells the session's causal token, if this is what a text asks for.
     pub(super) fn token_question(&self, class: &Classification) -> Option<Vec<u8>> {
-        let asked = class.effects.shows_token && class.statements == 1;
+        if !class.effects.shows_token || class.statements != 1 {
+            return None;
+        }
         // Commits that were not waited for may lie behind what is flushed.
         let unflushed = self.lazy_commits.is_some() || self.floor.lazy > Time::ZERO;
         let text = if unflushed { TOKEN.replace("current_wal_flush", "current_wal_insert") } else { TOKEN.to_owned() };
-        asked.then(|| text.into_bytes())
+        Some(text.into_bytes())
     }
 
     /// Makes the backend know the SQL-level names in this text as the session knows them. The answer is the
