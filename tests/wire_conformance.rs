@@ -54,6 +54,11 @@ static CHOPPED_NODES: LazyLock<(Vec<ChaosNode>, Proxy)> = LazyLock::new(|| {
     (nodes, spec.start_splitting())
 });
 
+/// A proxy whose transactions begin on standbys and move to the primary with their first write.
+static OPTIMISTIC: LazyLock<Proxy> = LazyLock::new(|| {
+    ProxySpec::in_front_of(cluster::shared()).set("route.optimistic_transactions", "true").start_splitting()
+});
+
 /// Holds one conversation with everyone and compares.
 fn compare(name: &str, conversation: fn(&mut Script)) {
     let hold = |port: u16, side: char| {
@@ -67,11 +72,13 @@ fn compare(name: &str, conversation: fn(&mut Script)) {
         ("proxy", PROXY.port, 'b'),
         ("chopped client", CHOPPED_CLIENT.port, 'c'),
         ("chopped nodes", CHOPPED_NODES.1.port, 'd'),
+        ("optimistic proxy", OPTIMISTIC.port, 'e'),
     ];
     for (peer, port, side) in peers {
         let found = hold(port, side);
         PROXY.assert_no_panic();
         CHOPPED_NODES.1.assert_no_panic();
+        OPTIMISTIC.assert_no_panic();
         if let Some(difference) = difference(&expected, &found) {
             panic!("{name}, {peer} (- PostgreSQL, + {peer}):\n{difference}");
         }

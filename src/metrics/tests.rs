@@ -17,6 +17,7 @@ fn touch_all(metrics: &Metrics) {
     metrics.control.notices.inc("primary_lost");
     metrics.route.reruns.inc("read_only");
     metrics.route.reruns_refused.inc("conflict");
+    metrics.route.trials.inc("moved");
     metrics.route.pins.handle("listen").inc();
     metrics.route.catalog_loads.inc("loaded");
     let node = metrics.node(NodeId(1));
@@ -77,10 +78,10 @@ pgregent_reruns_refused_total counter
 pgregent_reruns_total counter
 pgregent_route_total counter
 pgregent_shadow_route_total counter
-pgregent_trials_total counter
 pgregent_state_asks_total counter
 pgregent_statements_total counter
 pgregent_transaction_seconds histogram
+pgregent_trials_total counter
 pgregent_waiters gauge
 pgregent_writes gauge
 process_cpu_seconds_total counter

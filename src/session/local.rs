@@ -13,7 +13,7 @@ use super::{Session, SessionEnd, Transaction};
 use crate::config::PoolMode;
 use crate::error::{Classify, ClientError, Severity, SqlState};
 use crate::relay::Message;
-use crate::sql::{Change, Classification, TxControl};
+use crate::sql::{Access, Change, Classification, TxControl, begins_with};
 use crate::wire::frontend::{self, Named};
 use crate::wire::{TxStatus, backend as tags, encode};
 use std::sync::Arc;
@@ -107,7 +107,9 @@ impl Session {
                 Ok(Pumped::Moved)
             }
             Scan::Terminate => Ok(Pumped::End(SessionEnd::ClientLeft)),
-            Scan::Route { access, closed, class, .. } => {
+            Scan::Route { access, closed, class, names, .. } => {
+                // What is prepared under a name cannot be prepared again.
+                let access = if names && self.trial.is_some() { Access::Write } else { access };
                 if let Some(class) = &class
                     && self.answer_control(class)?
                 {
@@ -167,8 +169,9 @@ impl Session {
         if self.defers(class) {
             let text: Box<[u8]> = frontend::query(self.inbox.body(message))?.into();
             self.trial = self.is_trial(class).then(|| Trial::new(&text));
+            let tag = if begins_with(&text, "start") { "START TRANSACTION" } else { "BEGIN" };
             self.transaction = Transaction::Deferred(text);
-            self.complete(message, "BEGIN");
+            self.complete(message, tag);
             return Ok(true);
         }
         let deferred = matches!(self.transaction, Transaction::Deferred(_));

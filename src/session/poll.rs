@@ -240,16 +240,8 @@ impl Session {
                 self.stage = Stage::Attached(attachment);
                 return Poll::Ready(Err(SessionEnd::ClientLeft));
             }
-            Ok(Forwarded::Moves) => {
-                self.move_trial(attachment);
-                return Poll::Ready(Ok(Again));
-            }
-            Ok(Forwarded::Disagreed) => {
-                self.fail_trial(attachment);
-                return Poll::Ready(Ok(Again));
-            }
-            Ok(Forwarded::Misplaced) => {
-                self.misplaced(attachment);
+            Ok(away @ (Forwarded::Misplaced | Forwarded::Moves | Forwarded::Disagreed)) => {
+                self.leave_node(attachment, away);
                 return Poll::Ready(Ok(Again));
             }
             Err(violation) => {
@@ -292,6 +284,15 @@ impl Session {
                 ready!(self.poll_timer(cx, limit));
                 Poll::Ready(Err(SessionEnd::TransactionTimeout))
             }
+        }
+    }
+
+    /// What the client sent cannot go on where its transaction is.
+    fn leave_node(&mut self, attachment: Attachment, why: Forwarded) {
+        match why {
+            Forwarded::Moves => self.move_trial(attachment),
+            Forwarded::Disagreed => self.fail_trial(attachment),
+            _ => self.misplaced(attachment),
         }
     }
 

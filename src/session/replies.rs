@@ -178,7 +178,7 @@ impl Session {
                 let quiet = self.sent.front().is_some_and(|unit| unit.effects.is_empty());
                 self.answered(attachment, if tag == tags::COMMAND_COMPLETE { body } else { b"" });
                 self.note_latency(attachment);
-                if tag == tags::COMMAND_COMPLETE && body == b"BEGIN\0" {
+                if tag == tags::COMMAND_COMPLETE && matches!(body, b"BEGIN\0" | b"START TRANSACTION\0") {
                     // A transaction that has only begun may still run elsewhere, with what follows in its unit.
                 } else if quiet {
                     attachment.deciding = true;

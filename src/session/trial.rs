@@ -11,7 +11,7 @@ use super::forward::Forwarded;
 use super::unit::{Scan, Violation};
 use super::{Attachment, Gate, Session, Transaction, attach};
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
-use crate::sql::Access;
+use crate::sql::{Access, TxControl};
 use aws_lc_rs::digest::{Context, SHA256};
 use std::fmt;
 
@@ -115,11 +115,11 @@ impl Session {
             self.end_trial();
             return Ok(None);
         }
-        // A transaction that has failed can only end.
-        let failed = matches!(self.transaction, Transaction::Open { failed: true, .. });
-        if failed || !self.transaction.is_open() {
+        if !self.transaction.is_open() {
             return Ok(None);
         }
+        // A transaction that has failed can only end, which PREPARE TRANSACTION cannot do on a standby.
+        let failed = matches!(self.transaction, Transaction::Open { failed: true, .. });
         let stays = match self.scan_unit()? {
             Scan::More(bytes) => {
                 self.wanted = bytes;
@@ -127,6 +127,7 @@ impl Session {
             }
             Scan::Local(_) | Scan::Ignore(_) | Scan::Terminate => true,
             Scan::Route { ends: true, .. } => true,
+            Scan::Route { class, .. } if failed => class.is_none_or(|class| class.tx != TxControl::PrepareTransaction),
             Scan::Route { access, closed, names, .. } => {
                 let room = self.inbox.logged() + self.inbox.unread().len() <= LOG_BYTES_MAX;
                 access == Access::Read && closed && !names && room

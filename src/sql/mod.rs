@@ -42,4 +42,4 @@ pub use classifier::{Classifier, Judge, LearnedShapes, Settings};
 pub use functions::reads_by_name;
 pub use grammar::StringSyntax;
 pub use hint::{Hint, HintNode, HintScope};
-pub use pieces::{integers, may_begin_read, pieces, prepared_name, set_value};
+pub use pieces::{begins_with, integers, may_begin_read, pieces, prepared_name, set_value};

@@ -43,6 +43,13 @@ pub fn prepared_name(text: &[u8], name: &str) -> Option<Range<usize>> {
     None
 }
 
+/// Is this the text's first word, letter case aside?
+#[must_use]
+pub fn begins_with(text: &[u8], word: &str) -> bool {
+    let token = Lexer::new(text).next_token().ok().flatten().filter(|token| token.kind == Kind::Word);
+    token.is_some_and(|token| text[token.start..token.end].eq_ignore_ascii_case(word.as_bytes()))
+}
+
 /// The value that `SET name TO value` gives a setting, where it is plainly one literal, word or number.
 #[must_use]
 pub fn set_value(text: &[u8]) -> Option<String> {
@@ -134,6 +141,12 @@ mod tests {
         let want = ["set a = ';'", "create function f() returns int begin atomic select 1; select 2; end", "select 3"];
         assert_eq!(got, want);
         assert!(pieces(b"selec", StringSyntax::Standard).is_empty());
+    }
+
+    #[test]
+    fn first_words_stand_behind_comments() {
+        assert!(begins_with(b"/* x */ -- y\n Start transaction", "start"));
+        assert!(!begins_with(b"starts", "start") && !begins_with(b"'start'", "start") && !begins_with(b"", "start"));
     }
 
     #[test]

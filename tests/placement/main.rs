@@ -14,8 +14,11 @@ mod read_only;
 mod redirects;
 mod trials;
 
+use std::time::Duration;
 use support::message::{Message, batch, bind, execute, parse, sync};
+use support::proxy::Proxy;
 use support::rawclient::{Answer, Gone, RawClient};
+use support::wait_for;
 
 /// Whether a standby answers.
 const ON_STANDBY: &str = "SELECT pg_is_in_recovery()";
@@ -26,6 +29,13 @@ fn in_one_batch(client: &mut RawClient, texts: &[&str]) -> Result<Answer, Gone> 
     let messages: Vec<_> = messages.chain([sync()]).collect();
     client.send(&batch(&messages))?;
     client.answer()
+}
+
+/// A session whose reads go to standbys now: they show what was written before it began.
+fn ready(proxy: &Proxy) -> RawClient {
+    let mut client = proxy.client();
+    wait_for("reads go to standbys", Duration::from_secs(5), || client.value(ON_STANDBY) == "t");
+    client
 }
 
 /// The first field of the last row, as text.

@@ -7,7 +7,7 @@ use super::support::cluster::{Cluster, app_login, shared};
 use super::support::proxy::{Proxy, ProxySpec};
 use super::support::rawclient::{Gone, RawClient};
 use super::support::wait_for;
-use super::{ON_STANDBY, in_one_batch, last_value};
+use super::{ON_STANDBY, in_one_batch, last_value, ready};
 use std::time::Duration;
 
 fn proxy() -> (&'static Cluster, Proxy) {
@@ -31,7 +31,7 @@ fn sessions_that_only_read_by_default_begin_on_standbys() {
         |client| drop(in_one_batch(client, &["SET default_transaction_read_only TO yes"]).unwrap()),
     ];
     for (way, set) in ways.into_iter().enumerate() {
-        let mut client = proxy.client();
+        let mut client = ready(&proxy);
         set(&mut client);
         assert_eq!(client.value(ON_STANDBY), "t", "way {way}: alone");
         client.simple("BEGIN").unwrap();
@@ -75,7 +75,7 @@ fn a_role_that_only_reads_or_is_serializable_by_default_is_known_from_its_login(
 #[test]
 fn a_batch_that_begins_a_transaction_to_read_runs_on_a_standby() {
     let (_, proxy) = proxy();
-    let mut client = proxy.client();
+    let mut client = ready(&proxy);
     for begin in ["BEGIN READ ONLY", "START TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"] {
         assert_eq!(last_value(&in_one_batch(&mut client, &[begin, ON_STANDBY]).unwrap()), "t", "{begin}");
         assert_eq!(last_value(&in_one_batch(&mut client, &[ON_STANDBY]).unwrap()), "t", "{begin}");

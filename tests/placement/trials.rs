@@ -7,19 +7,13 @@ use super::support::cluster::Cluster;
 use super::support::message::{batch, bind, execute, parse, query, sync};
 use super::support::proxy::{Proxy, ProxySpec};
 use super::support::rawclient::{Gone, RawClient};
-use super::support::wait_for;
-use super::{ON_STANDBY, in_one_batch, last_value};
-use std::time::Duration;
+use super::{ON_STANDBY, in_one_batch, last_value, ready};
+
+/// How a statement is sent.
+type Way = fn(&mut RawClient, &str) -> Result<super::Answer, Gone>;
 
 fn proxy(cluster: &Cluster) -> Proxy {
     ProxySpec::in_front_of(cluster).set("route.optimistic_transactions", "true").start_splitting()
-}
-
-/// A session whose reads go to standbys now.
-fn ready(proxy: &Proxy) -> RawClient {
-    let mut client = proxy.client();
-    wait_for("reads go to standbys", Duration::from_secs(5), || client.value(ON_STANDBY) == "t");
-    client
 }
 
 fn code(outcome: Result<super::Answer, Gone>) -> String {
@@ -44,8 +38,7 @@ fn a_transaction_moves_with_its_first_write_and_nothing_is_told_twice() {
         .simple("CREATE TABLE seats (id int PRIMARY KEY, free int); INSERT INTO seats VALUES (1, 5)")
         .unwrap();
     cluster.wait_replayed();
-    let ways: [fn(&mut RawClient, &str) -> Result<super::Answer, Gone>; 2] =
-        [|client, sql| client.simple(sql), |client, sql| in_one_batch(client, &[sql])];
+    let ways: [Way; 2] = [|client, sql| client.simple(sql), |client, sql| in_one_batch(client, &[sql])];
     let mut free = 5;
     for round in 0..4 {
         let (read, write) = (ways[round % 2], ways[round / 2]);
