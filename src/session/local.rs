@@ -168,7 +168,7 @@ impl Session {
         }
         if self.defers(class) {
             let text: Box<[u8]> = frontend::query(self.inbox.body(message))?.into();
-            self.trial = self.is_trial(class).then(|| Trial::new(&text));
+            self.trial = self.is_trial(class).then(|| Box::new(Trial::new(&text)));
             let tag = if begins_with(&text, "start") { "START TRANSACTION" } else { "BEGIN" };
             self.transaction = Transaction::Deferred(text);
             self.complete(message, tag);

@@ -289,8 +289,8 @@ pub struct Session {
     defaults: Defaults,
     /// Where it is served.
     preference: Preference,
-    /// The open transaction may move to the primary.
-    trial: Option<Trial>,
+    /// The open transaction may move to the primary. Boxed: few sessions have one.
+    trial: Option<Box<Trial>>,
     /// Transactions may begin on a standby, as far as this session knows.
     optimistic: bool,
     /// Where the client wants statements without a hint of their own to run.
