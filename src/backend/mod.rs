@@ -17,7 +17,7 @@ pub use owed::{Owed, Pipeline, Refused, Reply, Unexpected};
 pub use parameters::{Parameters, is_node_local};
 pub use query::{QueryError, simple_query};
 pub use settings::{AUTHORIZATION, READ_COMMITTED, ROLE, Setting, Settings};
-pub use statements::{NAME_PREFIX, Statement, StatementTable, Statements};
+pub use statements::{NAME_PREFIX, Statement, StatementTable, Statements, text_of};
 
 use crate::clock::Time;
 use crate::ids::{BackendId, NodeId, SessionId};

@@ -37,11 +37,17 @@ pub struct Statement {
     judged: [AtomicU64; JUDGED_MAX],
 }
 
+/// The text in the content of a Parse: what stands before the NUL.
+#[must_use]
+pub fn text_of(content: &[u8]) -> &[u8] {
+    &content[..memchr::memchr(0, content).unwrap_or(content.len())]
+}
+
 impl Statement {
     /// Its text.
     #[must_use]
     pub fn text(&self) -> &[u8] {
-        self.content.split(|byte| *byte == 0).next().unwrap_or_default()
+        text_of(&self.content)
     }
 
     /// Do standbys refuse it? `number` counts lessons so far; `ask` is asked for the text once per number.

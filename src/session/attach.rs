@@ -7,9 +7,9 @@
 use super::effects::Pins;
 use super::hidden::Hidden;
 use super::preference::Preference;
-use super::statements::text_of;
 use super::unit::Unit;
 use super::{Attachment, BackendWait, Describing, Gate, RouteWait, Session, SessionEnd, Stage, Streamed, Tunables};
+use crate::backend::text_of;
 use crate::clock::Time;
 use crate::config::{Consistency, PoolMode};
 use crate::decision::{Decision, Excerpt};
@@ -197,9 +197,10 @@ impl Session {
                 Ok(view) if view.statement.is_empty() => {
                     (text_of(&self.prepared.unnamed.content), why(&self.prepared.unnamed.class))
                 }
-                Ok(view) => self.prepared.find(view.statement).map_or((&b""[..], None), |statement| {
-                    (text_of(&statement.content), Some(statement.class.why.clone()))
-                }),
+                Ok(view) => self
+                    .prepared
+                    .find(view.statement)
+                    .map_or((&b""[..], None), |statement| (statement.text(), Some(statement.class.why.clone()))),
                 Err(_) => (b"", None),
             },
             _ => (b"", None),
@@ -495,7 +496,7 @@ impl Session {
         let TxControl::Begin(BeginOptions { read_only, isolation, .. }) = class.tx else { return false };
         let tunables = Arc::clone(&self.deps).tunables.load_full();
         self.prefer(&tunables);
-        let reads = match class.hint.map(|hint| hint.node).or(self.hint) {
+        let reads = match self.hint_for(class.hint) {
             Some(HintNode::Primary) => false,
             Some(HintNode::Standby) => read_only.unwrap_or(true),
             Some(HintNode::Any) | None => read_only.unwrap_or(self.preference.read_only),
@@ -510,7 +511,7 @@ impl Session {
     /// Does this begin a transaction that may write, and may yet begin on a standby?
     pub(super) fn is_trial(&self, class: &Classification) -> bool {
         let TxControl::Begin(BeginOptions { read_only, .. }) = class.tx else { return false };
-        let hinted = class.hint.map(|hint| hint.node).or(self.hint).is_some_and(|node| node != HintNode::Any);
+        let hinted = self.hint_for(class.hint).is_some_and(|node| node != HintNode::Any);
         let optimistic = self.deps.tunables.load().optimistic_transactions && self.optimistic;
         optimistic && !hinted && !read_only.unwrap_or(self.preference.read_only)
     }

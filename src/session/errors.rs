@@ -8,7 +8,7 @@ use super::preference::OURS_HINT;
 use super::refusal::{Misrouted, Refusal};
 use super::replies::Fate;
 use super::{Attachment, Describing, Gate, Session};
-use crate::backend::{Owed, Refused, Reply};
+use crate::backend::{Owed, Refused, Reply, text_of};
 use crate::error::{Classify, ClientError, SqlState};
 use crate::route::Reach;
 use crate::topology::{Fact, Role};
@@ -188,7 +188,7 @@ impl Session {
                     let Ok(view) = frontend::bind(body) else { break };
                     if view.statement.is_empty() {
                         let unnamed = &self.prepared.unnamed;
-                        let text = unnamed.content.split(|byte| *byte == 0).next().unwrap_or_default();
+                        let text = text_of(&unnamed.content);
                         self.deps.learn_write(text, reason);
                         if unnamed.class.is_some() {
                             self.prepared.unnamed.class = Some(self.deps.classify(&self.catalog, text, self.strings));

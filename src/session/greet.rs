@@ -5,6 +5,7 @@
 //! database, user and settings; at most [`GREETINGS_MAX`] answers are kept. Absent on purpose: login.
 
 use super::effects::Pins;
+use super::hidden::fields;
 use super::preference::{OURS_HINT, senseless, with_redirect};
 use super::prepared::Prepared;
 use super::{Defaults, Identity, Preference, Session, SessionDeps, Stage, Tracked, Transaction, Unit, attach};
@@ -385,15 +386,10 @@ async fn ask(backend: &mut Backend, startup: &Settings) -> Result<Told, GreetErr
 
 /// From the row of [`ASK`].
 fn told(row: &[u8]) -> Option<Told> {
-    let mut fields = crate::wire::Reader::new(row);
-    fields.int16().ok()?;
-    let mut field = || {
-        let len = usize::try_from(fields.int32().ok()?).ok()?;
-        fields.bytes(len).ok()
-    };
-    let lazy_commits = field()? == b"off";
-    let delay: f64 = std::str::from_utf8(field()?).ok()?.parse().ok()?;
+    let [synchronous_commit, delay, read_only, isolation] = fields(row)?;
+    let lazy_commits = synchronous_commit == b"off";
+    let delay: f64 = std::str::from_utf8(delay).ok()?.parse().ok()?;
     let seconds = (delay * 3.0 / 1000.0).clamp(0.0, COMMIT_DELAY_MAX.as_secs_f64());
-    let defaults = Defaults { read_only: field()? == b"on", serializable: field()? == b"serializable" };
+    let defaults = Defaults { read_only: read_only == b"on", serializable: isolation == b"serializable" };
     Some(Told { lazy_commits, commit_delay: Duration::from_secs_f64(seconds), defaults })
 }

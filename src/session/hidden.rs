@@ -67,7 +67,7 @@ impl Held {
     }
 
     fn read(&mut self, body: &[u8]) -> Option<()> {
-        let [kind, name, value] = three_fields(body)?;
+        let [kind, name, value] = fields(body)?;
         let text = std::str::from_utf8(name).ok()?;
         match kind {
             b"set" => self.settings.push(Setting::from_value(text, value)),
@@ -78,15 +78,16 @@ impl Held {
     }
 }
 
-/// The fields of a row of three, none of them NULL.
-fn three_fields(body: &[u8]) -> Option<[&[u8]; 3]> {
-    let mut fields = Reader::new(body);
-    fields.int16().ok()?;
-    let mut field = || {
-        let len = usize::try_from(fields.int32().ok()?).ok()?;
-        fields.bytes(len).ok()
-    };
-    Some([field()?, field()?, field()?])
+/// The first fields of a row, none of them NULL.
+pub(super) fn fields<const N: usize>(body: &[u8]) -> Option<[&[u8]; N]> {
+    let mut reader = Reader::new(body);
+    reader.int16().ok()?;
+    let mut fields: [&[u8]; N] = [&[]; N];
+    for field in &mut fields {
+        let len = usize::try_from(reader.int32().ok()?).ok()?;
+        *field = reader.bytes(len).ok()?;
+    }
+    Some(fields)
 }
 
 impl Hidden {
@@ -94,7 +95,7 @@ impl Hidden {
     pub fn row(&mut self, body: &[u8]) {
         match self {
             Self::Ask(held) => held.row(body),
-            Self::Hazards(hazards) => match three_fields(body) {
+            Self::Hazards(hazards) => match fields(body) {
                 Some([kind, name, _]) => hazards.add(kind, &String::from_utf8_lossy(name)),
                 None => hazards.garble(),
             },

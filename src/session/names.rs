@@ -137,10 +137,9 @@ impl Session {
     /// Does a statement that EXECUTEs one of the protocol's stand for one that its name does not mean any more?
     pub(super) fn executes_another(&self, statement: &Statement) -> bool {
         let Change::Execute { name } = &statement.class.effects.change else { return false };
-        let text = statement.content.split(|byte| *byte == 0).next().unwrap_or_default();
         let now = self.prepared.find(name.as_bytes());
         let now = now.and_then(|statement| std::str::from_utf8(&statement.backend_name).ok()).unwrap_or(name);
-        prepared_name(text, now).is_none()
+        prepared_name(statement.text(), now).is_none()
     }
 
     /// The same as for a Query, for a text that is prepared or bound in the extended protocol.

@@ -9,7 +9,7 @@ use super::forward::Passed;
 use super::preference::{is_ours, is_valid};
 use super::unit::{HOLD_MAX, Violation};
 use super::{Attachment, Describing, Session};
-use crate::backend::{NAME_PREFIX, Owed, Refused, Statement};
+use crate::backend::{NAME_PREFIX, Owed, Refused, Statement, text_of};
 use crate::config::Pinning;
 use crate::relay::Message;
 use crate::sql::{self, Access, Classification, Why};
@@ -407,7 +407,7 @@ impl Session {
 
     /// Why a statement of the client's may not be bound.
     fn refuses(&self, statement: &Statement) -> Option<Refused> {
-        if let Some(why) = self.refuses_text(&statement.class, text_of(&statement.content)) {
+        if let Some(why) = self.refuses_text(&statement.class, statement.text()) {
             return Some(why);
         }
         self.executes_another(statement).then_some(Refused::Unknown)
@@ -433,9 +433,11 @@ impl Session {
         };
         let is_senseless = |step: &sql::Step| match &step.effects.change {
             sql::Change::Set { name } => {
-                let pieces = sql::pieces(text, self.strings);
-                let piece = if class.statements == 1 { Some(&text) } else { pieces.get(usize::from(step.at)) };
-                !piece.and_then(|piece| sql::set_value(piece)).is_some_and(|value| is_valid(name, &value))
+                let piece = match class.statements {
+                    1 => Some(text),
+                    _ => sql::pieces(text, self.strings).get(usize::from(step.at)).copied(),
+                };
+                !piece.and_then(sql::set_value).is_some_and(|value| is_valid(name, &value))
             }
             sql::Change::SetConfig { name, value } => !is_valid(name, value),
             _ => true,
@@ -455,11 +457,6 @@ impl Session {
         self.inbox.advance(message.len);
         Passed::Yes
     }
-}
-
-/// The text in the content of a Parse.
-pub(super) fn text_of(content: &[u8]) -> &[u8] {
-    content.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 impl Attachment {

@@ -295,10 +295,14 @@ impl Session {
         }
     }
 
-    /// Read or write, by the session's hint where the statement has none.
-    /// What a hint sends to the primary may write, whatever its text says: that may be why.
+    /// The node that a statement's own hint asks for, or the session's.
+    pub(super) fn hint_for(&self, own: Option<Hint>) -> Option<HintNode> {
+        own.map(|hint| hint.node).or(self.hint)
+    }
+
+    /// Read or write, by the hint too: what it sends to the primary may write, whatever its text says; that may be why.
     pub(super) fn hinted(&self, own: Option<Hint>, access: Access) -> Access {
-        if own.is_none() && self.hint == Some(HintNode::Primary) { Access::Write } else { access }
+        if self.hint_for(own) == Some(HintNode::Primary) { Access::Write } else { access }
     }
 
     /// Where it wants to go; a transaction that only reads may begin on a standby.
