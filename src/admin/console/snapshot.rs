@@ -1,13 +1,13 @@
 //! Everything the SHOW commands look at, taken at one moment.
 //!
-//! Invariant: made by copying from handles; nothing of it is held afterwards. Absent on purpose:
+//! Invariant: made by copying from handles; but for the decisions nothing of it is held afterwards. Absent on purpose:
 //! changing anything.
 
 use crate::catalog::{Catalog, CatalogTable};
 use crate::client::{CancelRegistry, ClientView};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
-use crate::decision::{Decision, Decisions};
+use crate::decision::Decisions;
 use crate::ids::{NodeId, PoolKey};
 use crate::pool::{BackendView, PoolSet, PoolStats, Totals};
 use crate::route::LearnedWrites;
@@ -17,9 +17,6 @@ use crate::topology::{Topology, TopologyReader};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::SystemTime;
-
-/// Decisions that SHOW DECISIONS tells.
-const DECISIONS_SHOWN: usize = 1_000;
 
 /// Where it is taken from.
 #[derive(Debug)]
@@ -67,8 +64,8 @@ pub struct Snapshot {
     pub vitals: Vec<Vitals>,
     /// Functions and views, by database.
     pub catalogs: Vec<(Arc<str>, Arc<Catalog>)>,
-    /// Where statements went last, newest first.
-    pub decisions: Vec<Decision>,
+    /// Where statements went last: not copied, since one command asks for them.
+    pub decisions: Arc<Decisions>,
     /// What standbys have refused, the newest first.
     pub learned: Vec<(Arc<[u8]>, Lesson)>,
     /// Settings in use.
@@ -99,7 +96,7 @@ impl Sources {
             totals: self.pools.totals(),
             budgets: nodes.map(|node| self.pools.budget(node)).collect(),
             topology: self.topology.snapshot(),
-            decisions: self.decisions.latest(DECISIONS_SHOWN, |_| true),
+            decisions: Arc::clone(&self.decisions),
             vitals: self.standings.iter().map(vitals).collect(),
             catalogs: self.catalogs.all().into_iter().map(|(name, slot, _)| (name, slot.load_full())).collect(),
             learned: self.learned.lessons(now),

@@ -7,6 +7,9 @@ use super::super::table::{Row, Value, int8, text};
 use super::{Report, Show};
 use crate::decision::Decision;
 
+/// Decisions that are told.
+const SHOWN: usize = 1_000;
+
 pub(super) static DECISIONS: Show = Show {
     name: "decisions",
     alias: None,
@@ -48,5 +51,5 @@ fn rows(snapshot: &Snapshot) -> Vec<Row> {
             Value::from(if decision.shadow { "yes" } else { "no" }),
         ]
     };
-    snapshot.decisions.iter().map(row).collect()
+    snapshot.decisions.latest(SHOWN, |_| true).iter().map(row).collect()
 }

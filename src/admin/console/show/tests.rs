@@ -94,10 +94,11 @@ fn client(id: u64, user: &str, kind: ClientKind) -> ClientView {
 }
 
 /// At second 99: a read that went to the second node.
-fn decision() -> crate::decision::Decision {
+fn decisions() -> Arc<crate::decision::Decisions> {
     let identity = client(1, "ann", ClientKind::Session).identity;
     let session = crate::client::CancelRegistry::default().register(crate::wire::PROTOCOL_3_0, (*identity).clone());
-    crate::decision::Decision {
+    let decisions = crate::decision::Decisions::default();
+    decisions.note(crate::decision::Decision {
         at: at(99),
         session,
         statement: crate::decision::Excerpt::of(b"SELECT 1"),
@@ -106,7 +107,8 @@ fn decision() -> crate::decision::Decision {
         outcome: Ok((NodeId(1), crate::route::Reason::Read)),
         attempt: 0,
         shadow: false,
-    }
+    });
+    Arc::new(decisions)
 }
 
 /// Read at second 70: a function, and a view that reaches an unlogged table.
@@ -151,7 +153,7 @@ async fn moment() -> Snapshot {
         totals: vec![("app".into(), totals)],
         budgets: vec![(5, 90), (0, 90)],
         topology: Arc::new(topology),
-        decisions: vec![decision()],
+        decisions: decisions(),
         vitals: vec![crate::route::Vitals::UNKNOWN; 2],
         catalogs: vec![("app".into(), catalog()), ("none".into(), Arc::default())],
         learned: vec![(
