@@ -8,13 +8,15 @@
 //! cluster a b c mode=automatic priority=a:100,b:200 lag=1048576 min_gap=60s per_hour=3
 //!         start_timeout=30s promote_timeout=30s fall=3 rise=2     (on one line; all settings optional)
 //! recall none | recall epoch=7 primary=a tli=3
-//! running a lsn=0/500 tli=1          recalled as primary of epoch 1, everyone streams from it (no trace)
+//! running a lsn=0/500 tli=1 [shared] recalled as primary of epoch 1, everyone streams from it (no trace)
 //! probe NODE primary|standby [lsn= replay= tli= sys= inc= from=NODE|ADDRESS age= paused sent=-20ms]
 //! fail NODE refused|unreachable|timeout|lost|starting|stopping|full|rejected
 //! fact NODE refused|timeout|lost|shutdown|write-refused
 //! done record | done detach NODE [lsn= replay=] | done promote NODE | done repoint NODE
 //! failed record|detach|promote|repoint [NODE] [WHY]
 //! cmd pause | cmd resume | cmd failover [NODE]
+//! standing [register=NODE@EPOCH tli=] [lease=2s] [right=2s] [lack=taken|split|pending|voters:x,y]
+//!          [highest=EPOCH] [pending=NODE] [ordered]     where this proxy stands with a store that several share
 //! wait 500ms                         time passes; the alarms that the machine set go off on the way
 //! holds                              prints why nothing happens
 //! ```
@@ -29,6 +31,7 @@ use pgregent::config::FailoverMode;
 use pgregent::failover::action::{Action, ActionId, Level, NodePlan, Notice, Plan};
 use pgregent::failover::event::{Command, Event, Outcome, Record};
 use pgregent::failover::policy::NodePolicy;
+use pgregent::failover::standing::{Lack, Lease, Right, Standing};
 use pgregent::failover::{Machine, Policy};
 use pgregent::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
 use pgregent::topology::{Fact, NodeReport, Observation, ProbeFailure, ReceiverView, Writes};
@@ -168,6 +171,12 @@ impl Player {
             primary: words[1].to_owned(),
             timeline: TimelineId(value(words, "tli").unwrap().parse().unwrap()),
         };
+        if words.contains(&"shared") {
+            let lease =
+                Lease { primary: words[1].into(), epoch: record.epoch, until: self.now + Duration::from_secs(2) };
+            let (register, highest) = (Some(record.clone()), record.epoch);
+            self.step(Event::Standing(Standing { register, highest, lease: Some(lease), ..Standing::default() }));
+        }
         self.step(Event::Recalled(Some(record)));
         for id in self.policy.ids() {
             let name = self.policy.nodes[id.index()].name.clone();
@@ -213,6 +222,9 @@ impl Player {
             Action::Repoint { id, node, upstream, epoch } => {
                 self.open.push((id, "repoint", Some(node)));
                 let _ = writeln!(out, "  repoint {} to {} epoch={epoch}", self.called(node), self.called(upstream));
+            }
+            Action::Claim(claim) => {
+                let _ = writeln!(out, "  claim {}", format!("{claim:?}").to_lowercase());
             }
             Action::ProbeNow(node) => {
                 let _ = writeln!(out, "  probe {} now", self.called(node));
@@ -277,6 +289,7 @@ impl Player {
     fn event(&mut self, words: &[&str]) -> Event {
         match words[0] {
             "recall" => Event::Recalled(parse_record(words)),
+            "standing" => Event::Standing(self.standing(words)),
             "probe" => self.report(words),
             "fail" => {
                 let outcome = Err(parse_failure(words[2]));
@@ -324,6 +337,44 @@ impl Player {
         };
         self.reports.insert(node.0, report.clone());
         Event::Observed(Observation { node, at: self.now, outcome: Ok(report) })
+    }
+
+    fn standing(&self, words: &[&str]) -> Standing {
+        let register = value(words, "register").map(|at| {
+            let (primary, epoch) = at.split_once('@').unwrap();
+            Record {
+                system_id: SystemId(SYSTEM),
+                epoch: Epoch(epoch.parse().unwrap()),
+                primary: primary.to_owned(),
+                timeline: TimelineId(value(words, "tli").map_or(1, |v| v.parse().unwrap())),
+            }
+        });
+        let until = |key| value(words, key).map(|v| self.now + span(v));
+        let lease = until("lease").map(|until| {
+            let register = register.as_ref().unwrap();
+            Lease { primary: register.primary.as_str().into(), epoch: register.epoch, until }
+        });
+        let lack = value(words, "lack").map(|lack| match lack.split_once(':') {
+            None => {
+                [("taken", Lack::Taken), ("split", Lack::Split), ("pending", Lack::Pending)]
+                    .into_iter()
+                    .find(|(word, _)| *word == lack)
+                    .unwrap()
+                    .1
+            }
+            Some((_, names)) => Lack::Voters { missing: names.split(',').map(Into::into).collect(), needed: 2 },
+        });
+        let epoch = register.as_ref().map_or(Epoch(0), |r| r.epoch);
+        Standing {
+            highest: value(words, "highest").map_or(epoch, |v| Epoch(v.parse().unwrap())),
+            pending: value(words, "pending").map(Into::into),
+            right: until("right").map(|until| Right { until, held: None }),
+            ordered: words.contains(&"ordered"),
+            register,
+            lease,
+            lack,
+            ..Standing::default()
+        }
     }
 
     /// Answers the latest action of this kind (on this node).

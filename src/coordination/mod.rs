@@ -7,14 +7,17 @@
 
 pub mod conformance;
 mod single;
+pub mod voters;
 
 pub use single::SingleStore;
 pub(crate) use single::replace_file;
 
 use crate::failover::event::Record;
+use crate::failover::standing::{Claim, Standing};
 use crate::ids::{Epoch, SystemId, TimelineId};
 use futures::future::BoxFuture;
 use std::path::PathBuf;
+use tokio::sync::watch;
 
 /// Keeps the record.
 pub trait Store: Send + Sync {
@@ -26,7 +29,19 @@ pub trait Store: Send + Sync {
 
     /// Remembers `record`. When this returns `Ok` it survives a crash; when it fails, it may or may
     /// not have been remembered. Calls take effect in the order in which they were first polled.
+    ///
+    /// A store that several proxies share accepts it only under the right to change the primary, and
+    /// waits for that right for as long as the caller waits.
     fn record(&self, record: Record) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// What this proxy wants from now on. Returns at once; a store for one proxy has nothing to give.
+    fn claim(&self, _: Claim) {}
+
+    /// Where this proxy stands, newest value only; `None` for a store that one proxy uses alone: it may
+    /// do everything at any time.
+    fn standing(&self) -> Option<watch::Receiver<Standing>> {
+        None
+    }
 }
 
 /// Why a store did not do it.

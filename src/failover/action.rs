@@ -1,6 +1,7 @@
 //! What the failover machine wants done. Pure. Every action is idempotent and carries its epoch.
 
 use super::event::Record;
+use super::standing::Claim;
 use crate::clock::Time;
 use crate::ids::{Epoch, NodeId};
 use crate::topology::{Health, Role, Writes};
@@ -15,6 +16,9 @@ pub struct ActionId(pub u64);
 pub enum Action {
     /// Publish roles, health and whether writes flow. The controller adds freshness and lag.
     Publish(Plan),
+    /// Tell the store what this proxy wants of it from now on; answered by `Event::Standing`. Comes after
+    /// the plan that closes writes, so that none is believed once a lease is let go.
+    Claim(Claim),
     /// Store the record durably; answers with `ActionDone`.
     Record(ActionId, Record),
     /// Stop the standby's WAL receiver (`primary_conninfo = ''`, reload), wait until it is gone,

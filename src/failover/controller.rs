@@ -20,6 +20,7 @@ pub use thread::{CommandError, ControlDeps, ControlHandle, ControlThread, Servic
 use super::action::{Action, ActionId, Level, Notice, Plan};
 use super::event::{Event, Outcome};
 use super::execute::SharedExecutor;
+use super::standing::Standing;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::coordination::Store;
@@ -87,6 +88,7 @@ enum Input {
     Fact(Fact),
     Ended(ActionEnd),
     Tick,
+    Standing,
     Request(Request),
     Stop,
 }
@@ -124,8 +126,10 @@ struct Controller<B> {
     plan: Option<Plan>,
     /// The snapshot that readers have.
     published: Option<Topology>,
-    /// The epoch the permit is open for.
-    permitted: Option<Epoch>,
+    /// Where this proxy stands with a store that several share.
+    standing: Option<watch::Receiver<Standing>>,
+    /// The epoch that the permit is open for, and until when.
+    permitted: Option<(Epoch, Time)>,
     reports: Vec<Option<NodeReport>>,
     failures: Vec<Option<ProbeFailure>>,
     recent: Recent,
@@ -188,6 +192,7 @@ impl<B: Brain> Controller<B> {
             biased;
             () = self.stop.cancelled() => Input::Stop,
             Some(ended) = self.actions.join_next_with_id(), if !self.actions.is_empty() => Self::ended(&mut self.under_way, ended),
+            () = changed(&mut self.standing) => Input::Standing,
             () = sleep_until(tick) => Input::Tick,
             Some(request) = self.requests.recv() => Input::Request(request),
             report = self.monitor.report() => Input::Report(report),
@@ -229,6 +234,7 @@ impl<B: Brain> Controller<B> {
                 }
                 self.step(Event::Tick);
             }
+            Input::Standing => self.apply_standing(),
             Input::Request(request) => self.apply_request(request),
             Input::Stop => {}
         }
@@ -317,6 +323,7 @@ impl<B: Brain> Controller<B> {
         for action in actions {
             match action {
                 Action::Publish(plan) => self.publish(plan),
+                Action::Claim(claim) => self.store.claim(claim),
                 Action::ProbeNow(node) => self.monitor.probe_now(node),
                 Action::WakeAt(at) => self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at))),
                 Action::Tell(notice) => {
@@ -363,7 +370,7 @@ impl<B: Brain> Controller<B> {
             Action::Repoint { id, node, upstream, epoch } => {
                 self.spawn(id, "repoint", Some(node), async move { executor.repoint(node, upstream, epoch).await });
             }
-            Action::Publish(_) | Action::ProbeNow(_) | Action::WakeAt(_) | Action::Tell(_) => {}
+            Action::Publish(_) | Action::Claim(_) | Action::ProbeNow(_) | Action::WakeAt(_) | Action::Tell(_) => {}
         }
     }
 
@@ -384,15 +391,7 @@ impl<B: Brain> Controller<B> {
 
     /// Takes over a plan: permit first where it closes, aims of the samplers, then the snapshot.
     fn publish(&mut self, plan: Plan) {
-        let open = (plan.primary.is_some() && plan.writes == Writes::Open).then_some(plan.epoch);
-        if open != self.permitted {
-            match open {
-                // Not on every snapshot: extending closes the permit for a moment.
-                Some(epoch) => self.publisher.permit().extend(epoch, Time::NEVER),
-                None => self.publisher.permit().revoke(),
-            }
-            self.permitted = open;
-        }
+        self.permit(&plan);
         let assigned = plan.nodes.iter().position(|node| node.role == Role::Primary);
         let primary = plan.primary.or(assigned.map(|index| NodeId(u16::try_from(index).unwrap_or(u16::MAX))));
         let round = self.freshness.round();
@@ -406,6 +405,38 @@ impl<B: Brain> Controller<B> {
         self.plan = Some(plan);
         // Roles must be out before the next input is looked at: sessions wait for them.
         self.publish_snapshot();
+    }
+
+    /// Brings the permit in line with a plan and with the lease, where one is needed.
+    fn permit(&mut self, plan: &Plan) {
+        let open = plan.primary.filter(|_| plan.writes == Writes::Open);
+        let until = open.and_then(|primary| self.leased(primary, plan.epoch)).map(|until| (plan.epoch, until));
+        if until != self.permitted {
+            match until {
+                Some((epoch, until)) => self.publisher.permit().extend(epoch, until),
+                None => self.publisher.permit().revoke(),
+            }
+            self.permitted = until;
+        }
+    }
+
+    /// Until when writes of this epoch may go to this primary.
+    fn leased(&self, primary: NodeId, epoch: Epoch) -> Option<Time> {
+        let Some(standing) = &self.standing else { return Some(Time::NEVER) };
+        let standing = standing.borrow();
+        let lease = standing.lease.as_ref().filter(|_| !standing.ordered)?;
+        (lease.epoch == epoch && *lease.primary == *self.config.nodes[primary.index()].name).then_some(lease.until)
+    }
+
+    /// The store said something new: the machine hears of it, and the permit follows the lease at once.
+    fn apply_standing(&mut self) {
+        let Some(standing) = self.standing.as_mut() else { return };
+        let standing = standing.borrow_and_update().clone();
+        self.step(Event::Standing(standing));
+        if let Some(plan) = self.plan.take() {
+            self.permit(&plan);
+            self.plan = Some(plan);
+        }
     }
 
     fn publish_snapshot(&mut self) {
@@ -436,6 +467,14 @@ impl<B: Brain> Controller<B> {
             (self.status_due, self.status_at) = (false, now);
             self.status.send_replace(Arc::new(self.compose_status()));
         }
+    }
+}
+
+async fn changed(standing: &mut Option<watch::Receiver<Standing>>) {
+    let Some(standing) = standing else { return std::future::pending().await };
+    if standing.changed().await.is_err() {
+        // The store has stopped; what it said last runs out by itself.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the failover machine is told. Pure.
 
 use super::action::ActionId;
+use super::standing::Standing;
 use crate::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
 use crate::topology::{Fact, Observation};
 
@@ -9,6 +10,8 @@ use crate::topology::{Fact, Observation};
 pub enum Event {
     /// What the coordination store remembers, once, before anything else.
     Recalled(Option<Record>),
+    /// Where this proxy stands with a store that several proxies share. Never sent by a store for one.
+    Standing(Standing),
     /// A probe's outcome.
     Observed(Observation),
     /// Something live traffic saw.

@@ -2,6 +2,7 @@
 //!
 //! Invariants: every refusal of the machine has a variant here; texts name nodes, not numbers.
 
+use super::standing::Lack;
 use crate::ids::{SystemId, TimelineId};
 use std::fmt;
 use std::sync::Arc;
@@ -111,6 +112,16 @@ pub enum Hold {
         /// Why.
         why: Veto,
     },
+    /// Other proxies share the store, and this one may not change the primary yet.
+    AwaitingRight {
+        /// Why.
+        lack: Lack,
+    },
+    /// Other proxies share the store, and this one may not route writes.
+    NoLease {
+        /// Why.
+        lack: Lack,
+    },
     /// A change is under way and waits for a node or the store.
     Waiting {
         /// For what.
@@ -187,6 +198,7 @@ impl Hold {
             | Self::UnrecordedPrimary { .. }
             | Self::NoStandby
             | Self::NoCandidate { .. } => true,
+            Self::AwaitingRight { lack } | Self::NoLease { lack } => matches!(lack, Lack::Voters { .. }),
             Self::NotRecalled
             | Self::NotClassified { .. }
             | Self::FollowMode
@@ -238,6 +250,8 @@ impl fmt::Display for Hold {
             Self::RetryLater { left } => write!(f, "the last attempt failed, next one in {}", Span(*left)),
             Self::NoStandby => f.write_str("there is no standby to promote"),
             Self::NoCandidate { node, why } => write!(f, "{node} cannot be promoted: {why}"),
+            Self::AwaitingRight { lack } => write!(f, "this proxy may not change the primary: {lack}"),
+            Self::NoLease { lack } => write!(f, "this proxy may not route writes: {lack}"),
             Self::Waiting { what, node } => {
                 let node = node.as_deref().unwrap_or("the standbys");
                 match what {

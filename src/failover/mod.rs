@@ -14,6 +14,7 @@ pub mod machine;
 mod node_state;
 pub mod policy;
 mod rules;
+pub mod standing;
 pub mod state;
 
 pub use hold::Hold;

@@ -29,6 +29,13 @@ pub const RETRY_GAP: Duration = Duration::from_secs(5);
 pub const DETACH_SPAN: Duration = Duration::from_secs(5);
 /// How long the store may take to accept a record.
 pub const RECORD_SPAN: Duration = Duration::from_secs(10);
+/// How long a primary that another proxy recorded may take to show itself before its change is taken over.
+pub const FOLLOW_SPAN: Duration = Duration::from_secs(1);
+/// How long other proxies may take to give way to an operator's order.
+pub const ORDER_SPAN: Duration = Duration::from_secs(10);
+/// How long a lease may be missing before people are told, and before the primary is recorded anew where
+/// the voters follow nobody.
+pub const UNLEASED_SPAN: Duration = Duration::from_secs(1);
 /// How long a primary that turned into a standby is left alone: someone may be switching over by hand.
 pub const DEMOTED_GRACE: Duration = Duration::from_secs(5);
 /// A node whose promotion failed is no candidate for this long.

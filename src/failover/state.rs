@@ -28,6 +28,10 @@ pub enum Cause {
     Replaced,
     /// An operator asked for another one.
     Commanded,
+    /// Most voters follow no primary, or another one.
+    Forsaken,
+    /// Another proxy chose a standby and did not see its promotion through.
+    Unfinished,
 }
 
 impl Cause {
@@ -43,6 +47,8 @@ impl Cause {
             Self::AtStart => "it was not primary when this proxy started",
             Self::SplitEnded => "none of several primaries is left",
             Self::Replaced => "another node was promoted",
+            Self::Unfinished => "a change of primary was begun and not finished",
+            Self::Forsaken => "most voters do not follow it",
             Self::Commanded => "an operator asked for a failover",
         }
     }
@@ -144,6 +150,15 @@ pub enum State {
         /// Since when.
         since: Time,
     },
+    /// Another proxy recorded this primary; the node has not said yet that it is.
+    Following {
+        /// The outage that it ends.
+        outage: Outage,
+        /// The recorded primary.
+        primary: NodeId,
+        /// Since when.
+        since: Time,
+    },
     /// Standbys are being detached.
     Freezing {
         /// The outage.
@@ -218,6 +233,7 @@ impl State {
             Self::Stable { flow: Flow::Restarting, .. } => "restarting",
             Self::Lost { .. } => "lost",
             Self::Adopting { .. } => "adopting",
+            Self::Following { .. } => "following",
             Self::Freezing { .. } => "freezing",
             Self::Recording { .. } => "recording",
             Self::Promoting { .. } => "promoting",
@@ -233,11 +249,25 @@ impl State {
         matches!(self, Self::Contested { confirmed: true, .. })
     }
 
+    /// Whether nodes are being changed, or a primary recorded.
+    #[must_use]
+    pub fn changes_nodes(&self) -> bool {
+        matches!(
+            self,
+            Self::Adopting { .. }
+                | Self::Freezing { .. }
+                | Self::Recording { .. }
+                | Self::Promoting { .. }
+                | Self::Confirming { .. }
+        )
+    }
+
     /// The outage that this state belongs to.
     #[must_use]
     pub fn outage(&self) -> Option<&Outage> {
         match self {
             Self::Lost { outage }
+            | Self::Following { outage, .. }
             | Self::Freezing { outage, .. }
             | Self::Recording { outage, .. }
             | Self::Promoting { outage, .. }
@@ -257,7 +287,9 @@ impl State {
                 [outage.old, None]
             }
             Self::Promoting { outage, candidate, .. } => [Some(*candidate), outage.old],
-            Self::Confirming { outage, primary, .. } => [Some(*primary), outage.old],
+            Self::Confirming { outage, primary, .. } | Self::Following { outage, primary, .. } => {
+                [Some(*primary), outage.old]
+            }
             Self::Contested { primary, .. } => [*primary, None],
         }
     }
@@ -265,8 +297,13 @@ impl State {
     /// Whether `next` may follow.
     #[must_use]
     pub fn may_become(&self, next: &Self) -> bool {
-        use State::{Adopting, Confirming, Contested, Freezing, Lost, Promoting, Recording, Stable, Starting};
+        use State::{
+            Adopting, Confirming, Contested, Following, Freezing, Lost, Promoting, Recording, Stable, Starting,
+        };
         match (self, next) {
+            (Following { .. }, Stable { .. } | Lost { .. } | Contested { .. } | Following { .. }) => true,
+            // Whatever was under way without the right ends when another proxy has recorded a primary.
+            (_, Following { .. }) => true,
             (Starting { .. }, Stable { .. } | Adopting { .. } | Lost { .. } | Contested { .. } | Freezing { .. }) => {
                 true
             }

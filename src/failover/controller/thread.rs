@@ -175,6 +175,7 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
         facts_ended: false,
         freshness: Freshness::new(nodes),
         executor: parts.executor,
+        standing: parts.store.standing(),
         store: parts.store,
         metrics: deps.metrics,
         requests: parts.requests,

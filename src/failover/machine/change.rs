@@ -17,8 +17,18 @@ use crate::topology::Health;
 
 impl Machine {
     pub(super) fn judge_lost(&mut self, outage: Outage) -> bool {
+        if outage.order.is_some() {
+            return self.judge_ordered(outage);
+        }
+        let named = self.registered().filter(|named| Some(*named) != outage.old && self.claim(*named).is_some());
+        if let Some(named) = named {
+            return self.following(outage, named);
+        }
         if !self.rivals().is_empty() {
             return self.contest(outage.old);
+        }
+        if let Some(chosen) = self.unfinished() {
+            return self.finish_change(chosen, outage.old);
         }
         if let Some(old) = outage.old.filter(|old| self.claim(*old).is_some()) {
             return self.take_back(old, outage);
@@ -31,7 +41,7 @@ impl Machine {
                 _ => {}
             }
         }
-        holds.is_empty() && self.freeze(outage)
+        holds.is_empty() && self.has_right() && self.freeze(outage)
     }
 
     fn want_failed_candidates(&mut self) {
@@ -112,6 +122,9 @@ impl Machine {
     }
 
     pub(super) fn judge_freezing(&mut self, outage: Outage, since: Time, standbys: Vec<Detaching>) -> bool {
+        if self.right_lost(outage) {
+            return true;
+        }
         if let Some(verdict) = self.change_unwanted(&outage) {
             return verdict;
         }
@@ -121,8 +134,9 @@ impl Machine {
         }
         let candidates = self.candidates(&standbys);
         let strict = self.bar(&outage, true);
-        let chosen =
-            elect(&candidates, &strict).or_else(|| elect(&candidates, &Bar { detached_only: false, ..strict }));
+        // Where others share the store, a standby that may still follow the old primary is none of ours to promote.
+        let lenient = Bar { detached_only: self.standing.is_some(), ..strict };
+        let chosen = elect(&candidates, &strict).or_else(|| elect(&candidates, &lenient));
         let Some(chosen) = chosen else {
             let reasons = self.candidate_holds(&candidates, &strict);
             let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
@@ -161,10 +175,25 @@ impl Machine {
         Some(false)
     }
 
+    /// Ends the attempt when another proxy may act by now.
+    fn right_lost(&mut self, outage: Outage) -> bool {
+        if self.has_right() {
+            return false;
+        }
+        self.recording = None;
+        let text = format!("the right to change the primary was lost: {}", self.lack());
+        self.attempt_failed(outage, &text);
+        self.retry_at = self.now;
+        true
+    }
+
     pub(super) fn judge_recording(&mut self) -> bool {
         let State::Recording { outage, candidate, flush_lsn, epoch, action, since } = self.state.clone() else {
             return false;
         };
+        if self.right_lost(outage) {
+            return true;
+        }
         if action.is_some() {
             if self.now.since(since) < RECORD_SPAN {
                 return false;
@@ -286,7 +315,7 @@ impl Machine {
             timeline: self.timeline,
             highest: self.highest,
             lag_bytes_max: self.policy.lag_bytes_max,
-            asked: outage.order.and_then(|o| o.to),
+            asked: self.pending().or(outage.order.and_then(|o| o.to)),
             detached_only,
         }
     }
@@ -315,7 +344,8 @@ impl Machine {
             replay_paused: report.replay_paused,
             priority: self.policy.nodes[id.index()].priority,
             maintenance: node.maintenance,
-            promotion_failed: node.promote_failed_at.is_some_and(|at| self.now.since(at) < PROMOTE_PENALTY),
+            promotion_failed: self.pending() != Some(id)
+                && node.promote_failed_at.is_some_and(|at| self.now.since(at) < PROMOTE_PENALTY),
             detached: still.is_some(),
         })
     }

@@ -138,6 +138,10 @@ impl Machine {
         if self.now < self.store_retry_at {
             return false;
         }
+        if let Some(chosen) = self.pending().filter(|chosen| *chosen != primary) {
+            // Naming anybody else now could make two primaries once that promotion takes effect.
+            return self.unfinished() == Some(chosen) && self.finish_change(chosen, Some(primary));
+        }
         let epoch = self.next_epoch();
         let Some(action) = self.store(primary, epoch, timeline) else { return false };
         self.shift(State::Adopting { outage, primary, timeline, epoch, action, since: self.now })

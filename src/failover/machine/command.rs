@@ -62,6 +62,7 @@ impl Machine {
             | State::Freezing { .. }
             | State::Recording { .. }
             | State::Promoting { .. }
+            | State::Following { .. }
             | State::Confirming { .. } => return Err("a change is under way".to_owned()),
         };
         if self.policy.mode == FailoverMode::Follow {
@@ -105,7 +106,12 @@ impl Machine {
         if let Some(old) = outage.old {
             self.cut(old);
         }
-        self.freeze(outage);
+        self.ordered_at = self.now;
+        if self.has_right() {
+            self.freeze(outage);
+        } else {
+            self.shift(State::Lost { outage });
+        }
         Ok(())
     }
 }

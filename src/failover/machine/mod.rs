@@ -17,12 +17,15 @@
 //! | Recording | stored, and the old primary is still silent | Promoting |
 //! | Promoting | out of recovery on a newer timeline | Confirming, then Stable |
 //! | Promoting | failed or took too long | Lost, and the next candidate |
+//! | any | another proxy recorded a primary of a higher epoch | Following |
+//! | Following | that node says so itself | Stable |
 //! | Contested | one is left | Stable or Adopting |
 //!
 //! Invariants (`check_invariants`): the epoch never falls; a plan has at most one primary, and
 //! writes are open exactly when it has one; `Promote` only for an epoch and node that the store has
 //! recorded, one node per epoch, and never while the old primary answers (unless an operator wants
-//! it); a halted machine only publishes and tells. Absent on purpose: I/O, logging, randomness, and
+//! it); where several proxies share a store, writes are open only under a lease and nodes change only
+//! under the right; a halted machine only publishes and tells. Absent on purpose: I/O, logging, randomness, and
 //! how lag decides about reads (the controller adds freshness).
 
 mod change;
@@ -30,6 +33,7 @@ mod claims;
 mod command;
 mod observe;
 mod publish;
+mod register;
 mod stable;
 mod standbys;
 mod status;
@@ -40,6 +44,7 @@ use super::action::{Action, ActionId, Level, Notice, Plan};
 use super::event::{Event, Outcome, Record};
 use super::node_state::NodeState;
 use super::policy::Policy;
+use super::standing::{Claim, Standing};
 use super::state::{Outage, State};
 use crate::clock::Time;
 use crate::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
@@ -87,6 +92,15 @@ pub struct Machine {
     promoted: Option<(Epoch, NodeId)>,
     /// Why no primary can be had was told in this state.
     held_told: bool,
+    /// Where this proxy stands with a store that several share; `None` with a store of its own.
+    standing: Option<Standing>,
+    /// What was last claimed of it.
+    claimed: Claim,
+    /// Since when writes could flow but for a lease.
+    unleased_since: Option<Time>,
+    unleased_told: bool,
+    /// When an operator last ordered a change.
+    ordered_at: Time,
     next_action: u64,
     actions: Vec<Action>,
     published: Option<Plan>,
@@ -121,6 +135,11 @@ impl Machine {
             last_failover: None,
             promoted: None,
             held_told: false,
+            standing: None,
+            claimed: Claim::Nothing,
+            unleased_since: None,
+            unleased_told: false,
+            ordered_at: Time::ZERO,
             next_action: 1,
             actions: Vec::new(),
             published: None,
@@ -148,6 +167,7 @@ impl Machine {
     fn take_in(&mut self, event: Event) {
         match event {
             Event::Recalled(record) => self.recall(record),
+            Event::Standing(standing) => self.stand(standing),
             Event::Observed(observation) => self.observe(&observation),
             Event::Fact(fact) => self.want_probe(fact.node()),
             Event::ActionDone { id, outcome } => self.action_done(id, outcome),
@@ -173,11 +193,15 @@ impl Machine {
 
     fn judge(&mut self) {
         for _ in 0..SHIFTS_MAX {
+            if self.follow_register() {
+                continue;
+            }
             let shifted = match self.state.clone() {
                 State::Starting { since } => self.judge_starting(since),
                 State::Stable { primary, .. } => self.judge_stable(primary),
                 State::Lost { outage } => self.judge_lost(outage),
                 State::Adopting { outage, since, .. } => self.judge_adopting(outage, since),
+                State::Following { outage, primary, since } => self.judge_following(outage, primary, since),
                 State::Freezing { outage, since, standbys } => self.judge_freezing(outage, since, standbys),
                 State::Recording { .. } => self.judge_recording(),
                 State::Promoting { .. } => self.judge_promoting(),
@@ -324,7 +348,7 @@ impl Machine {
             match action {
                 Action::Publish(plan) => check_plan(plan, self.epoch),
                 Action::Promote(_, node, epoch) => self.check_promotion(*node, *epoch),
-                Action::Tell(_) => {}
+                Action::Tell(_) | Action::Claim(_) => {}
                 _ => assert!(!self.state.halted(), "halted, but acts: {action:?}"),
             }
         }

@@ -155,7 +155,8 @@ impl Machine {
             return Some(Quarantine::OlderPrimary(report.timeline));
         }
         // Before the machine has halted, a second claim may still turn out to be the successor.
-        let surprise = self.state.halted() && !self.state.expected().contains(&Some(id));
+        let leased = self.standing.is_some() && self.state.expected()[0].is_some_and(|p| self.may_route(p));
+        let surprise = (self.state.halted() || leased) && !self.state.expected().contains(&Some(id));
         surprise.then_some(Quarantine::SecondPrimary(report.timeline))
     }
 

@@ -19,11 +19,13 @@ impl Machine {
             self.failovers.pop_front();
         }
         self.quarantine();
+        self.note_lease();
         let plan = self.plan();
         if self.published.as_ref() != Some(&plan) {
             self.actions.insert(0, Action::Publish(plan.clone()));
             self.published = Some(plan);
         }
+        self.claim_standing();
         if !self.state.halted() {
             self.ask_probes();
             self.set_alarm();
@@ -43,6 +45,7 @@ impl Machine {
         let mut alarms: Vec<Time> = self.next_probe().collect();
         alarms.push(self.store_retry_at);
         alarms.push(self.retry_at);
+        alarms.extend(self.register_alarms());
         match &self.state {
             State::Starting { since } => {
                 alarms.extend([*since + START_GRACE, *since + HELD_SPAN]);
@@ -56,6 +59,7 @@ impl Machine {
                 }
             }
             State::Lost { outage } => alarms.extend(self.lost_alarms(outage)),
+            State::Following { .. } => {}
             State::Freezing { since, .. } => alarms.push(*since + DETACH_SPAN),
             State::Promoting { since, .. } => alarms.push(*since + self.policy.promote_timeout),
             State::Adopting { since, .. } | State::Recording { since, .. } | State::Confirming { since, .. } => {
@@ -78,7 +82,7 @@ impl Machine {
 
     fn plan(&self) -> Plan {
         let primary = match self.state {
-            State::Stable { primary, flow: Flow::Open, .. } => Some(primary),
+            State::Stable { primary, flow: Flow::Open, .. } if self.may_route(primary) => Some(primary),
             _ => None,
         };
         let nodes = self.policy.ids().map(|id| self.node_plan(id, primary)).collect();
@@ -121,7 +125,9 @@ impl Machine {
         let trouble = self.unreadable(id).filter(|_| self.node(id).live_report().is_none());
         match &self.state {
             State::Stable { primary, .. } if *primary == id => trouble.unwrap_or_else(|| "writes are held".to_owned()),
-            State::Adopting { primary, .. } | State::Confirming { primary, .. } if *primary == id => {
+            State::Adopting { primary, .. } | State::Confirming { primary, .. } | State::Following { primary, .. }
+                if *primary == id =>
+            {
                 "becomes the primary".to_owned()
             }
             _ => match (outage, trouble) {
@@ -147,7 +153,11 @@ impl Machine {
         };
         match &self.state {
             State::Starting { since } => bounded(*since, "the primary is not known yet".to_owned()),
-            State::Stable { flow: Flow::Open, .. } => Writes::Open,
+            State::Stable { primary, flow: Flow::Open, .. } if self.may_route(*primary) => Writes::Open,
+            State::Stable { flow: Flow::Open, .. } => bounded(
+                self.unleased_since.unwrap_or(self.now),
+                format!("this proxy has no lease for writes: {}", self.lack()),
+            ),
             State::Stable { primary, flow: Flow::Doubted { since }, .. } => {
                 bounded(*since, format!("primary {} refuses connections", self.name(*primary)))
             }
@@ -156,6 +166,7 @@ impl Machine {
             }
             State::Lost { outage } => bounded(outage.since, self.lost_text(outage)),
             State::Adopting { primary, .. } => held(format!("{} becomes the primary", self.name(*primary))),
+            State::Following { primary, .. } => held(format!("{} becomes the primary", self.name(*primary))),
             State::Freezing { outage, .. } => held(self.lost_text(outage)),
             State::Recording { candidate, .. } | State::Promoting { candidate, .. } => {
                 held(format!("{} becomes the primary", self.name(*candidate)))

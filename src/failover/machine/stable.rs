@@ -12,10 +12,12 @@ use crate::failover::node_state::{Condition, Evidence};
 use crate::failover::policy::{HEARD_RECENTLY, RECEIVER_WAIT};
 use crate::failover::state::{Cause, Flow, Outage, State};
 use crate::ids::NodeId;
+use crate::topology::Health;
 
 impl Machine {
     pub(super) fn judge_stable(&mut self, primary: NodeId) -> bool {
-        if !self.rivals().is_empty() {
+        // Most voters know better than a second node's own word.
+        if !self.rivals().is_empty() && (self.standing.is_none() || !self.may_route(primary)) {
             return self.contest(Some(primary));
         }
         if let Some(report) = self.node(primary).live_report() {
@@ -41,6 +43,10 @@ impl Machine {
             }
         }
         self.direct_flow(primary);
+        if self.forsaken(primary) && !self.paused && self.node(primary).health == Health::Healthy {
+            let outage = Outage { old: Some(primary), since: self.now, cause: Cause::Forsaken, order: None };
+            return self.adopt(primary, Some(outage));
+        }
         false
     }
 

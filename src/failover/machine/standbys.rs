@@ -65,7 +65,7 @@ impl Machine {
     /// Repoints the standbys that need it, one action per standby at a time.
     pub(super) fn tend(&mut self) {
         let State::Stable { primary, flow: Flow::Open, .. } = self.state else { return };
-        if self.node(primary).live_report().is_none() {
+        if self.node(primary).live_report().is_none() || !self.may_route(primary) {
             return;
         }
         for id in self.policy.ids().filter(|id| *id != primary) {

@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Where things stand, for status output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
-    /// One word: `starting`, `stable`, `doubted`, `restarting`, `lost`, `adopting`, `freezing`,
+    /// One word: `starting`, `stable`, `doubted`, `restarting`, `lost`, `adopting`, `following`, `freezing`,
     /// `recording`, `promoting`, `confirming`, `contested` or `halted`.
     pub state: &'static str,
     /// Who-is-primary number.
@@ -71,6 +71,7 @@ impl Machine {
             State::Stable { primary, flow, .. } => self.stable_holds(*primary, *flow),
             State::Lost { outage } => self.lost_holds(outage),
             State::Adopting { primary, .. } => vec![self.waiting(Awaited::Record, Some(*primary))],
+            State::Following { primary, .. } => vec![self.waiting(Awaited::Promotion, Some(*primary))],
             State::Freezing { outage, .. } => self.change_holds(outage, Awaited::Detach, None),
             State::Recording { outage, candidate, .. } => self.change_holds(outage, Awaited::Record, Some(*candidate)),
             State::Promoting { candidate, .. } => vec![self.waiting(Awaited::Promotion, Some(*candidate))],
@@ -149,6 +150,7 @@ impl Machine {
             (Flow::Restarting, _) => vec![self.restart_hold(primary)],
             (_, Condition::Failing { .. }) => vec![Hold::PrimarySuspect { node: self.name(primary).clone() }],
             (_, Condition::Busy) => vec![Hold::PrimaryAlive { node: self.name(primary).clone() }],
+            (Flow::Open, _) if !self.may_route(primary) => vec![Hold::NoLease { lack: self.lack() }],
             _ => Vec::new(),
         }
     }
@@ -181,6 +183,9 @@ impl Machine {
         let mut holds = self.failover_holds(outage);
         if let Some(old) = outage.old.filter(|old| self.claim(*old).is_some()) {
             holds.insert(0, Hold::OldPrimaryAnswers { node: self.name(old).clone() });
+        }
+        if holds.is_empty() && !self.has_right() {
+            holds.push(Hold::AwaitingRight { lack: self.lack() });
         }
         holds.dedup();
         holds

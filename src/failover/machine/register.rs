@@ -1,0 +1,219 @@
+//! Several proxies: what the shared register says is followed, and what this proxy wants of it is claimed.
+//!
+//! Invariants: without a shared store everything here is a no-op that allows everything; writes are
+//! open only under a lease of the present epoch and primary; no node is changed without the right; the
+//! register is followed only to a higher epoch, and never in the middle of a change of our own.
+//! Absent on purpose: how leases and rights come about (`coordination`).
+
+use super::Machine;
+use crate::clock::Time;
+use crate::config::FailoverMode;
+use crate::failover::action::{Action, Level};
+use crate::failover::event::Record;
+use crate::failover::policy::{FOLLOW_SPAN, ORDER_SPAN, UNLEASED_SPAN};
+use crate::failover::standing::{Claim, Lack, Standing};
+use crate::failover::state::{Cause, Flow, Order, Outage, State};
+use crate::ids::NodeId;
+use crate::topology::Health;
+
+impl Machine {
+    pub(super) fn stand(&mut self, standing: Standing) {
+        self.epoch_tried = self.epoch_tried.max(standing.highest);
+        self.standing = Some(standing);
+    }
+
+    /// Whether writes may be routed to this primary in the present epoch.
+    pub(super) fn may_route(&self, primary: NodeId) -> bool {
+        let Some(standing) = &self.standing else { return true };
+        !standing.ordered
+            && standing.lease.as_ref().is_some_and(|lease| {
+                lease.until > self.now && lease.epoch == self.epoch && *lease.primary == **self.name(primary)
+            })
+    }
+
+    /// Whether nodes may be changed and a primary be recorded.
+    pub(super) fn has_right(&self) -> bool {
+        let Some(standing) = &self.standing else { return true };
+        standing.right.as_ref().is_some_and(|right| right.until > self.now)
+    }
+
+    /// Whom the register names in the present epoch.
+    pub(super) fn registered(&self) -> Option<NodeId> {
+        let register = self.standing.as_ref()?.register.as_ref()?;
+        (register.epoch == self.epoch).then(|| self.policy.by_name(&register.primary)).flatten()
+    }
+
+    /// What the register says and this proxy does not know yet.
+    fn news(&self) -> Option<&Record> {
+        let register = self.standing.as_ref()?.register.as_ref()?;
+        (self.recalled && (register.epoch > self.epoch || self.record.is_none())).then_some(register)
+    }
+
+    /// Takes over what another proxy recorded. True when the state moved.
+    pub(super) fn follow_register(&mut self) -> bool {
+        let changing = self.state.changes_nodes() && self.has_right();
+        let Some(register) = self.news().filter(|_| !changing).cloned() else { return false };
+        self.epoch = self.epoch.max(register.epoch);
+        self.epoch_tried = self.epoch_tried.max(register.epoch);
+        self.system_id.get_or_insert(register.system_id);
+        self.recording = None;
+        let primary = self.policy.by_name(&register.primary);
+        let text = format!("the register says: {} is primary of epoch {}", register.primary, register.epoch);
+        self.record = Some(register);
+        self.tell(Level::Info, "register_followed", primary, text);
+        let Some(primary) = primary else { return false };
+        match &self.state {
+            State::Starting { .. } => false,
+            State::Stable { primary: ours, .. } if *ours == primary => false,
+            State::Stable { primary: ours, .. } => {
+                let outage = Outage { old: Some(*ours), since: self.now, cause: Cause::Replaced, order: None };
+                self.cut(*ours);
+                self.following(outage, primary)
+            }
+            State::Contested { primary: old, .. } => {
+                let outage = Outage { old: *old, since: self.now, cause: Cause::Replaced, order: None };
+                self.following(outage, primary)
+            }
+            other => {
+                let none = Outage { old: None, since: self.now, cause: Cause::Replaced, order: None };
+                let outage = other.outage().copied().unwrap_or(none);
+                self.following(outage, primary)
+            }
+        }
+    }
+
+    pub(super) fn following(&mut self, outage: Outage, primary: NodeId) -> bool {
+        self.shift(State::Following { outage: Outage { order: None, ..outage }, primary, since: self.now })
+    }
+
+    /// Another proxy recorded this primary: it is believed as soon as the node says so, too.
+    pub(super) fn judge_following(&mut self, outage: Outage, primary: NodeId, since: Time) -> bool {
+        if !self.rivals().is_empty() {
+            return self.contest(outage.old);
+        }
+        if let Some(timeline) = self.claim(primary).filter(|_| self.node(primary).health == Health::Healthy) {
+            self.adopted(Some(outage), primary, timeline);
+            return true;
+        }
+        if self.now.since(since) >= FOLLOW_SPAN {
+            // Whoever recorded it may be gone: the right, if it is had, says so.
+            return self.shift(State::Lost { outage });
+        }
+        self.want_probe(primary);
+        false
+    }
+
+    /// The standby whose promotion may still take effect.
+    pub(super) fn pending(&self) -> Option<NodeId> {
+        self.policy.by_name(self.standing.as_ref()?.pending.as_ref()?)
+    }
+
+    /// Whether a change that was begun must be finished before anything else, and may be by us.
+    pub(super) fn unfinished(&self) -> Option<NodeId> {
+        let free = !self.paused && self.policy.mode == FailoverMode::Automatic && self.now >= self.retry_at;
+        self.pending().filter(|pending| free && self.is_standby(*pending))
+    }
+
+    /// Sees a change through that another proxy began; going back is not safe once a standby was chosen.
+    pub(super) fn finish_change(&mut self, chosen: NodeId, old: Option<NodeId>) -> bool {
+        let (since, cause) = (self.now, Cause::Unfinished);
+        if let Some(old) = old {
+            self.cut(old);
+        }
+        self.ordered_at = self.now;
+        let text = format!("{} was chosen by another proxy and is not promoted yet: going on", self.name(chosen));
+        self.tell(Level::Warn, "failover_resumed", Some(chosen), text);
+        self.shift(State::Lost { outage: Outage { old, since, cause, order: Some(Order { to: Some(chosen) }) } })
+    }
+
+    /// An operator ordered a change, and other proxies must give way first.
+    pub(super) fn judge_ordered(&mut self, outage: Outage) -> bool {
+        if self.has_right() {
+            return self.freeze(outage);
+        }
+        if self.now.since(self.ordered_at) >= ORDER_SPAN {
+            self.attempt_failed(outage, "other proxies did not give up their leases");
+            return true;
+        }
+        false
+    }
+
+    /// Whether enough voters answer, and they follow another primary, another epoch or nobody.
+    pub(super) fn forsaken(&self, primary: NodeId) -> bool {
+        let Some(standing) = self.standing.as_ref().filter(|_| !self.may_route(primary)) else { return false };
+        let long = self.unleased_since.is_some_and(|since| self.now.since(since) >= UNLEASED_SPAN);
+        long && (standing.lease.is_some() || standing.lack == Some(Lack::Split))
+    }
+
+    /// What keeps this proxy from its lease or its right.
+    pub(super) fn lack(&self) -> Lack {
+        let Some(standing) = &self.standing else { return Lack::Pending };
+        if standing.ordered { Lack::Taken } else { standing.lack.clone().unwrap_or(Lack::Pending) }
+    }
+
+    fn claim_wanted(&self) -> Claim {
+        let change = |order: bool| if order { Claim::Order } else { Claim::Change };
+        match &self.state {
+            State::Stable { flow: Flow::Open, .. } if !self.gives_way() => Claim::Route,
+            State::Stable { .. } | State::Starting { .. } | State::Following { .. } | State::Contested { .. } => {
+                Claim::Nothing
+            }
+            State::Lost { outage } if outage.order.is_some() => change(outage.cause != Cause::Unfinished),
+            State::Lost { outage } => {
+                let back = outage.old.is_some_and(|old| self.claim(old).is_some());
+                if !back && self.failover_holds(outage).is_empty() { Claim::Change } else { Claim::Nothing }
+            }
+            other => change(other.outage().is_some_and(|o| o.order.is_some() && o.cause != Cause::Unfinished)),
+        }
+    }
+
+    /// Another proxy carries out an operator's order.
+    fn gives_way(&self) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.ordered)
+    }
+
+    /// Claims what the state needs; to be called once the plan is out.
+    pub(super) fn claim_standing(&mut self) {
+        let wanted = self.claim_wanted();
+        if self.standing.is_some() && wanted != self.claimed {
+            self.claimed = wanted;
+            // Right after the plan, which closes writes, and before what needs the claim.
+            let place = self.actions.iter().take_while(|a| matches!(a, Action::Publish(_))).count();
+            self.actions.insert(place, Action::Claim(wanted));
+        }
+    }
+
+    /// Notes since when a lease is missing, and tells when that lasts.
+    pub(super) fn note_lease(&mut self) {
+        let State::Stable { primary, flow: Flow::Open, .. } = self.state else {
+            (self.unleased_since, self.unleased_told) = (None, false);
+            return;
+        };
+        if self.may_route(primary) {
+            if self.unleased_told {
+                self.tell(Level::Info, "lease_back", Some(primary), "writes are routed again".to_owned());
+            }
+            (self.unleased_since, self.unleased_told) = (None, false);
+            return;
+        }
+        let since = *self.unleased_since.get_or_insert(self.now);
+        if !self.unleased_told && self.now.since(since) >= UNLEASED_SPAN {
+            self.unleased_told = true;
+            let text = format!("writes wait, this proxy has no lease: {}", self.lack());
+            self.tell(Level::Warn, "lease_lost", Some(primary), text);
+        }
+    }
+
+    pub(super) fn register_alarms(&self) -> Vec<Time> {
+        let Some(standing) = &self.standing else { return Vec::new() };
+        let mut alarms: Vec<Time> = standing.lease.iter().map(|l| l.until).collect();
+        alarms.extend(standing.right.iter().map(|r| r.until));
+        alarms.extend(self.unleased_since.map(|since| since + UNLEASED_SPAN));
+        match &self.state {
+            State::Following { since, .. } => alarms.push(*since + FOLLOW_SPAN),
+            State::Lost { outage } if outage.order.is_some() => alarms.push(self.ordered_at + ORDER_SPAN),
+            _ => {}
+        }
+        alarms
+    }
+}
