@@ -14,6 +14,8 @@
 //! fact NODE refused|timeout|lost|shutdown|write-refused
 //! done record | done detach NODE [lsn= replay=] | done promote NODE | done repoint NODE
 //! failed record|detach|promote|repoint [NODE] [WHY]
+//! sync NODE [SETTING]                what its synchronous_standby_names is from its next probe on
+//! senders NODE [NAME..]              which standbys its pg_stat_replication shows from its next probe on
 //! cmd pause | cmd resume | cmd failover [NODE]
 //! standing [register=NODE@EPOCH tli=] [lease=2s] [right=2s] [lack=taken|split|pending|voters:x,y]
 //!          [highest=EPOCH] [pending=NODE] [ordered]     where this proxy stands with a store that several share
@@ -34,7 +36,9 @@ use pgregent::failover::policy::NodePolicy;
 use pgregent::failover::standing::{Lack, Lease, Right, Standing};
 use pgregent::failover::{Machine, Policy};
 use pgregent::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
-use pgregent::topology::{Fact, NodeReport, Observation, ProbeFailure, ReceiverView, Writes};
+use pgregent::topology::{
+    Fact, NodeReport, Observation, ProbeFailure, ReceiverView, SyncStandby, SyncState, SyncView, Writes,
+};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -102,6 +106,7 @@ struct Player {
     now: Time,
     alarm: Option<Time>,
     reports: HashMap<u16, NodeReport>,
+    sync: HashMap<u16, SyncView>,
     open: Vec<(ActionId, &'static str, Option<NodeId>)>,
     plan: Option<Plan>,
     state: &'static str,
@@ -121,6 +126,7 @@ impl Player {
             now: start,
             alarm: None,
             reports: HashMap::new(),
+            sync: HashMap::new(),
             open: Vec::new(),
             plan: None,
             state: "starting",
@@ -134,12 +140,21 @@ impl Player {
             "wait" => self.wait(line, span(words[1])),
             "holds" => self.note(line, &self.holds()),
             "running" => self.running(&words),
+            "sync" => self.view(words[1]).standby_names = words[2..].join(" "),
+            "senders" => {
+                self.view(words[1]).standbys = words[2..].iter().map(|name| sender(name)).collect();
+            }
             _ => {
                 let event = self.event(&words);
                 let out = self.step(event);
                 self.note(line, &out);
             }
         }
+    }
+
+    fn view(&mut self, node: &str) -> &mut SyncView {
+        let node = self.node(node);
+        self.sync.entry(node.0).or_default()
     }
 
     fn note(&mut self, head: &str, out: &str) {
@@ -334,6 +349,7 @@ impl Player {
             receiver,
             incarnation: i64::try_from(number("inc", 1)).unwrap(),
             version_num: 150_000,
+            sync: self.sync.get(&node.0).cloned(),
         };
         self.reports.insert(node.0, report.clone());
         Event::Observed(Observation { node, at: self.now, outcome: Ok(report) })
@@ -434,7 +450,12 @@ fn parse_cluster(line: &str) -> Policy {
             other => panic!("unknown mode {other}"),
         },
         nodes: names
-            .map(|n| NodePolicy { name: (*n).into(), addresses: vec![format!("{n}:5432")], priority: priority(n) })
+            .map(|n| NodePolicy {
+                name: (*n).into(),
+                addresses: vec![format!("{n}:5432")],
+                priority: priority(n),
+                application_name: (*n).into(),
+            })
             .collect(),
         fall: u32::try_from(number("fall", 3)).unwrap(),
         rise: u32::try_from(number("rise", 2)).unwrap(),
@@ -444,6 +465,10 @@ fn parse_cluster(line: &str) -> Policy {
         lag_bytes_max: number("lag", 1 << 20),
         promote_timeout: time("promote_timeout", 30),
     }
+}
+
+fn sender(name: &str) -> SyncStandby {
+    SyncStandby { application_name: name.to_owned(), streaming: true, sync_state: SyncState::Quorum, flush_lsn: None }
 }
 
 fn parse_record(words: &[&str]) -> Option<Record> {

@@ -157,8 +157,10 @@ fn node(f: &Fields<'_, '_>, node_budget: usize, tls: &NodeTlsConfig, folder: &Pa
     let replication = f.address("replication_address", notes);
     let (replication_host, replication_port) = replication.unwrap_or_else(|| (host.clone(), port));
     let budget = f.number("budget", notes).map(|budget| usize::try_from(budget).unwrap_or(usize::MAX));
+    let name: Arc<str> = Arc::from(f.text("name", notes).unwrap_or_default());
     NodeConfig {
-        name: Arc::from(f.text("name", notes).unwrap_or_default()),
+        application_name: f.text("application_name", notes).map_or_else(|| Arc::clone(&name), Arc::from),
+        name,
         host,
         port,
         replication_host,

@@ -197,6 +197,8 @@ pub struct NodeConfig {
     pub drain: bool,
     /// Preference among equally advanced candidates, higher first; 0: never promoted. Default 100, range 0..=1000.
     pub failover_priority: u32,
+    /// How the node calls itself when it streams. Default: its name.
+    pub application_name: Arc<str>,
     /// Backends to this node over all pools. Default: from `[pool] node_budget`.
     pub budget: usize,
     /// How connections to it are protected.

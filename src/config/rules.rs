@@ -24,6 +24,7 @@ type Rule = fn(&Tables<'_, '_>, &Config, &mut Notes);
 const RULES: &[Rule] = &[
     enough_nodes,
     names_and_addresses_differ,
+    streaming_names_differ,
     names_without_roles,
     not_our_own_address,
     somebody_may_be_promoted,
@@ -77,6 +78,19 @@ fn names_and_addresses_differ(t: &Tables<'_, '_>, config: &Config, notes: &mut N
         if let Some(other) = addresses.insert(address.clone(), &node.name) {
             let flaw = Flaw::new(format!("{} is the address of node {} too", quoted(&address), quoted(other)));
             fields.problem("address", flaw.suggest("list each PostgreSQL instance once"), notes);
+        }
+    }
+}
+
+/// Two nodes of one name: whom a commit of a synchronous primary waited for could not be told.
+fn streaming_names_differ(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let mut names = HashMap::new();
+    for (fields, node) in t.nodes.iter().zip(&config.nodes) {
+        let Some(other) = names.insert(node.application_name.to_lowercase(), &node.name) else { continue };
+        // Equal names of nodes have their own problem.
+        if !node.name.eq_ignore_ascii_case(other) {
+            let flaw = Flaw::new(format!("{} is that of node {} too", quoted(&node.application_name), quoted(other)));
+            fields.problem("application_name", flaw.suggest("let each node stream under its own name"), notes);
         }
     }
 }

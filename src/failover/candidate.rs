@@ -34,6 +34,8 @@ pub struct Candidate {
     pub promotion_failed: bool,
     /// It stands still: its receiver is gone and its position was read afterwards.
     pub detached: bool,
+    /// The last primary's commits waited for it.
+    pub sync_member: bool,
 }
 
 /// What a candidate is measured against.
@@ -51,6 +53,8 @@ pub struct Bar {
     pub asked: Option<NodeId>,
     /// Whether only detached nodes qualify.
     pub detached_only: bool,
+    /// Up to where every acknowledged commit reaches, where standbys vouch for that.
+    pub floor: Option<Lsn>,
 }
 
 /// The first rule that speaks against the candidate.
@@ -59,10 +63,10 @@ pub fn veto(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
     RULES.iter().find_map(|rule| rule(candidate, bar))
 }
 
-/// The best of those without a veto: most WAL, then priority, then the lowest number.
+/// The best of those without a veto: most WAL, then whom commits waited for, then priority, then the lowest number.
 #[must_use]
 pub fn elect<'a>(candidates: &'a [Candidate], bar: &Bar) -> Option<&'a Candidate> {
-    let rank = |c: &&Candidate| (c.flush_lsn, c.priority, Reverse(c.node));
+    let rank = |c: &&Candidate| (c.flush_lsn, c.sync_member, c.priority, Reverse(c.node));
     candidates.iter().filter(|c| veto(c, bar).is_none()).max_by_key(rank)
 }
 
@@ -83,6 +87,7 @@ mod tests {
             maintenance: false,
             promotion_failed: false,
             detached: true,
+            sync_member: false,
         }
     }
 
@@ -94,6 +99,7 @@ mod tests {
             lag_bytes_max: 100,
             asked: None,
             detached_only: true,
+            floor: None,
         }
     }
 
@@ -104,7 +110,9 @@ mod tests {
         assert_eq!(chosen(&[behind.clone(), candidate(2)]), Some(2));
         assert_eq!(chosen(&[candidate(2), behind]), Some(2));
         let preferred = Candidate { priority: 101, ..candidate(3) };
-        assert_eq!(chosen(&[candidate(2), preferred]), Some(3));
+        assert_eq!(chosen(&[candidate(2), preferred.clone()]), Some(3));
+        let member = Candidate { sync_member: true, ..candidate(2) };
+        assert_eq!(chosen(&[member, preferred]), Some(2));
         assert_eq!(chosen(&[candidate(3), candidate(2)]), Some(2));
         assert_eq!(chosen(&[]), None);
     }
@@ -124,6 +132,8 @@ mod tests {
         check(Candidate { timeline: has, ..good.clone() }, Veto::OtherTimeline { has, need });
         check(Candidate { replay_paused: true, ..good.clone() }, Veto::ReplayPaused);
         check(Candidate { flush_lsn: Lsn(899), ..good.clone() }, Veto::Behind { bytes: 101, max: 100 });
+        let floor = Bar { floor: Some(Lsn(1001)), lag_bytes_max: u64::MAX, ..bar() };
+        assert_eq!(veto(&good, &floor), Some(Veto::BehindMembers { bytes: 1 }));
         check(Candidate { promotion_failed: true, ..good.clone() }, Veto::PromotionFailed);
         check(Candidate { detached: false, ..good.clone() }, Veto::NotDetached);
         assert_eq!(veto(&good, &Bar { asked: Some(NodeId(2)), ..bar() }), Some(Veto::NotAsked));

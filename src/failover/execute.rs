@@ -223,7 +223,7 @@ impl Executor {
                     .unwrap_or_default(),
             };
             if !found.is_empty() {
-                return Ok(ConnInfo::parse(&found)?.named(name));
+                return Ok(ConnInfo::parse(&found)?.named(&self.node(node)?.0.application_name));
             }
         }
         Err(ActError::NoTemplate)

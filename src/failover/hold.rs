@@ -3,6 +3,7 @@
 //! Invariants: every refusal of the machine has a variant here; texts name nodes, not numbers.
 
 use super::standing::Lack;
+use super::sync::Method;
 use crate::ids::{SystemId, TimelineId};
 use std::fmt;
 use std::sync::Arc;
@@ -122,6 +123,19 @@ pub enum Hold {
         /// Why.
         lack: Lack,
     },
+    /// Synchronous replication: nobody can tell whether the standbys at hand have every acknowledged commit.
+    SyncTooFew {
+        /// Who acknowledged, among the named.
+        method: Method,
+        /// k: how many each commit waited for.
+        k: usize,
+        /// N: how many may have acknowledged.
+        n: usize,
+        /// R: how many of them are at hand.
+        still: usize,
+        /// The others.
+        missing: Vec<Arc<str>>,
+    },
     /// A change is under way and waits for a node or the store.
     Waiting {
         /// For what.
@@ -176,6 +190,11 @@ pub enum Veto {
         /// The limit.
         max: u64,
     },
+    /// It lacks WAL that standbys have which commits waited for.
+    BehindMembers {
+        /// Bytes it lacks.
+        bytes: u64,
+    },
     /// Its promotion failed a short time ago.
     PromotionFailed,
     /// It could not be detached, and others could.
@@ -197,6 +216,7 @@ impl Hold {
             | Self::TwoPrimaries { .. }
             | Self::UnrecordedPrimary { .. }
             | Self::NoStandby
+            | Self::SyncTooFew { .. }
             | Self::NoCandidate { .. } => true,
             Self::AwaitingRight { lack } | Self::NoLease { lack } => matches!(lack, Lack::Voters { .. }),
             Self::NotRecalled
@@ -249,6 +269,16 @@ impl fmt::Display for Hold {
             }
             Self::RetryLater { left } => write!(f, "the last attempt failed, next one in {}", Span(*left)),
             Self::NoStandby => f.write_str("there is no standby to promote"),
+            Self::SyncTooFew { method, k, n, still, missing } => {
+                let names = missing.join(", ");
+                write!(
+                    f,
+                    "synchronous replication ({} {k} of {n}): {still} at hand and {k} to acknowledge are not more than \
+                     {n}, so commits may be on the missing only ({names})",
+                    method.word()
+                )?;
+                if *method == Method::First { f.write_str("; FIRST counts like ANY") } else { Ok(()) }
+            }
             Self::NoCandidate { node, why } => write!(f, "{node} cannot be promoted: {why}"),
             Self::AwaitingRight { lack } => write!(f, "this proxy may not change the primary: {lack}"),
             Self::NoLease { lack } => write!(f, "this proxy may not route writes: {lack}"),
@@ -276,6 +306,9 @@ impl fmt::Display for Veto {
             Self::OtherTimeline { has, need } => write!(f, "it is on timeline {has}, not {need}"),
             Self::ReplayPaused => f.write_str("its replay is paused"),
             Self::Behind { bytes, max } => write!(f, "it lacks {bytes} bytes of WAL, the limit is {max}"),
+            Self::BehindMembers { bytes } => {
+                write!(f, "it lacks {bytes} bytes of WAL that a synchronous standby has")
+            }
             Self::PromotionFailed => f.write_str("its promotion has just failed"),
             Self::NotDetached => f.write_str("it could not be detached"),
         }

@@ -16,6 +16,7 @@ pub mod policy;
 mod rules;
 pub mod standing;
 pub mod state;
+pub mod sync;
 
 pub use hold::Hold;
 pub use machine::{LastFailover, Machine, Summary};

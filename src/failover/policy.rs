@@ -85,6 +85,8 @@ pub struct NodePolicy {
     pub addresses: Vec<String>,
     /// Preference among equally advanced candidates; 0: never promoted.
     pub priority: u32,
+    /// How it calls itself when it streams.
+    pub application_name: Arc<str>,
 }
 
 impl NodePolicy {
@@ -94,7 +96,12 @@ impl NodePolicy {
         if !addresses.contains(&replication) {
             addresses.push(replication);
         }
-        Self { name: Arc::clone(&node.name), addresses, priority: node.failover_priority }
+        Self {
+            name: Arc::clone(&node.name),
+            addresses,
+            priority: node.failover_priority,
+            application_name: Arc::clone(&node.application_name),
+        }
     }
 }
 
@@ -145,6 +152,7 @@ mod tests {
             name: name.into(),
             addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
             priority: 100,
+            application_name: name.into(),
         };
         let policy = Policy {
             mode: FailoverMode::Automatic,

@@ -23,6 +23,7 @@ pub static RULES: &[Rule] = &[
     not_just_failed,
     stands_still,
     close_enough,
+    has_what_was_acknowledged,
 ];
 
 fn asked(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
@@ -71,4 +72,9 @@ fn stands_still(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
 fn close_enough(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
     let bytes = bar.highest.bytes_since(candidate.flush_lsn);
     (bytes > bar.lag_bytes_max).then_some(Veto::Behind { bytes, max: bar.lag_bytes_max })
+}
+
+fn has_what_was_acknowledged(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
+    let bytes = bar.floor?.bytes_since(candidate.flush_lsn);
+    (bytes > 0).then_some(Veto::BehindMembers { bytes })
 }

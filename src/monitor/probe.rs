@@ -7,7 +7,9 @@
 use super::connect::classify;
 use crate::clock::{Clock, Time};
 use crate::ids::{Lsn, SystemId, TimelineId};
-use crate::topology::{NodeReport, ProbeFailure, ReceiverView};
+use crate::topology::{
+    NodeReport, ProbeFailure, ReceiverView, SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX, SyncStandby, SyncState, SyncView,
+};
 use std::time::Duration;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row, Statement};
@@ -28,9 +30,13 @@ SELECT s.system_identifier, r.recovering, \
  (extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::float8 AS message_age_ms, \
  (SELECT (extract(epoch FROM a.backend_start) * 1000000)::int8 FROM pg_stat_activity a \
    WHERE a.backend_type = 'checkpointer' LIMIT 1) AS incarnation, \
- current_setting('server_version_num')::int AS version_num \
+ current_setting('server_version_num')::int AS version_num, \
+ current_setting('synchronous_standby_names') AS sync_names, p.applications, p.states, p.sync_states, p.flushed \
 FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r \
-CROSS JOIN pg_control_system() s LEFT JOIN pg_stat_wal_receiver w ON true";
+CROSS JOIN pg_control_system() s LEFT JOIN pg_stat_wal_receiver w ON true \
+CROSS JOIN (SELECT array_agg(application_name) AS applications, array_agg(state) AS states, \
+   array_agg(sync_state) AS sync_states, array_agg(flush_lsn) AS flushed \
+   FROM (SELECT * FROM pg_stat_replication LIMIT 64) b) p";
 
 /// Age reported when the receiver has not said when it last heard anything.
 const AGE_UNKNOWN: Duration = Duration::MAX;
@@ -72,7 +78,39 @@ fn columns(row: &Row, sent_at: Time) -> Result<Option<NodeReport>, tokio_postgre
         receiver: receiver(row)?,
         incarnation,
         version_num: row.try_get::<_, i32>("version_num")?.cast_unsigned(),
+        sync: sync(row)?,
     }))
+}
+
+/// `None` when not all of it can be had.
+fn sync(row: &Row) -> Result<Option<SyncView>, tokio_postgres::Error> {
+    let standby_names = row.try_get::<_, String>("sync_names")?;
+    let texts = |name: &str| row.try_get::<_, Option<Vec<Option<String>>>>(name).map(Option::unwrap_or_default);
+    let (applications, states, sync_states) = (texts("applications")?, texts("states")?, texts("sync_states")?);
+    let flushed = row.try_get::<_, Option<Vec<Option<PgLsn>>>>("flushed")?.unwrap_or_default();
+    if standby_names.len() > SYNC_NAMES_BYTES_MAX || applications.len() >= SYNC_STANDBYS_MAX {
+        return Ok(None);
+    }
+    let rows = applications.into_iter().zip(states).zip(sync_states).zip(flushed);
+    let standbys = rows.map(|(((application, state), sync_state), flushed)| {
+        Some(SyncStandby {
+            application_name: application?,
+            streaming: state? == "streaming",
+            sync_state: sync_state_of(&sync_state?)?,
+            flush_lsn: flushed.map(|lsn| Lsn(lsn.into())),
+        })
+    });
+    Ok(standbys.collect::<Option<Vec<_>>>().map(|standbys| SyncView { standby_names, standbys }))
+}
+
+fn sync_state_of(word: &str) -> Option<SyncState> {
+    match word {
+        "async" => Some(SyncState::Async),
+        "potential" => Some(SyncState::Potential),
+        "sync" => Some(SyncState::Sync),
+        "quorum" => Some(SyncState::Quorum),
+        _ => None,
+    }
 }
 
 fn receiver(row: &Row) -> Result<Option<ReceiverView>, tokio_postgres::Error> {

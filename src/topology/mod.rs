@@ -15,7 +15,10 @@ mod publish;
 
 pub use fact::{FACTS_MAX, Fact, FactReceiver, FactSender, WriteDemand, fact_channel};
 pub use floor::{CausalToken, Floor, NotAToken};
-pub use observation::{NodeReport, Observation, ProbeFailure, ReceiverView};
+pub use observation::{
+    NodeReport, Observation, ProbeFailure, ReceiverView, SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX, SyncStandby,
+    SyncState, SyncView,
+};
 pub use permit::WritePermit;
 pub use publish::{TopologyPublisher, TopologyReader, topology_channel};
 

@@ -17,8 +17,48 @@ pub struct ReceiverView {
     pub last_message_age: Duration,
 }
 
-/// One node's answer to the probe.
+/// Rows of `pg_stat_replication` that are read; a node that has as many counts as not known.
+pub const SYNC_STANDBYS_MAX: usize = 64;
+/// Longest `synchronous_standby_names` that is read, bytes.
+pub const SYNC_NAMES_BYTES_MAX: usize = 16 * 1024;
+
+/// Who must confirm a commit, and who streams: `synchronous_standby_names` and `pg_stat_replication` of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncView {
+    /// `synchronous_standby_names`, as it is written.
+    pub standby_names: String,
+    /// All who stream from the node, fewer than [`SYNC_STANDBYS_MAX`].
+    pub standbys: Vec<SyncStandby>,
+}
+
+/// One row of `pg_stat_replication`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncStandby {
+    /// `application_name`, by which `synchronous_standby_names` knows it.
+    pub application_name: String,
+    /// `state = 'streaming'`.
+    pub streaming: bool,
+    /// `sync_state`.
+    pub sync_state: SyncState,
+    /// What it has confirmed as flushed; `None` before it has said so.
+    pub flush_lsn: Option<Lsn>,
+}
+
+/// What a standby's confirmation means to a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncState {
+    /// Nothing.
+    Async,
+    /// Nothing yet; it may take the place of one that counts.
+    Potential,
+    /// It is waited for.
+    Sync,
+    /// It counts towards `ANY k (…)`.
+    Quorum,
+}
+
+/// One node's answer to the probe.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeReport {
     /// When the probe was sent: every write acknowledged before lies at or below `flush_lsn`.
     pub sent_at: Time,
@@ -40,6 +80,9 @@ pub struct NodeReport {
     pub incarnation: i64,
     /// `server_version_num`.
     pub version_num: u32,
+    /// Synchronous replication, on a standby as it would be after its promotion; `None` when it is not known (which is
+    /// not the same as none).
+    pub sync: Option<SyncView>,
 }
 
 /// Why a probe brought no report.

@@ -175,6 +175,7 @@ pub fn node_config(name: &str, port: u16) -> NodeConfig {
         drain: false,
         zone: None,
         failover_priority: 100,
+        application_name: name.into(),
         budget: 10,
     }
 }

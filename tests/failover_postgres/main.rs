@@ -18,3 +18,4 @@ mod load;
 mod rig;
 mod standbys;
 mod strange;
+mod sync;

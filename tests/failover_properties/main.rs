@@ -87,6 +87,7 @@ fn report() -> impl Strategy<Value = NodeReport> {
         }),
         incarnation,
         version_num: 150_000,
+        sync: None,
     })
 }
 

@@ -206,6 +206,7 @@ impl World {
             receiver,
             incarnation: server.incarnation,
             version_num: 150_000,
+            sync: None,
         })
     }
 

@@ -18,7 +18,12 @@ pub const SYSTEM: SystemId = SystemId(7000);
 pub const OTHER_SYSTEM: SystemId = SystemId(9999);
 
 fn policy(mode: FailoverMode) -> Policy {
-    let node = |i: u16| NodePolicy { name: name(i).into(), addresses: vec![address(i)], priority: 100 };
+    let node = |i: u16| NodePolicy {
+        name: name(i).into(),
+        addresses: vec![address(i)],
+        priority: 100,
+        application_name: name(i).into(),
+    };
     Policy {
         mode,
         nodes: (0..NODES).map(node).collect(),

@@ -251,6 +251,14 @@ pub(super) static NODE: Section = Section {
             "Preference among standbys that are equally advanced, higher first. 0: never promoted.",
         ),
         row(
+            "application_name",
+            Kind::Text,
+            Told("name", r#""pg1""#),
+            Node(|n| Shown::of(&n.application_name)),
+            "How the node calls itself when it streams (application_name in its primary_conninfo, or else cluster_name). \
+             By this name synchronous_standby_names of a primary knows it.",
+        ),
+        row(
             "budget",
             count(1, 100_000),
             Told("[pool] node_budget", "90"),

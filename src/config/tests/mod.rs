@@ -268,6 +268,14 @@ E p.toml:13:11: [[node]] address: "10.0.0.12:5432" is the address of node "pg2" 
 }
 
 #[test]
+fn nodes_stream_under_different_names() {
+    let same = BASE.replacen("\"\naddress", "\"\napplication_name = \"PG2\"\naddress", 1);
+    let whose = r#"E p.toml:5:1: [[node]] application_name: "pg2" is that of node "pg1" too; let each node stream under its own name"#;
+    alone(&same, whose);
+    alone(&same.replace("PG2", "walreceiver_1"), "");
+}
+
+#[test]
 fn failover_needs_somebody_to_promote() {
     let one = "[[node]]\nname = \"pg1\"\naddress = \"a\"\n[[auth.user]]\nname = \"u\"\npassword = \"p\"\n";
     alone(

@@ -113,6 +113,7 @@ mod tests {
 
     fn node(name: &str) -> NodeConfig {
         NodeConfig {
+            application_name: name.into(),
             name: name.into(),
             host: "h".into(),
             port: 1,
@@ -139,6 +140,7 @@ mod tests {
             receiver: None,
             incarnation: 1,
             version_num: 150_000,
+            sync: None,
         }
     }
 

@@ -7,7 +7,7 @@
 use super::{LastFailover, Machine};
 use crate::clock::Time;
 use crate::failover::action::{Action, ActionId, Level};
-use crate::failover::candidate::{Bar, Candidate, elect, veto};
+use crate::failover::candidate::{Bar, Candidate, veto};
 use crate::failover::event::Outcome;
 use crate::failover::hold::{Hold, Veto};
 use crate::failover::policy::{DETACH_SPAN, PROMOTE_PENALTY, RECORD_SPAN, RETRY_GAP};
@@ -133,17 +133,14 @@ impl Machine {
             return false;
         }
         let candidates = self.candidates(&standbys);
-        let strict = self.bar(&outage, true);
-        // Where others share the store, a standby that may still follow the old primary is none of ours to promote.
-        let lenient = Bar { detached_only: self.standing.is_some(), ..strict };
-        let chosen = elect(&candidates, &strict).or_else(|| elect(&candidates, &lenient));
-        let Some(chosen) = chosen else {
-            let reasons = self.candidate_holds(&candidates, &strict);
-            let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
-            self.attempt_failed(outage, &reasons.join("; "));
-            return true;
-        };
-        self.choose(outage, chosen.node, chosen.flush_lsn)
+        match self.elect_still(&outage, &candidates) {
+            Ok(chosen) => self.choose(outage, chosen.node, chosen.flush_lsn),
+            Err(reasons) => {
+                let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+                self.attempt_failed(outage, &reasons.join("; "));
+                true
+            }
+        }
     }
 
     fn choose(&mut self, outage: Outage, candidate: NodeId, flush_lsn: Lsn) -> bool {
@@ -314,9 +311,10 @@ impl Machine {
             system_id: self.system_id,
             timeline: self.timeline,
             highest: self.highest,
-            lag_bytes_max: self.policy.lag_bytes_max,
+            lag_bytes_max: self.lag_bytes_max(),
             asked: self.pending().or(outage.order.and_then(|o| o.to)),
             detached_only,
+            floor: None,
         }
     }
 
@@ -347,6 +345,7 @@ impl Machine {
             promotion_failed: self.pending() != Some(id)
                 && node.promote_failed_at.is_some_and(|at| self.now.since(at) < PROMOTE_PENALTY),
             detached: still.is_some(),
+            sync_member: self.sync_member(id),
         })
     }
 

@@ -121,7 +121,9 @@ impl Machine {
         if let Some(report) = &self.node(primary).report {
             self.highest = self.highest.max(report.flush_lsn);
         }
-        self.shift(State::Stable { primary, flow: Flow::Open, vetoed: false })
+        self.shift(State::Stable { primary, flow: Flow::Open, vetoed: false });
+        self.note_sync(primary);
+        true
     }
 
     /// The system of more nodes than any other.

@@ -37,6 +37,7 @@ mod register;
 mod stable;
 mod standbys;
 mod status;
+mod sync;
 
 pub use status::{LastFailover, Summary};
 
@@ -88,6 +89,8 @@ pub struct Machine {
     failovers: VecDeque<Time>,
     failovers_total: u64,
     last_failover: Option<LastFailover>,
+    /// Whom the present primary's commits wait for.
+    sync: sync::SyncMemory,
     /// The last promotion asked for.
     promoted: Option<(Epoch, NodeId)>,
     /// Why no primary can be had was told in this state.
@@ -133,6 +136,7 @@ impl Machine {
             failovers: VecDeque::new(),
             failovers_total: 0,
             last_failover: None,
+            sync: sync::SyncMemory::default(),
             promoted: None,
             held_told: false,
             standing: None,

@@ -22,7 +22,10 @@ impl Machine {
         let policy = &self.policy;
         self.nodes[id.index()].observe(observation, policy);
         match &observation.outcome {
-            Ok(_) => self.note_position(id),
+            Ok(_) => {
+                self.note_position(id);
+                self.note_sync(id);
+            }
             Err(_) => self.note_trouble(id, first_trouble),
         }
         let guarded = matches!(self.state, State::Stable { primary, .. } if primary == id);

@@ -214,6 +214,9 @@ impl Machine {
         if elect(&candidates, &bar).is_none() {
             holds.extend(self.candidate_holds(&candidates, &bar));
         }
+        if outage.order.is_none() {
+            holds.extend(self.sync_hold());
+        }
         holds
     }
 
