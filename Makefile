@@ -12,7 +12,7 @@ DEMO_FLAGS = $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(TOUR)),--tour) \
 	$(if $(filter-out 0,$(HEAL)),--keep-healing) $(if $(filter-out 0,$(SYNC)),--synchronous)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-drivers build demo test soak consistency random-statements hit-rate lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
+.PHONY: help setup setup-drivers build demo test soak faults consistency random-statements hit-rate lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -34,6 +34,9 @@ test: setup lint unit ## Everything that must hold: format, lints, all tests
 
 soak: build ## Thirty minutes of clients, kills and restarts; memory must stay flat (SOAK_MINUTES=n)
 	@SOAK_MINUTES=$(SOAK_MINUTES) CARGO=$(CARGO) scripts/soak.sh
+
+faults: build ## Kill, stop, freeze and cut off real servers; print what came of it (RUNS, ROWS, SYNC=1, FAULTS=n, FALSE_MINUTES, ALLOW_SKIPS=1)
+	PGREGENT=$${PGREGENT:-$${CARGO_TARGET_DIR:-target}/release/pgregent} $(CARGO) test --test faults -- --ignored --nocapture
 
 consistency: setup ## A million reads while standbys lag in every way: no session reads less than it wrote (CONSISTENCY_READS=n)
 	CONSISTENCY_READS=$${CONSISTENCY_READS:-1000000} $(CARGO) test --test consistency -- --nocapture

@@ -44,6 +44,7 @@ need openssl command -v openssl
 need sqlsmith command -v sqlsmith
 need python3 command -v python3
 need util-linux command -v ipcrm
+need iproute2 command -v ip
 
 if [ -z "$missing" ]; then
     step "everything is there"

@@ -142,11 +142,11 @@ fn a_frozen_primary_is_replaced_and_never_written_again() {
     print(&rig, "frozen", &writers, &readers);
     rig.print_parts("frozen");
     let primary = rig.control()["primary"].as_str().unwrap().to_owned();
-    let during = writers.acked.iter().filter(|(_, at)| (freezing..=frozen).contains(at)).count();
+    let during = writers.acked.iter().filter(|write| (freezing..=frozen).contains(&write.at)).count();
     assert!(lost(&writers, rig.node(&primary)) <= during, "more is lost than the freeze itself explains");
     // What was under way at the freeze may be on the old primary; nothing else may.
     let on_old = ids_on(rig.node("pg1"));
-    let before: BTreeSet<i64> = writers.acked.iter().filter(|(_, at)| *at < frozen).map(|(id, _)| *id).collect();
+    let before: BTreeSet<i64> = writers.acked.iter().filter(|write| write.at < frozen).map(|write| write.id).collect();
     let late: Vec<_> = on_old.iter().filter(|id| !writers.unknown.contains(id) && !before.contains(id)).collect();
     // An acknowledgement may have been on its way to the client while the node froze.
     assert!(late.len() <= WRITERS, "the given up primary was written after the freeze: {late:?}");

@@ -4,6 +4,7 @@
 
 use crate::rig::{Plan, login, pause};
 use crate::support::rawclient::RawClient;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,8 +19,8 @@ struct Reads {
     later: u64,
 }
 
-fn session(port: u16, primary: &str, number: u64, stop: &AtomicBool) -> Reads {
-    let mut client = RawClient::login(port, &login()).unwrap();
+fn session(address: SocketAddr, primary: &str, number: u64, stop: &AtomicBool) -> Reads {
+    let mut client = RawClient::login_at(address, &login()).unwrap();
     let mut reads = Reads::default();
     let mut last = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -54,8 +55,8 @@ fn sessions_always_read_what_they_wrote() {
     let primary = rig.node("pg1").port().to_string();
     let threads: Vec<_> = (1..=SESSIONS)
         .map(|number| {
-            let (stop, primary, port) = (Arc::clone(&stop), primary.clone(), rig.port);
-            std::thread::spawn(move || session(port, &primary, number, &stop))
+            let (stop, primary, address) = (Arc::clone(&stop), primary.clone(), rig.address());
+            std::thread::spawn(move || session(address, &primary, number, &stop))
         })
         .collect();
     pause(2500);

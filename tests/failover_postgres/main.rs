@@ -14,8 +14,8 @@ mod support;
 
 mod death;
 mod fresh;
-mod load;
-mod rig;
 mod standbys;
 mod strange;
 mod sync;
+
+use support::{load, rig};

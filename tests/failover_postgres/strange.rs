@@ -85,7 +85,7 @@ fn a_full_primary_is_not_given_up() {
 
 #[test]
 fn a_restarted_proxy_remembers_who_is_primary() {
-    let mut rig = Plan::new().start();
+    let rig = Plan::new().start();
     rig.client().simple("INSERT INTO ledger (id) VALUES (-1)").unwrap();
     rig.node("pg1").kill9().unwrap();
     wait_for("another primary", LIMIT, || {

@@ -125,7 +125,10 @@ impl RawClient {
 
     /// The same, coming from this loopback address.
     pub fn tcp_from(source: Ipv4Addr, port: u16) -> Self {
-        let stream = connect_from(source, port).expect("the port accepts connections");
+        Self::speaking(connect_from(source, port).expect("the port accepts connections"))
+    }
+
+    fn speaking(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a connected socket");
         stream.set_read_timeout(Some(READ_TIMEOUT)).expect("a connected socket");
         stream.set_write_timeout(Some(READ_TIMEOUT)).expect("a connected socket");
@@ -135,6 +138,15 @@ impl RawClient {
     /// Over a TLS connection on which nothing else has been said.
     pub fn over(tls: TlsWire) -> Self {
         Self { stream: Wire::Tls(Box::new(tls)), greeting: Vec::new(), cancel_key: (0, Vec::new()) }
+    }
+
+    /// Logs in at an address of any network; a refused connection is `Gone::Closed`.
+    pub fn login_at(address: SocketAddr, login: &Login) -> Result<Self, Gone> {
+        let stream = TcpStream::connect_timeout(&address, READ_TIMEOUT).map_err(|error| gone(&error))?;
+        let mut client = Self::speaking(stream);
+        client.send(&login.packet())?;
+        client.authenticate(login)?;
+        Ok(client)
     }
 
     /// Logs in; everything up to the first `ReadyForQuery` is in `greeting`.

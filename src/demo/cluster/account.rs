@@ -64,6 +64,18 @@ impl Account {
         command
     }
 
+    /// As [`Account::command`], in a network namespace. `nsenter` needs to be root until it is inside, so it
+    /// changes the user itself; it ends by becoming the program, which keeps the process id.
+    pub(super) fn command_in(self, namespace: &Path, program: &Path, cwd: &Path) -> Command {
+        let mut command = Self::Caller.command("nsenter", cwd);
+        command.arg(format!("--net={}", namespace.display()));
+        if let Self::Other { uid, gid } = self {
+            command.arg(format!("--setuid={uid}")).arg(format!("--setgid={gid}"));
+        }
+        command.arg("--").arg(program);
+        command
+    }
+
     /// Gives a path to this user.
     pub(super) fn own(self, path: &Path) -> Result<(), ClusterError> {
         match self {

@@ -4,7 +4,7 @@
 //! runtime: inside one, call it from `spawn_blocking`.
 //!
 //! Invariants: nothing is left behind, however we end (see `guard`); several clusters may run at once;
-//! nothing listens but on 127.0.0.1; PostgreSQL never runs as root. Absent on purpose: anything worth
+//! nothing listens but on 127.0.0.1, or on the [`Host`]s' addresses; PostgreSQL never runs as root. Absent on purpose: anything worth
 //! keeping. The data is gone when the [`Cluster`] is dropped.
 
 mod account;
@@ -34,6 +34,7 @@ use crate::clock::Clock;
 use account::Account;
 use guard::Guard;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -45,6 +46,21 @@ const STANDBYS_MAX: usize = 9;
 const PORT_TRIES: usize = 4;
 /// Characters of a failed tool's output shown, from its end.
 const OUTPUT_SHOWN: usize = 2000;
+
+/// Where a node lives.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The only address it listens on.
+    pub address: Ipv4Addr,
+    /// The network namespace of its processes, as a file; `None`: the caller's.
+    pub namespace: Option<PathBuf>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST, namespace: None }
+    }
+}
 
 /// What to make.
 #[derive(Clone, Debug)]
@@ -68,6 +84,8 @@ pub struct ClusterOptions {
     pub auth_query: bool,
     /// PostgreSQL's programs; `None`: see [`Binaries::find`].
     pub binaries: Option<Binaries>,
+    /// Where the nodes live, in their order. Default: all on 127.0.0.1.
+    pub hosts: Vec<Host>,
     /// Where to make the directory; `None`: the temporary directory. A short path that PostgreSQL's
     /// user can enter.
     pub parent_dir: Option<PathBuf>,
@@ -85,6 +103,7 @@ impl Default for ClusterOptions {
             app_password: "app".to_owned(),
             auth_query: false,
             binaries: None,
+            hosts: Vec::new(),
             parent_dir: None,
         }
     }
@@ -127,6 +146,14 @@ impl Shared {
     /// A PostgreSQL program, whether it exists or not.
     fn command(&self, program: &str) -> Command {
         self.account.command(self.binaries.path(program), &self.dir)
+    }
+
+    /// A PostgreSQL program in a network namespace, if one is given.
+    fn command_in(&self, namespace: Option<&Path>, program: &str) -> Command {
+        match namespace {
+            Some(namespace) => self.account.command_in(namespace, &self.binaries.path(program), &self.dir),
+            None => self.command(program),
+        }
     }
 
     /// A PostgreSQL program that some packages lack.
@@ -181,7 +208,8 @@ impl Cluster {
         let dir = guard.dir().to_owned();
         let shared = Arc::new(Shared { dir, binaries, account, passwords, clock: Clock::machine() });
         let names = (1..=options.standbys.min(STANDBYS_MAX) + 1).map(|number| format!("pg{number}"));
-        let nodes = names.map(|name| Node::new(&name, &shared)).collect::<Result<_, _>>()?;
+        let hosts = options.hosts.iter().cloned().chain(std::iter::repeat_with(Host::default));
+        let nodes = names.zip(hosts).map(|(name, host)| Node::new(&name, host, &shared)).collect::<Result<_, _>>()?;
         let cluster = Self { nodes, shared, options, guard: Some(guard) };
         cluster.make_primary(show)?;
         cluster.make_standbys(show)?;
@@ -276,7 +304,7 @@ impl Cluster {
         shared.run("initdb", &mut initdb)?;
         fs::remove_file(&password_file).map_err(ClusterError::at("remove", &password_file))?;
         shared.account.write(&primary.path("postgresql.conf"), &settings::postgresql_conf(&self.options))?;
-        shared.account.write(&primary.path("pg_hba.conf"), settings::HBA)?;
+        shared.account.write(&primary.path("pg_hba.conf"), &settings::hba(&self.options))?;
         show(Step::StartingPrimary { node: primary.name().to_owned(), port: primary.port() });
         first_start(primary)?;
         show(Step::CreatingRoles);

@@ -7,10 +7,11 @@ use super::error::ClusterError;
 use super::port::Port;
 use super::processes::{self, Signal};
 use super::roles::{MONITOR_DATABASE, SUPERUSER};
-use super::{Shared, sql};
+use super::{Host, Shared, sql};
 use crate::clock::Time;
 use parking_lot::Mutex;
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -40,14 +41,15 @@ pub enum Shutdown {
 pub struct Node {
     pub(super) name: Arc<str>,
     pub(super) shared: Arc<Shared>,
+    host: Host,
     port: Mutex<Port>,
     postmaster: Mutex<Option<Child>>,
 }
 
 impl Node {
-    pub(super) fn new(name: &str, shared: &Arc<Shared>) -> Result<Self, ClusterError> {
+    pub(super) fn new(name: &str, host: Host, shared: &Arc<Shared>) -> Result<Self, ClusterError> {
         let port = Mutex::new(Port::reserve()?);
-        Ok(Self { name: name.into(), shared: Arc::clone(shared), port, postmaster: Mutex::new(None) })
+        Ok(Self { name: name.into(), shared: Arc::clone(shared), host, port, postmaster: Mutex::new(None) })
     }
 
     /// Its name: `pg1`, `pg2`, …; also its `cluster_name` and the name of its slot.
@@ -56,7 +58,13 @@ impl Node {
         &self.name
     }
 
-    /// Its port on 127.0.0.1.
+    /// The address it listens on.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.host.address
+    }
+
+    /// Its port at its address.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port.lock().number()
@@ -106,12 +114,16 @@ impl Node {
         let log = log.map_err(ClusterError::at("open", &log_path))?;
         let errors = log.try_clone().map_err(ClusterError::at("open", &log_path))?;
         let log_start = log.metadata().map(|metadata| metadata.len()).unwrap_or_default();
-        let mut command = self.shared.command("postgres");
+        let mut command = self.shared.command_in(self.host.namespace.as_deref(), "postgres");
         command.arg("-D").arg(self.data_dir()).stdout(Stdio::from(log)).stderr(Stdio::from(errors));
         let sockets = self.shared.dir.display().to_string();
-        for (setting, value) in
-            [("port", &*self.port().to_string()), ("unix_socket_directories", &*sockets), ("cluster_name", &*self.name)]
-        {
+        let (address, port) = (self.address().to_string(), self.port().to_string());
+        for (setting, value) in [
+            ("listen_addresses", &*address),
+            ("port", &*port),
+            ("unix_socket_directories", &*sockets),
+            ("cluster_name", &*self.name),
+        ] {
             command.arg("-c").arg(format!("{setting}={value}"));
         }
         let child = command.spawn().map_err(ClusterError::at("start", &self.shared.binaries.path("postgres")))?;
@@ -264,7 +276,11 @@ impl Node {
     #[must_use]
     pub fn superuser_config(&self, database: &str) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.port()).user(SUPERUSER).password(&self.shared.passwords.superuser);
+        config
+            .host(self.address().to_string())
+            .port(self.port())
+            .user(SUPERUSER)
+            .password(&self.shared.passwords.superuser);
         config.dbname(database).application_name("playground").connect_timeout(Duration::from_secs(10));
         config
     }

@@ -2,7 +2,7 @@
 //! in front of it.
 //!
 //! Invariants: `postgresql.conf` is the same on all nodes, since `pg_basebackup` and `pg_rewind` copy
-//! it; what differs (port, socket, name) is on each postmaster's command line. Absent on purpose:
+//! it; what differs (address, port, socket, name) is on each postmaster's command line. Absent on purpose:
 //! TLS, and reading any of these texts back.
 
 use super::roles::{APP_USER, AUTH_QUERY, MONITOR_DATABASE, MONITOR_USER, Passwords};
@@ -11,19 +11,30 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 /// Everybody proves a password by SCRAM, replication included; there is no trust anywhere.
-pub(super) const HBA: &str = "\
+const HBA: &str = "\
 local   all          all                 scram-sha-256
 host    all          all  127.0.0.1/32   scram-sha-256
 host    replication  all  127.0.0.1/32   scram-sha-256
 ";
+
+/// Nodes with addresses of their own also meet each other, and the proxies, in one network.
+const HBA_HOSTS: &str = "\
+host    all          all  samenet        scram-sha-256
+host    replication  all  samenet        scram-sha-256
+";
+
+/// A new `pg_hba.conf`.
+pub(super) fn hba(options: &ClusterOptions) -> String {
+    let hosts = if options.hosts.is_empty() { "" } else { HBA_HOSTS };
+    format!("{HBA}{hosts}")
+}
 
 /// A new `postgresql.conf`.
 pub(super) fn postgresql_conf(options: &ClusterOptions) -> String {
     let on = |flag: bool| if flag { "on" } else { "off" };
     let retry_ms = options.wal_retrieve_retry_interval.as_millis();
     let mut text = format!(
-        "listen_addresses = '127.0.0.1'\n\
-         max_connections = {connections}\n\
+        "max_connections = {connections}\n\
          password_encryption = 'scram-sha-256'\n\
          shared_buffers = '32MB'\n\
          dynamic_shared_memory_type = mmap   # inside the data directory: gone with it\n\
@@ -114,7 +125,13 @@ pub(super) fn pgregent_toml(nodes: &[Node], passwords: &Passwords, options: &Pro
         let _ = writeln!(text, "[{name}]\n{}\n", lines.join("\n"));
     }
     for node in nodes {
-        let _ = writeln!(text, "[[node]]\nname = {}\naddress = \"127.0.0.1:{}\"\n", quote(node.name()), node.port());
+        let _ = writeln!(
+            text,
+            "[[node]]\nname = {}\naddress = \"{}:{}\"\n",
+            quote(node.name()),
+            node.address(),
+            node.port()
+        );
     }
     if options.auth == AuthSource::Users {
         let _ = writeln!(text, "[[auth.user]]\nname = {}\npassword = {}", quote(APP_USER), quote(&passwords.app));

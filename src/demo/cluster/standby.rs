@@ -75,7 +75,8 @@ impl Node {
         // A source promoted a moment ago still shows its old timeline in its control file.
         source.psql("CHECKPOINT")?;
         let conninfo = format!(
-            "host=127.0.0.1 port={} user={SUPERUSER} password={} dbname=postgres",
+            "host={} port={} user={SUPERUSER} password={} dbname=postgres",
+            source.address(),
             source.port(),
             self.shared.passwords.superuser
         );
@@ -172,7 +173,8 @@ impl Node {
 
     fn conninfo(&self, upstream: &Node) -> String {
         format!(
-            "host=127.0.0.1 port={} user={REPLICATION_USER} password={} application_name={}",
+            "host={} port={} user={REPLICATION_USER} password={} application_name={}",
+            upstream.address(),
             upstream.port(),
             self.shared.passwords.replication,
             self.name

@@ -1,12 +1,14 @@
 //! Clients that write and read until told to stop, and what became of every statement.
 //!
 //! Invariants: an id is used once; a write counts as acknowledged only by its CommandComplete and
-//! ReadyForQuery; a client whose connection ended logs in again and counts it.
+//! ReadyForQuery; a client whose connection ended logs in again and counts it. Absent on purpose: judging
+//! which node should have answered.
 
-use crate::rig::{Rig, code, login, pause};
-use crate::support::rawclient::RawClient;
+use super::rawclient::{Gone, RawClient};
+use super::rig::{Rig, code, login, pause};
 use pgregent::demo::cluster::Node;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread::JoinHandle;
@@ -17,11 +19,27 @@ static NEXT: AtomicI64 = AtomicI64::new(1);
 /// Pause of a reader between statements, so that the machine has time for the rest.
 const READER_PAUSE: Duration = Duration::from_millis(2);
 
+/// An acknowledged write.
+#[derive(Clone, Debug)]
+pub struct Write {
+    pub id: i64,
+    /// Before it was sent.
+    pub began: Instant,
+    /// When it was acknowledged.
+    pub at: Instant,
+    /// The port of the node that carried it out, as that node says.
+    pub node: String,
+    /// That node's timeline, hexadecimal.
+    pub timeline: String,
+    /// Its client's connection is the one it began with.
+    pub first_session: bool,
+}
+
 /// What one client saw.
 #[derive(Default)]
 pub struct Seen {
-    /// Acknowledged ids and when.
-    pub acked: Vec<(i64, Instant)>,
+    /// Acknowledged writes.
+    pub acked: Vec<Write>,
     /// Ids whose fate the client was not told.
     pub unknown: BTreeSet<i64>,
     /// Failures by SQLSTATE.
@@ -54,7 +72,7 @@ impl Seen {
 
     /// The longest time without an acknowledged write.
     pub fn write_gap(&self) -> Duration {
-        gap(self.acked.iter().map(|(_, at)| *at).collect())
+        gap(self.acked.iter().map(|write| write.at).collect())
     }
 
     /// The longest time without an answered read.
@@ -74,6 +92,14 @@ fn gap(mut times: Vec<Instant>) -> Duration {
     times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(Duration::MAX)
 }
 
+/// What clients are there.
+pub struct Clients {
+    pub writers: usize,
+    pub readers: usize,
+    /// How long a writer thinks after each statement.
+    pub thinking: Duration,
+}
+
 /// Running clients.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -82,14 +108,20 @@ pub struct Load {
 }
 
 impl Load {
+    /// Writers that never think, and readers.
     pub fn start(rig: &Rig, writers: usize, readers: usize) -> Self {
-        let (stop, port) = (Arc::new(AtomicBool::new(false)), rig.port);
-        let spawn = |work: fn(u16, &AtomicBool) -> Seen| {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || work(port, &stop))
+        Self::of(rig, &Clients { writers, readers, thinking: Duration::ZERO })
+    }
+
+    /// Clients, shared out among the proxies.
+    pub fn of(rig: &Rig, clients: &Clients) -> Self {
+        let (stop, addresses, thinking) = (Arc::new(AtomicBool::new(false)), rig.addresses(), clients.thinking);
+        let spawn = |index: usize, work: fn(SocketAddr, Duration, &AtomicBool) -> Seen| {
+            let (stop, address) = (Arc::clone(&stop), addresses[index % addresses.len()]);
+            std::thread::spawn(move || work(address, thinking, &stop))
         };
-        let writers = (0..writers).map(|_| spawn(write)).collect();
-        let readers = (0..readers).map(|_| spawn(read)).collect();
+        let writers = (0..clients.writers).map(|index| spawn(index, write)).collect();
+        let readers = (0..clients.readers).map(|index| spawn(index, read)).collect();
         Self { stop, writers, readers }
     }
 
@@ -105,8 +137,8 @@ impl Load {
     }
 }
 
-fn connect(port: u16, seen: &mut Seen) -> Option<RawClient> {
-    let client = RawClient::login(port, &login());
+fn connect(address: SocketAddr, seen: &mut Seen) -> Option<RawClient> {
+    let client = RawClient::login_at(address, &login());
     client
         .map_err(|gone| {
             seen.fail(format!("login {}", code(&gone)));
@@ -115,23 +147,32 @@ fn connect(port: u16, seen: &mut Seen) -> Option<RawClient> {
         .ok()
 }
 
-fn write(port: u16, stop: &AtomicBool) -> Seen {
-    let (mut seen, mut client) = (Seen::default(), None);
+/// Whether the session goes on after this.
+fn survives(gone: &Gone) -> bool {
+    matches!(gone, Gone::Refused(fields) if fields.severity() == "ERROR")
+}
+
+fn write(address: SocketAddr, thinking: Duration, stop: &AtomicBool) -> Seen {
+    let (mut seen, mut client, mut sessions) = (Seen::default(), None, 0);
     while !stop.load(Ordering::Relaxed) {
         let Some(session) = client.as_mut() else {
-            client = connect(port, &mut seen);
+            client = connect(address, &mut seen);
+            sessions += 1;
             continue;
         };
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        match RawClient::simple(session, &format!("INSERT INTO ledger (id) VALUES ({id})")) {
-            Ok(_) => seen.acked.push((id, Instant::now())),
+        match RawClient::simple(session, &format!("INSERT INTO ledger (id) VALUES ({id}) RETURNING node, timeline")) {
+            Ok(mut answer) => {
+                let [node, timeline] = [0, 1].map(|column| answer.rows[0][column].take().unwrap());
+                seen.acked.push(Write { id, began, at: Instant::now(), node, timeline, first_session: sessions == 1 });
+            }
             Err(gone) => {
                 let state = code(&gone);
                 if state == "08007" || state == "closed" || state == "hung" {
                     seen.unknown.insert(id);
                 }
-                if !matches!(gone, crate::support::rawclient::Gone::Refused(ref f) if f.severity() == "ERROR") {
+                if !survives(&gone) {
                     client = None;
                 }
                 seen.fail(state);
@@ -139,15 +180,16 @@ fn write(port: u16, stop: &AtomicBool) -> Seen {
             }
         }
         seen.slowest = seen.slowest.max(began.elapsed());
+        std::thread::sleep(thinking);
     }
     seen
 }
 
-fn read(port: u16, stop: &AtomicBool) -> Seen {
+fn read(address: SocketAddr, _thinking: Duration, stop: &AtomicBool) -> Seen {
     let (mut seen, mut client) = (Seen::default(), None);
     while !stop.load(Ordering::Relaxed) {
         let Some(session) = client.as_mut() else {
-            client = connect(port, &mut seen);
+            client = connect(address, &mut seen);
             continue;
         };
         let began = Instant::now();
@@ -158,7 +200,7 @@ fn read(port: u16, stop: &AtomicBool) -> Seen {
                 seen.answers.push(Instant::now());
             }
             Err(gone) => {
-                if !matches!(gone, crate::support::rawclient::Gone::Refused(ref f) if f.severity() == "ERROR") {
+                if !survives(&gone) {
                     client = None;
                 }
                 seen.fail(code(&gone));
@@ -171,16 +213,21 @@ fn read(port: u16, stop: &AtomicBool) -> Seen {
     seen
 }
 
+/// The ids on a node, from this one on.
+pub fn ids_from(node: &Node, first: i64) -> BTreeSet<i64> {
+    let text = node.psql_in("app", &format!("SELECT id FROM ledger WHERE id >= {first}")).unwrap();
+    text.lines().map(|line| line.parse().unwrap()).collect()
+}
+
 /// The ids on a node.
 pub fn ids_on(node: &Node) -> BTreeSet<i64> {
-    let text = node.psql_in("app", "SELECT id FROM ledger").unwrap();
-    text.lines().map(|line| line.parse().unwrap()).collect()
+    ids_from(node, i64::MIN)
 }
 
 /// Acknowledged ids that the node lacks.
 pub fn lost(writers: &Seen, node: &Node) -> usize {
-    let there = ids_on(node);
-    writers.acked.iter().filter(|(id, _)| !there.contains(id)).count()
+    let there = ids_from(node, writers.acked.iter().map(|write| write.id).min().unwrap_or(0));
+    writers.acked.iter().filter(|write| !there.contains(&write.id)).count()
 }
 
 /// Prints what clients saw.

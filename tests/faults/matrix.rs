@@ -1,0 +1,169 @@
+//! Runs rows, each as often as wanted, on clusters that are kept while they can be brought back to health.
+//!
+//! Invariants: a row that cannot be run is told with its reason, and fails the whole unless skips are
+//! allowed; a failure of one run never hides the others. Absent on purpose: what a run does (`run`).
+
+use crate::disk::Disk;
+use crate::rows::{Row, Stage};
+use crate::run::{self, Outcome};
+use crate::steady;
+use crate::support::rig::{Plan, Rig, program};
+use crate::table::Table;
+use std::process::Command;
+use std::time::Duration;
+
+/// Failovers within an hour: the matrix makes more than any operator wants.
+const UNLIMITED: &str = "failover_max_per_hour = 1000";
+/// What a proxy must understand for the rows with two of them.
+const SHARED: &str = "coordination = \"voters\"";
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// With synchronous replication.
+    pub sync: bool,
+    /// Times may be longer by this.
+    pub factor: u32,
+    /// Rows that cannot be run are no failure.
+    pub allow_skips: bool,
+}
+
+/// A cluster and what it was made for.
+struct Running {
+    stage: Stage,
+    rig: Rig,
+    // After the rig: its servers have files open there.
+    _disk: Option<Disk>,
+}
+
+/// Rows, results, and the cluster at hand.
+pub struct Matrix {
+    order: Order,
+    running: Option<Running>,
+    /// Why there is no network, once that was tried.
+    no_network: Option<String>,
+    table: Table,
+}
+
+impl Matrix {
+    pub fn new(order: Order) -> Self {
+        Self { order, running: None, no_network: None, table: Table::new(order) }
+    }
+
+    /// Runs each row this often.
+    pub fn run(&mut self, rows: impl Iterator<Item = (Row, u64)>) {
+        let sync = self.order.sync;
+        for (row, runs) in rows {
+            for number in 1..=runs {
+                match self.stage(row.stage, row.network) {
+                    Err(why) => {
+                        self.table.skip(row.name, &why);
+                        break;
+                    }
+                    Ok(rig) => {
+                        let log = rig.log().len();
+                        let outcome = run::run(rig, &row, sync);
+                        self.after(&row, number, outcome, log);
+                    }
+                }
+            }
+        }
+    }
+
+    fn after(&mut self, row: &Row, number: u64, outcome: Outcome, log: usize) {
+        if !outcome.problems.is_empty()
+            && let Some(running) = &self.running
+        {
+            let all = running.rig.log();
+            eprintln!(
+                "--- {} #{number}: {}\n{}---",
+                row.name,
+                outcome.problems.join("; "),
+                all.get(log..).unwrap_or(&all)
+            );
+        }
+        // A cluster that something went wrong on says nothing about the next row.
+        if !outcome.problems.is_empty() || row.stage == Stage::SmallWal {
+            self.running = None;
+        }
+        self.table.add(row, number, outcome);
+    }
+
+    /// Nothing fails, and nothing may be taken for a failure.
+    pub fn steady(&mut self, lasting: Duration) {
+        match self.stage(Stage::Common, false) {
+            Err(why) => self.table.skip(steady::NAME, &why),
+            Ok(rig) => {
+                let outcome = steady::run(rig, lasting);
+                self.after(&steady::row(), 1, outcome, 0);
+            }
+        }
+    }
+
+    /// Prints the table.
+    ///
+    /// # Panics
+    /// When a row failed.
+    pub fn finish(mut self) {
+        self.running = None;
+        self.table.finish();
+    }
+
+    /// A healthy cluster for this stage, the one at hand if it will do.
+    fn stage(&mut self, stage: Stage, network: bool) -> Result<&Rig, String> {
+        if network && let Some(why) = &self.no_network {
+            return Err(why.clone());
+        }
+        if self.running.as_ref().is_none_or(|running| running.stage != stage) {
+            // The old one goes first: two clusters at once would slow each other down.
+            self.running = None;
+            if stage == Stage::TwoProxies {
+                understands_shared()?;
+            }
+            let rig = self.make(stage, network)?;
+            run::synchronous(&rig, self.order.sync);
+            let disk = match stage {
+                Stage::SmallWal => Some(Disk::under(&rig, rig.node("pg1"))?),
+                Stage::Common | Stage::TwoProxies => None,
+            };
+            run::settled(&rig).map_err(|why| format!("a new cluster is not healthy: {why}"))?;
+            self.running = Some(Running { stage, rig, _disk: disk });
+        }
+        Ok(&self.running.as_ref().expect("made above").rig)
+    }
+
+    /// On a network of its own, or on loopback where that is impossible and not needed.
+    fn make(&mut self, stage: Stage, network: bool) -> Result<Rig, String> {
+        let plan = |network| {
+            let mut plan = Plan::new();
+            plan.settings.push(("cluster", UNLIMITED.to_owned()));
+            plan.network = network;
+            if stage == Stage::TwoProxies {
+                plan.proxies = 2;
+                plan.config = |text| text.replace("coordination = \"single\"", SHARED);
+            }
+            plan
+        };
+        if self.no_network.is_none() {
+            match plan(true).try_start() {
+                Ok(rig) => return Ok(rig),
+                Err(why) => {
+                    println!("no network namespaces: {why}");
+                    self.no_network = Some(why);
+                }
+            }
+        }
+        if network {
+            return Err(self.no_network.clone().unwrap_or_default());
+        }
+        plan(false).try_start()
+    }
+}
+
+/// Whether this build has a store that several proxies can share.
+fn understands_shared() -> Result<(), String> {
+    let reference = Command::new(program()).arg("reference").output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&reference.stdout).into_owned();
+    let known = text.lines().any(|line| line.contains("single") && line.contains("voters"));
+    if known { Ok(()) } else { Err(format!("the configuration does not know {SHARED}")) }
+}
