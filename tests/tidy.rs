@@ -41,6 +41,7 @@ const LAYERS: &[Allowed] = &[
     ("backend", &[L0, L1, L2], &["net", "auth"]),
     ("route", &[L0, L2], &["sql"]),
     ("coordination", &[L0, L2], &["failover"]),
+    ("coordination::voters", &[L0, L2], &["failover", "monitor", "coordination"]),
     ("pool", &[L0, L2], &["wire", "net", "auth", "backend", "route"]),
     ("client", &[L0, L2], &["wire", "net", "auth", "backend"]),
     ("relay", &[L0], &["wire", "net", "metrics", "topology"]),

@@ -59,6 +59,12 @@ impl Config {
                         _ => None,
                     })
                 }),
+                "witness" => self.cluster.witnesses.iter().for_each(|witness| {
+                    self.push(section, &witness.name, &mut list, |view| match view {
+                        View::Witness(show) => Some(show(witness)),
+                        _ => None,
+                    })
+                }),
                 "route.redirect" => self.route.redirects.iter().for_each(|redirect| {
                     self.push(section, &redirect.name, &mut list, |view| match view {
                         View::Redirect(show) => Some(show(redirect)),

@@ -9,7 +9,7 @@ use super::raw::{Fields, Raw};
 use super::value::{Flaw, quoted};
 use super::{
     AdminConfig, AuthConfig, ClusterConfig, Config, LogConfig, NodeConfig, NodeTlsConfig, Pattern, PoolConfig,
-    RedirectConfig, RouteConfig, Secret, ServerConfig, UserConfig, files, tls,
+    RedirectConfig, RouteConfig, Secret, ServerConfig, UserConfig, WitnessConfig, files, tls,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -23,6 +23,7 @@ pub(super) struct Tables<'t, 'i> {
     pub(super) admin: Fields<'t, 'i>,
     pub(super) cluster: Fields<'t, 'i>,
     pub(super) nodes: Vec<Fields<'t, 'i>>,
+    pub(super) witnesses: Vec<Fields<'t, 'i>>,
     pub(super) pool: Fields<'t, 'i>,
     pub(super) route: Fields<'t, 'i>,
     pub(super) redirects: Vec<Fields<'t, 'i>>,
@@ -39,6 +40,7 @@ impl<'t, 'i> Tables<'t, 'i> {
             admin: raw.one("admin", notes),
             cluster: raw.one("cluster", notes),
             nodes: raw.many("node", notes),
+            witnesses: raw.many("witness", notes),
             pool: raw.one("pool", notes),
             route: raw.one("route", notes),
             redirects: raw.many("route.redirect", notes),
@@ -50,7 +52,8 @@ impl<'t, 'i> Tables<'t, 'i> {
 
     /// The configuration, to be believed only if `notes` holds no problem.
     pub(super) fn config(&self, folder: &Path, notes: &mut Notes) -> Config {
-        let cluster = cluster(&self.cluster, folder, notes);
+        let mut cluster = cluster(&self.cluster, folder, notes);
+        cluster.witnesses = self.witnesses.iter().map(|fields| witness(fields, &cluster.tls, notes)).collect();
         let pool = pool(&self.pool, notes);
         let users = self.users.iter().map(|fields| user(fields, folder, notes)).collect();
         Config {
@@ -136,6 +139,9 @@ fn cluster(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ClusterConfi
         monitor_database: f.text("monitor_database", notes).unwrap_or_default(),
         failover: f.choice("failover", notes),
         coordination: f.choice("coordination", notes),
+        lease_duration: f.duration("lease_duration", notes),
+        on_quorum_loss: f.choice("on_quorum_loss", notes),
+        witnesses: Vec::new(),
         state_dir: folder.join(f.path("state_dir", notes).unwrap_or_default()),
         probe_interval: f.duration("probe_interval", notes),
         probe_suspect_interval: f.duration("probe_suspect_interval", notes),
@@ -150,6 +156,11 @@ fn cluster(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ClusterConfi
         promote_timeout: f.duration("promote_timeout", notes),
         tls: tls::towards_nodes(f, None, folder, notes),
     }
+}
+
+fn witness(f: &Fields<'_, '_>, tls: &NodeTlsConfig, notes: &mut Notes) -> WitnessConfig {
+    let (host, port) = f.address("address", notes).unwrap_or_default();
+    WitnessConfig { name: Arc::from(f.text("name", notes).unwrap_or_default()), host, port, tls: tls.clone() }
 }
 
 fn node(f: &Fields<'_, '_>, node_budget: usize, tls: &NodeTlsConfig, folder: &Path, notes: &mut Notes) -> NodeConfig {

@@ -6,7 +6,7 @@
 
 use super::{
     AuthMethod, BalanceKind, ChannelBinding, Consistency, CoordinationKind, FailoverMode, ForeignTables, Pinning,
-    PoolMode, SslMode, TargetSessionAttrs, TlsMode, TlsVersion,
+    PoolMode, QuorumLoss, SslMode, TargetSessionAttrs, TlsMode, TlsVersion,
 };
 
 /// A setting that is one of a few words.
@@ -39,7 +39,8 @@ macro_rules! choice {
 }
 
 choice!(FailoverMode { Automatic = "automatic", Manual = "manual", Follow = "follow" });
-choice!(CoordinationKind { Single = "single" });
+choice!(CoordinationKind { Single = "single", Voters = "voters" });
+choice!(QuorumLoss { StopWrites = "stop_writes", KeepPrimary = "keep_primary" });
 choice!(Pinning { Allow = "allow", Refuse = "refuse" });
 choice!(PoolMode { Session = "session", Transaction = "transaction", Statement = "statement" });
 choice!(Consistency { Eventual = "eventual", Session = "session", Global = "global" });

@@ -131,6 +131,17 @@ pub enum FailoverMode {
 pub enum CoordinationKind {
     /// One proxy only.
     Single,
+    /// Several proxies, on the nodes and witnesses themselves.
+    Voters,
+}
+
+/// What a proxy does with writes when most voters do not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuorumLoss {
+    /// Writes stop when the lease ends.
+    StopWrites,
+    /// Writes go on to the last primary; two proxies that are cut off from each other may then use two.
+    KeepPrimary,
 }
 
 /// `[cluster]`: the cluster, its monitor and its failover policy.
@@ -148,6 +159,12 @@ pub struct ClusterConfig {
     pub failover: FailoverMode,
     /// Coordination store. Default single.
     pub coordination: CoordinationKind,
+    /// How long a lease to route writes lasts without being renewed. Default 2 s.
+    pub lease_duration: Duration,
+    /// What happens to writes when most voters do not answer. Default stop_writes.
+    pub on_quorum_loss: QuorumLoss,
+    /// `[[witness]]`: voters that are no nodes.
+    pub witnesses: Vec<WitnessConfig>,
     /// Directory for the small state file (epoch, primary, system identifier). Default `/var/lib/pgregent`.
     pub state_dir: PathBuf,
     /// Interval of probes to a healthy node. Default 500 ms.
@@ -345,6 +362,19 @@ pub enum TargetSessionAttrs {
     Standby,
     /// As `any`.
     PreferStandby,
+}
+
+/// `[[witness]]`: a PostgreSQL server that only votes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WitnessConfig {
+    /// Name, unique among nodes and witnesses.
+    pub name: Arc<str>,
+    /// Host name or address.
+    pub host: String,
+    /// Port. Default 5432.
+    pub port: u16,
+    /// How connections to it are protected.
+    pub tls: NodeTlsConfig,
 }
 
 /// `[[route.redirect]]`

@@ -7,12 +7,15 @@ use super::check::Tables;
 use super::problem::Notes;
 use super::suggest::nearest;
 use super::value::{Flaw, format_address, format_duration, quoted};
-use super::{AuthMethod, Config, FailoverMode, NodeConfig, Secret};
+use super::{AuthMethod, Config, CoordinationKind, FailoverMode, NodeConfig, Secret};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// Nodes of a cluster; more are a problem.
 const NODES_MAX: usize = 64;
+
+/// Fewest voters of which one may be lost.
+const VOTERS_MIN: usize = 3;
 
 /// Words that name a role; a node named after one is misnamed after the first failover.
 const ROLE_WORDS: &[&str] = &["primary", "master", "leader", "standby", "slave", "replica", "secondary"];
@@ -29,6 +32,7 @@ const RULES: &[Rule] = &[
     not_our_own_address,
     somebody_may_be_promoted,
     somebody_may_be_read,
+    voters_make_a_majority,
     some_node_is_in_our_zone,
     probes_hurry_when_in_doubt,
     pools_fit_nodes,
@@ -136,6 +140,37 @@ fn somebody_may_be_promoted(t: &Tables<'_, '_>, config: &Config, notes: &mut Not
     if automatic && config.nodes.len() > 1 && config.nodes.iter().all(|node| node.failover_priority == 0) {
         let flaw = Flaw::new("0 for all nodes: \"automatic\" failover would never find a candidate");
         t.nodes[0].problem("failover_priority", flaw.suggest("raise it on at least two nodes"), notes);
+    }
+}
+
+fn voters_make_a_majority(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let cluster = &config.cluster;
+    let mut names: Vec<&str> = config.nodes.iter().map(|node| &*node.name).collect();
+    for (fields, witness) in t.witnesses.iter().zip(&cluster.witnesses) {
+        if names.contains(&&*witness.name) {
+            let flaw = Flaw::new(format!("{} is the name of another node or witness too", quoted(&witness.name)));
+            fields.problem("name", flaw.suggest("give each its own name"), notes);
+        }
+        names.push(&witness.name);
+    }
+    if cluster.coordination != CoordinationKind::Voters {
+        if let Some(fields) = t.witnesses.first() {
+            let flaw = Flaw::new("a witness votes only with coordination = \"voters\"");
+            fields.warn(
+                "name",
+                flaw.suggest("write coordination = \"voters\" in [cluster], or take the witness out"),
+                notes,
+            );
+        }
+        return;
+    }
+    let automatic = cluster.failover == FailoverMode::Automatic;
+    if automatic && names.len() < VOTERS_MIN && !config.nodes.is_empty() {
+        let text = "\"voters\" with two voters cannot tell a dead node from one that is cut off: one of two is no majority, and \
+                    automatic failover could never begin";
+        let suggestion =
+            "add a third node or a [[witness]] (any small PostgreSQL server elsewhere), or write failover = \"manual\"";
+        t.cluster.problem("coordination", Flaw::new(text).suggest(suggestion), notes);
     }
 }
 

@@ -19,10 +19,7 @@ const NAME_BYTES_MAX: usize = 63;
 const LIST_LEN_MAX: usize = 1_000;
 
 /// Words that are known, but not in this version: (word, why).
-const LATER: &[(&str, &str)] = &[
-    ("voters", "two or more proxies that vote are not available in this version"),
-    ("etcd", "the etcd store is not available in this version"),
-];
+const LATER: &[(&str, &str)] = &[("etcd", "the etcd store is not available in this version")];
 
 /// A value that is of its kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -174,8 +171,8 @@ fn read_word(word: &str, words: &[&str]) -> Result<Value, Flaw> {
     if words.contains(&word) {
         return Ok(Value::Text(word.to_owned()));
     }
-    if let (Some((_, why)), [only]) = (LATER.iter().find(|(later, _)| *later == word), words) {
-        return Err(Flaw::new(format!("{}: {why}", quoted(word))).suggest(format!("use \"{only}\" with one proxy")));
+    if let (Some((_, why)), [first, ..]) = (LATER.iter().find(|(later, _)| *later == word), words) {
+        return Err(Flaw::new(format!("{}: {why}", quoted(word))).suggest(format!("use \"{first}\" with one proxy")));
     }
     let flaw = Flaw::new(format!("{} is not known here", quoted(word)));
     Err(match nearest(word, words.iter().copied()) {

@@ -2,8 +2,8 @@
 //!
 //! Invariants: a record that was confirmed is what every later [`Store::recall`] returns, until a
 //! later one replaces it; a record that would go backwards is refused. Absent on purpose: any
-//! knowledge of PostgreSQL roles, and any decision. Here is `single` (one proxy, a local file);
-//! `voters` and `etcd` come behind the same trait and must pass [`conformance`].
+//! knowledge of PostgreSQL roles, and any decision. `single`: one proxy, a local file; `voters`: several, on
+//! the nodes themselves; all pass [`conformance`].
 
 pub mod conformance;
 mod single;
@@ -36,6 +36,11 @@ pub trait Store: Send + Sync {
 
     /// What this proxy wants from now on. Returns at once; a store for one proxy has nothing to give.
     fn claim(&self, _: Claim) {}
+
+    /// What must run beside the controller for the store to work; given once.
+    fn task(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
 
     /// Where this proxy stands, newest value only; `None` for a store that one proxy uses alone: it may
     /// do everything at any time.
@@ -77,6 +82,17 @@ pub enum StoreError {
     /// The record would contradict or precede what is remembered.
     #[error("refused to go backwards: {0}")]
     Backwards(Backwards),
+    /// The right to change the primary was let go before the record was written.
+    #[error("the right to change the primary was given up")]
+    NotOurs,
+    /// Too few voters have it; some may.
+    #[error("{needed} voters must have it, the primary among them ({why})")]
+    NoMajority {
+        /// How many.
+        needed: usize,
+        /// What kept the others from it.
+        why: String,
+    },
     /// The store's worker ended (the process is stopping).
     #[error("the store is stopping")]
     Stopping,

@@ -7,12 +7,16 @@
 //!
 //! Rules: PostgreSQL docs, "Keyword/Value Connection Strings".
 
+use crate::ids::Epoch;
 use std::fmt;
 
 /// Longest connection string accepted, bytes (PostgreSQL itself cuts it at 1023 for the receiver's display only).
 pub const CONNINFO_BYTES_MAX: usize = 16 * 1024;
 /// Most keywords accepted in one string.
 pub const CONNINFO_KEYWORDS_MAX: usize = 128;
+
+/// What precedes the epoch in `options`. One word: a blank within `options` would have to be escaped.
+const EPOCH_OPTION: &str = "-cpgregent.epoch=";
 
 /// A connection string, read. Its `Debug` never shows values, since one of them may be a password.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -95,6 +99,24 @@ impl ConnInfo {
         self.set("host", host);
         self.set("port", &port.to_string());
         self
+    }
+
+    /// The same with the epoch written into `options`, which the upstream's server ignores and a restart keeps.
+    #[must_use]
+    pub fn of_epoch(mut self, epoch: Epoch) -> Self {
+        let others = self.value("options").unwrap_or_default().split_whitespace();
+        let mut words: Vec<String> = others.filter(|word| !word.starts_with(EPOCH_OPTION)).map(str::to_owned).collect();
+        words.push(format!("{EPOCH_OPTION}{epoch}"));
+        self.set("options", &words.join(" "));
+        self
+    }
+
+    /// The epoch written there; 0 where there is none.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        let words = self.value("options").unwrap_or_default().split_whitespace();
+        let written = words.filter_map(|word| word.strip_prefix(EPOCH_OPTION)).next_back();
+        Epoch(written.and_then(|digits| digits.parse().ok()).unwrap_or(0))
     }
 
     /// The same with `application_name`, if it had one, replaced: used when another standby's string is the template.

@@ -18,9 +18,12 @@ use super::conninfo::{BadConnInfo, ConnInfo, sql_literal};
 use super::event::Outcome;
 use crate::config::{Config, NodeConfig};
 use crate::coordination::StoreError;
+use crate::coordination::voters::core::Lock;
+use crate::coordination::voters::{Chooser, LockSessions};
 use crate::ids::{Epoch, Lsn, NodeId};
 use crate::monitor::Connector;
 use deadpool_postgres::Pool;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,6 +31,8 @@ use tokio_postgres::types::PgLsn;
 
 /// How long a detach may take; it takes some 50 ms, and a failover waits for the slowest.
 pub const DETACH_LIMIT: Duration = Duration::from_secs(2);
+/// How long writing whom a node follows may take; it takes some 20 ms.
+pub const CHOOSE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a repoint may take until the standby streams; it takes some 40 ms.
 pub const REPOINT_LIMIT: Duration = Duration::from_secs(10);
 /// How long another node is asked for its connection string, when none is remembered.
@@ -44,6 +49,8 @@ const POLLS_GONE: u32 = 2;
 pub struct Executor {
     nodes: Vec<(NodeConfig, Pool)>,
     remembered: Remembered,
+    /// The sessions that hold the nodes' locks, where several proxies share a store of voters.
+    locks: Option<Arc<LockSessions>>,
     /// The highest epoch of any action begun.
     epoch: AtomicU64,
     promote_limit: Duration,
@@ -64,6 +71,10 @@ enum ActError {
     ConnInfo(#[from] BadConnInfo),
     #[error("{0}")]
     Store(#[from] StoreError),
+    #[error("its lock is not held by this proxy")]
+    NoLock,
+    #[error("it was chosen before and may still be promoted")]
+    Pending,
     #[error("the node is not in recovery")]
     NotInRecovery,
     #[error("pg_promote() could not signal the postmaster")]
@@ -82,7 +93,7 @@ impl Executor {
     ///
     /// # Errors
     /// When the file of remembered connection strings cannot be read.
-    pub fn new(config: &Config) -> Result<Self, StoreError> {
+    pub fn new(config: &Config, locks: Option<Arc<LockSessions>>) -> Result<Self, StoreError> {
         let nodes = config.nodes.iter().enumerate().map(|(index, node)| {
             let id = NodeId(u16::try_from(index).unwrap_or(u16::MAX));
             (node.clone(), session::pool(&Connector::new(config, id)))
@@ -90,6 +101,7 @@ impl Executor {
         Ok(Self {
             nodes: nodes.collect(),
             remembered: Remembered::open(&config.cluster.state_dir, &config.cluster.name)?,
+            locks,
             epoch: AtomicU64::new(0),
             promote_limit: config.cluster.promote_timeout,
         })
@@ -117,11 +129,15 @@ impl Executor {
     async fn try_detach(&self, node: NodeId, epoch: Epoch) -> Result<(Lsn, Lsn), ActError> {
         self.admit(epoch)?;
         let name = self.node(node)?.0.name.clone();
-        let session = self.session(node).await?;
+        let session = self.acting(node, Lock::Exclusive).await?;
         if !session.flag("SELECT pg_is_in_recovery()").await? {
             return Err(ActError::NotInRecovery);
         }
         let conninfo = session.text("SELECT current_setting('primary_conninfo')").await?;
+        if self.locks.is_some() && self.names(node, &conninfo) {
+            // Chosen already: it receives from nobody, and that it was chosen must not be forgotten.
+            return session.positions().await;
+        }
         if !conninfo.is_empty() {
             self.remembered.remember(&name, &conninfo).await?;
             self.admit(epoch)?;
@@ -142,7 +158,7 @@ impl Executor {
 
     async fn try_promote(&self, node: NodeId, epoch: Epoch) -> Result<(), ActError> {
         self.admit(epoch)?;
-        let session = self.session(node).await?;
+        let session = self.acting(node, Lock::Exclusive).await?;
         if session.flag("SELECT pg_is_in_recovery()").await? {
             // The last gate: nothing of a newer epoch may have begun while we connected.
             self.admit(epoch)?;
@@ -163,13 +179,16 @@ impl Executor {
         let name = self.node(node)?.0.name.clone();
         let to = &self.node(upstream)?.0;
         let (host, port) = (to.replication_host.as_str(), to.replication_port);
-        let session = self.session(node).await?;
+        let session = self.acting(node, Lock::Shared).await?;
         if !session.flag("SELECT pg_is_in_recovery()").await? {
             return Err(ActError::NotInRecovery);
         }
         self.provide_slot(&session, upstream).await?;
         let current = session.text("SELECT current_setting('primary_conninfo')").await?;
-        let wanted = self.template(node, &current).await?.leading_to(host, port).to_string();
+        if self.locks.is_some() && node != upstream && self.names(node, &current) {
+            return Err(ActError::Pending);
+        }
+        let wanted = self.wanted(node, upstream, epoch, &current).await?;
         if wanted != current {
             self.admit(epoch)?;
             session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&wanted))).await?;
@@ -182,6 +201,52 @@ impl Executor {
         session.release();
         self.remembered.remember(&name, &wanted).await?;
         Ok(())
+    }
+
+    /// Writes into a node whom it follows from now on; see `coordination::voters`.
+    async fn try_choose(&self, node: NodeId, primary: NodeId, epoch: Epoch) -> Result<(), ActError> {
+        self.admit(epoch)?;
+        let session = self.acting(node, Lock::Exclusive).await?;
+        if !session.flag("SELECT pg_is_in_recovery()").await? {
+            return if node == primary { Ok(()) } else { Err(ActError::NotInRecovery) };
+        }
+        let current = session.text("SELECT current_setting('primary_conninfo')").await?;
+        if node != primary && self.names(node, &current) {
+            return Err(ActError::Pending);
+        }
+        let wanted = self.wanted(node, primary, epoch, &current).await?;
+        if wanted == current {
+            return Ok(());
+        }
+        if node != primary {
+            self.provide_slot(&session, primary).await?;
+        }
+        self.admit(epoch)?;
+        session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&wanted))).await?;
+        session.reload().await?;
+        let mut polls = 0;
+        while session.text("SELECT current_setting('primary_conninfo')").await? != wanted {
+            polls = session.wait_a_little(polls).await?;
+        }
+        Ok(())
+    }
+
+    /// The connection string by which `node` follows `upstream` in `epoch`.
+    async fn wanted(&self, node: NodeId, upstream: NodeId, epoch: Epoch, current: &str) -> Result<String, ActError> {
+        let to = &self.node(upstream)?.0;
+        let wanted = self.template(node, current).await?.leading_to(&to.replication_host, to.replication_port);
+        // Only voters read it; with a store of its own a proxy leaves the string as it was.
+        Ok(if self.locks.is_some() { wanted.of_epoch(epoch) } else { wanted }.to_string())
+    }
+
+    /// Whether a connection string leads to this very node.
+    fn names(&self, node: NodeId, conninfo: &str) -> bool {
+        let Ok(conninfo) = ConnInfo::parse(conninfo) else { return false };
+        let Ok((own, _)) = self.node(node) else { return false };
+        let leads = |host: &str, port: u16| {
+            conninfo.upstream().is_some_and(|(h, p)| h.eq_ignore_ascii_case(host) && p == port.to_string())
+        };
+        leads(&own.host, own.port) || leads(&own.replication_host, own.replication_port)
     }
 
     /// Sees to it that the standby's slot, if it uses one, exists on its new upstream; a standby that
@@ -246,8 +311,34 @@ impl Executor {
         self.nodes.get(node.index()).ok_or(ActError::NoNode)
     }
 
+    /// The session for changing a node: the one that holds its lock, where locks decide.
+    async fn acting(&self, node: NodeId, lock: Lock) -> Result<NodeSession, ActError> {
+        match &self.locks {
+            Some(locks) => locks.lend(node.index(), lock).map(NodeSession::lent).ok_or(ActError::NoLock),
+            None => self.session(node).await,
+        }
+    }
+
     async fn session(&self, node: NodeId) -> Result<NodeSession, ActError> {
         NodeSession::checkout(&self.node(node)?.1).await
+    }
+}
+
+impl Chooser for Executor {
+    fn choose(&self, node: NodeId, primary: NodeId, epoch: Epoch) -> BoxFuture<'_, Outcome> {
+        let work = async move { self.try_choose(node, primary, epoch).await.map(|()| Outcome::Done) };
+        Box::pin(bounded(CHOOSE_LIMIT, work))
+    }
+
+    fn seen(&self, node: NodeId, conninfo: String) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let Some((config, _)) = self.nodes.get(node.index()).filter(|_| !self.names(node, &conninfo)) else {
+                return;
+            };
+            if let Err(error) = self.remembered.remember(&config.name, &conninfo).await {
+                tracing::debug!(%error, "a connection string could not be kept");
+            }
+        })
     }
 }
 

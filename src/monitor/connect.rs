@@ -3,12 +3,13 @@
 //! Invariants: an attempt has a deadline; a [`HeldSession`] owns its connection's task, which ends
 //! with it. Absent on purpose: retries (the callers have their own schedules).
 
-use crate::config::Config;
+use crate::config::{Config, WitnessConfig};
 use crate::ids::NodeId;
 use crate::net::{DriverLink, NodeTls, connect_driver};
 use crate::topology::ProbeFailure;
 use std::error::Error as _;
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -36,12 +37,21 @@ impl Connector {
     /// For one configured node. Nothing is opened yet.
     #[must_use]
     pub fn new(config: &Config, node: NodeId) -> Self {
-        let mut pg = tokio_postgres::Config::new();
-        let node = config.nodes.get(node.index());
-        let tls = node.map_or(NodeTls::NEVER, |node| NodeTls::new(&node.tls));
-        if let Some(node) = node {
-            pg.host(&node.host).port(node.port);
+        match config.nodes.get(node.index()) {
+            Some(node) => Self::to_address(config, &node.host, node.port, NodeTls::new(&node.tls)),
+            None => Self { config: tokio_postgres::Config::new(), tls: NodeTls::NEVER },
         }
+    }
+
+    /// For a configured witness.
+    #[must_use]
+    pub fn to_witness(config: &Config, witness: &WitnessConfig) -> Self {
+        Self::to_address(config, &witness.host, witness.port, NodeTls::new(&witness.tls))
+    }
+
+    fn to_address(config: &Config, host: &str, port: u16, tls: NodeTls) -> Self {
+        let mut pg = tokio_postgres::Config::new();
+        pg.host(host).port(port);
         pg.user(&config.cluster.monitor_user).dbname(&config.cluster.monitor_database).application_name("pgregent");
         // A role's or database's own settings must not change what our queries mean or end them.
         pg.options("-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=0");
@@ -99,6 +109,11 @@ impl Connector {
 }
 
 impl HeldSession {
+    /// Apart: the client, to be shared, and the connection, which ends when it is dropped.
+    pub fn split(self) -> (Arc<Client>, AbortOnDropHandle<()>) {
+        (Arc::new(self.client), self.connection)
+    }
+
     /// Waits until the session has ended. Cancel-safe.
     pub async fn ended(&mut self) {
         // A panic of the driver ends the session like anything else does.

@@ -146,7 +146,7 @@ fn detach_promote_repoint_takes_no_retry_interval() {
         runtime().block_on(async {
             let config = cluster.config();
             std::fs::create_dir_all(&config.cluster.state_dir).unwrap();
-            let executor = Executor::new(&config).unwrap();
+            let executor = Executor::new(&config, None).unwrap();
             cluster.kill(0);
             let steps = fail_over(&cluster, &executor).await;
             println!("wal_retrieve_retry_interval = {retry_interval}: detach, promote, repoint {steps:?}");
@@ -185,7 +185,7 @@ fn promoting_in_the_moment_the_receiver_dies_does_not_sleep_out_the_retry_interv
         runtime().block_on(async {
             let config = cluster.config();
             std::fs::create_dir_all(&config.cluster.state_dir).unwrap();
-            let executor = Executor::new(&config).unwrap();
+            let executor = Executor::new(&config, None).unwrap();
             // A session that is open already lets the promotion arrive earliest.
             assert_eq!(executor.repoint(NodeId(1), NodeId(0), Epoch(1)).await, Outcome::Done);
             cluster.sql(0, "INSERT INTO t SELECT generate_series(1, 1000)");
@@ -205,13 +205,13 @@ fn a_restart_between_detach_and_repoint_loses_no_connection_string() {
     runtime().block_on(async {
         let config = cluster.config();
         std::fs::create_dir_all(&config.cluster.state_dir).unwrap();
-        let first = Executor::new(&config).unwrap();
+        let first = Executor::new(&config, None).unwrap();
         for node in [1, 2] {
             let outcome = first.detach(NodeId(node), Epoch(2)).await;
             assert!(matches!(outcome, Outcome::Detached { .. }), "{outcome:?}");
         }
         drop(first);
-        let second = Executor::new(&config).unwrap();
+        let second = Executor::new(&config, None).unwrap();
         assert_eq!(second.promote(NodeId(1), Epoch(2)).await, Outcome::Done);
         assert_eq!(second.repoint(NodeId(2), NodeId(1), Epoch(2)).await, Outcome::Done);
         // Without REPLICATION no slot can be made: the standby streams without one.
@@ -222,7 +222,7 @@ fn a_restart_between_detach_and_repoint_loses_no_connection_string() {
         std::fs::remove_file(config.cluster.state_dir.join("main.upstreams.json")).unwrap();
         cluster.sql(2, "ALTER SYSTEM SET primary_conninfo = ''");
         cluster.sql(2, "SELECT pg_reload_conf()");
-        let third = Executor::new(&config).unwrap();
+        let third = Executor::new(&config, None).unwrap();
         let outcome = third.repoint(NodeId(2), NodeId(1), Epoch(2)).await;
         assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("no connection string")), "{outcome:?}");
     });

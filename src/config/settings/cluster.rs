@@ -4,11 +4,11 @@
 //! purpose: rules over several rows (see `config::check`).
 
 use super::Default::{Required, Told, Toml};
-use super::View::{Node, Whole, Within};
+use super::View::{Node, Whole, Within, Witness};
 use super::{HOUR, Kind, MINUTE, SECOND, Section, Shape, Shown, TIB, count, duration, live, row, size};
 use crate::config::choice::Choice;
 use crate::config::value::{format_address, format_size};
-use crate::config::{ChannelBinding, CoordinationKind, FailoverMode, SslMode};
+use crate::config::{ChannelBinding, CoordinationKind, FailoverMode, QuorumLoss, SslMode};
 
 pub(super) static CLUSTER: Section = Section {
     path: "cluster",
@@ -63,7 +63,24 @@ pub(super) static CLUSTER: Section = Section {
             Kind::Word(CoordinationKind::WORDS),
             Toml(r#""single""#),
             Whole(|c| Shown::of(c.cluster.coordination.word())),
-            "Where the right to change the primary is kept. single: in this one proxy.",
+            "Where the right to change the primary is kept. single: in this one proxy. voters: on the nodes and witnesses \
+             themselves, for two or more proxies; all of them must use the same nodes, witnesses, name and monitor_database.",
+        ),
+        row(
+            "lease_duration",
+            duration(500, MINUTE),
+            Toml(r#""2s""#),
+            Whole(|c| Shown::duration(c.cluster.lease_duration)),
+            "How long a proxy may route writes without hearing from most voters, and how long others wait for a proxy that \
+             fell silent. The same in all proxies. Not used by single.",
+        ),
+        row(
+            "on_quorum_loss",
+            Kind::Word(QuorumLoss::WORDS),
+            Toml(r#""stop_writes""#),
+            Whole(|c| Shown::of(c.cluster.on_quorum_loss.word())),
+            "What happens to writes when most voters do not answer. keep_primary: they go on to the last primary, and two \
+             proxies that are cut off from each other may write to two nodes. Not used by single.",
         ),
         row(
             "state_dir",
@@ -306,6 +323,29 @@ pub(super) static NODE: Section = Section {
             Told("as in [cluster]", r#""pgregent.key""#),
             Node(|n| Shown::file(n.tls.files.key.as_ref())),
             "Its private key.",
+        ),
+    ],
+};
+
+pub(super) static WITNESS: Section = Section {
+    path: "witness",
+    shape: Shape::Many,
+    doc: "A PostgreSQL server that only votes (coordination = \"voters\"): any small one, outside the cluster. It is entered with the \
+          monitor's role, password and database, and keeps one table of one row there.",
+    settings: &[
+        row(
+            "name",
+            Kind::Name,
+            Required(r#""witness1""#),
+            Witness(|w| Shown::of(&w.name)),
+            "Name, unique among nodes too.",
+        ),
+        row(
+            "address",
+            Kind::Address,
+            Required(r#""10.0.0.21:5432""#),
+            Witness(|w| Shown::Text(format_address(&w.host, w.port))),
+            "Host name or IP address, and port (5432 if left out).",
         ),
     ],
 };

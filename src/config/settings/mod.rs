@@ -11,7 +11,7 @@ mod doors;
 mod tls;
 
 use super::value::{format_duration, format_size};
-use super::{Config, NodeConfig, RedirectConfig, Secret, UserConfig};
+use super::{Config, NodeConfig, RedirectConfig, Secret, UserConfig, WitnessConfig};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -141,6 +141,8 @@ pub enum View {
     Whole(fn(&Config) -> Shown),
     /// In each node.
     Node(fn(&NodeConfig) -> Shown),
+    /// In each witness.
+    Witness(fn(&WitnessConfig) -> Shown),
     /// In each redirect.
     Redirect(fn(&RedirectConfig) -> Shown),
     /// In each user of the file.
@@ -201,6 +203,7 @@ pub static SECTIONS: &[&Section] = &[
     &doors::ADMIN,
     &cluster::CLUSTER,
     &cluster::NODE,
+    &cluster::WITNESS,
     &data::POOL,
     &data::ROUTE,
     &data::REDIRECT,

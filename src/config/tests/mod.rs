@@ -104,7 +104,7 @@ fn unknown_tables() {
     with("[nodes]\n", "E p.toml:10:2: [nodes]: unknown table; did you mean [[node]]?");
     with(
         "[banana]\n",
-        "E p.toml:10:2: [banana]: unknown table; known are [server], [tls], [admin], [cluster], [[node]], [pool], [route], [[route.redirect]], \
+        "E p.toml:10:2: [banana]: unknown table; known are [server], [tls], [admin], [cluster], [[node]], [[witness]], [pool], [route], [[route.redirect]], \
          [auth], [[auth.user]], [log]",
     );
     alone(&format!("size = 3\n{BASE}"), "E p.toml:1:1: [size]: unknown table; it belongs in [pool]");
@@ -214,12 +214,24 @@ fn wrong_values() {
 #[test]
 fn what_is_not_available_yet_says_so() {
     with(
-        "[cluster]\ncoordination = \"voters\"\n",
-        r#"E p.toml:11:16: [cluster] coordination: "voters": two or more proxies that vote are not available in this version; use "single" with one proxy"#,
-    );
-    with(
         "[cluster]\ncoordination = \"etcd\"\n",
         r#"E p.toml:11:16: [cluster] coordination: "etcd": the etcd store is not available in this version; use "single" with one proxy"#,
+    );
+}
+
+#[test]
+fn two_voters_are_no_majority() {
+    with(
+        "[cluster]\ncoordination = \"voters\"\n",
+        r#"E p.toml:11:16: [cluster] coordination: "voters" with two voters cannot tell a dead node from one that is cut off: one of two is no majority, and automatic failover could never begin; add a third node or a [[witness]] (any small PostgreSQL server elsewhere), or write failover = "manual""#,
+    );
+    with(
+        "[cluster]\ncoordination = \"voters\"\n[[witness]]\nname = \"pg1\"\naddress = \"w\"\n",
+        r#"E p.toml:13:8: [[witness]] name: "pg1" is the name of another node or witness too; give each its own name"#,
+    );
+    with(
+        "[[witness]]\nname = \"w\"\naddress = \"w\"\n",
+        r#"W p.toml:11:8: [[witness]] name: a witness votes only with coordination = "voters"; write coordination = "voters" in [cluster], or take the witness out"#,
     );
 }
 

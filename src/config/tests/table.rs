@@ -9,9 +9,11 @@ use proptest::prelude::*;
 #[test]
 fn every_row_is_shown_and_within_names_a_row() {
     let mut config = base();
-    let redirect = "[[route.redirect]]\nname = \"a\"\n[[node]]\nname = \"pg1\"\naddress = \"a\"\n[cluster]\nfailover = \"manual\"\n\
+    let redirect = "[[witness]]\nname = \"w\"\naddress = \"w\"\n[[route.redirect]]\nname = \"a\"\n[[node]]\nname = \"pg1\"\naddress = \"a\"\n[cluster]\nfailover = \"manual\"\n\
                     [auth]\nmethod = \"trust\"\n";
-    config.route.redirects = Config::parse(redirect, "p.toml").unwrap().route.redirects;
+    let given = Config::parse(redirect, "p.toml").unwrap();
+    config.route.redirects = given.route.redirects;
+    config.cluster.witnesses = given.cluster.witnesses;
     let shown = config.settings();
     for section in SECTIONS {
         for setting in section.settings {
@@ -35,6 +37,8 @@ fn every_row_is_read_into_the_place_it_shows() {
         ("admin.listen", r#""127.0.0.2:7001""#, "127.0.0.2:7001"),
         ("server.unix_socket_permissions", r#""0770""#, "0770"),
         ("server.proxy_protocol_from", r#"["10.0.0.0/8"]"#, "10.0.0.0/8"),
+        // With two voters only a person may promote.
+        ("cluster.coordination", "\"voters\"\nfailover = \"manual\"", "voters"),
         ("tls.ciphers", r#"["TLS_AES_256_GCM_SHA384"]"#, "TLS_AES_256_GCM_SHA384"),
     ];
     // Files of certificates are read and checked; `tests::tls` has some.
@@ -122,6 +126,7 @@ fn the_reference_is_valid_once_uncommented() {
     let plain = "[[node]]\nname = \"pg1\"\naddress = \"10.0.0.11\"\nreplication_address = \"10.0.1.11:5432\"\n\
                  [[node]]\nname = \"pg2\"\naddress = \"10.0.0.12\"\n[cluster]\nmonitor_password = \"change me\"\n\
                  [[auth.user]]\nname = \"alice\"\npassword = \"change me\"\n\
+                 [[witness]]\nname = \"witness1\"\naddress = \"10.0.0.21\"\n\
                  [[route.redirect]]\nname = \"reports\"\nport = 5432\n";
     let plain = Config::parse(plain, "p.toml").unwrap();
     assert_eq!(written.changes(&plain), []);

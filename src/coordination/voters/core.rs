@@ -446,3 +446,6 @@ impl Voter {
         self.session.is_some() && self.sent_at.is_some_and(|sent| now.since(sent) < span)
     }
 }
+
+#[cfg(test)]
+mod tests;

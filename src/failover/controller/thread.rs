@@ -8,7 +8,8 @@
 use super::status::{ClusterStatus, Recent};
 use super::{Brain, ControlMetrics, Controller};
 use crate::clock::{Clock, Time};
-use crate::config::Config;
+use crate::config::{Config, CoordinationKind};
+use crate::coordination::voters::{self, VotersStore};
 use crate::coordination::{SingleStore, Store};
 use crate::failover::event::Command;
 use crate::failover::execute::Executor;
@@ -131,15 +132,12 @@ impl Drop for ControlThread {
 /// # Errors
 /// When the state directory cannot be used (another proxy holds it, say) or no thread can be made.
 pub fn spawn<B: Brain>(deps: ControlDeps, brain: B) -> io::Result<ControlThread> {
-    let cluster = &deps.config.cluster;
-    let store = SingleStore::open(&cluster.state_dir, &cluster.name).map_err(io::Error::other)?;
-    let executor = Executor::new(&deps.config).map_err(io::Error::other)?;
+    let (store, executor) = open_store(&deps.config, &deps.clock)?;
     let (requests, requests_rx) = mpsc::channel(REQUESTS_MAX);
     let (status_tx, status) = watch::channel(Arc::new(ClusterStatus::default()));
     let handle = ControlHandle { requests, status };
     let stop = CancellationToken::new();
-    let parts =
-        Parts { store: Arc::new(store), executor: Arc::new(executor), requests: requests_rx, status: status_tx };
+    let parts = Parts { store, executor, requests: requests_rx, status: status_tx };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (thread_handle, thread_stop) = (handle.clone(), stop.clone());
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
@@ -147,6 +145,23 @@ pub fn spawn<B: Brain>(deps: ControlDeps, brain: B) -> io::Result<ControlThread>
         runtime.shutdown_timeout(STOP_LIMIT);
     })?;
     Ok(ControlThread { handle, stop, thread: Some(thread) })
+}
+
+/// Opens the configured store, and the executor, whose sessions are the store's where locks decide.
+fn open_store(config: &Arc<Config>, clock: &Clock) -> io::Result<(Arc<dyn Store>, Arc<Executor>)> {
+    let cluster = &config.cluster;
+    match cluster.coordination {
+        CoordinationKind::Single => {
+            let store = SingleStore::open(&cluster.state_dir, &cluster.name).map_err(io::Error::other)?;
+            Ok((Arc::new(store), Arc::new(Executor::new(config, None).map_err(io::Error::other)?)))
+        }
+        CoordinationKind::Voters => {
+            let locks = voters::lock_sessions(config);
+            let executor = Arc::new(Executor::new(config, Some(Arc::clone(&locks))).map_err(io::Error::other)?);
+            let chooser = Arc::clone(&executor) as Arc<dyn voters::Chooser>;
+            Ok((Arc::new(VotersStore::new(config, clock, locks, chooser, rand::random())), executor))
+        }
+    }
 }
 
 /// What `spawn` made for the thread.
@@ -161,6 +176,9 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
     let mut services = JoinSet::new();
     for service in (deps.services)(handle) {
         services.spawn(service);
+    }
+    if let Some(task) = parts.store.task() {
+        services.spawn(task);
     }
     let nodes = deps.config.nodes.len();
     let monitor = Monitor::start(&deps.config, &deps.clock, deps.facts.write_demand());

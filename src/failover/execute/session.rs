@@ -8,6 +8,7 @@ use super::ActError;
 use crate::monitor::Connector;
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
 use futures::future::BoxFuture;
+use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
@@ -46,24 +47,45 @@ impl Connect for Protected {
     }
 }
 
-/// One checked-out session.
+/// One session, for the length of an action.
 pub(super) struct NodeSession {
-    object: Option<Object>,
+    from: From,
+}
+
+/// Where it comes from.
+enum From {
+    /// Checked out of the node's pool.
+    Pool(Option<Box<Object>>),
+    /// The session that holds the node's lock; others use it at the same time.
+    Lock(Arc<Client>),
 }
 
 impl NodeSession {
     pub(super) async fn checkout(pool: &Pool) -> Result<Self, ActError> {
         let object = pool.get().await.map_err(|e| ActError::Connect(e.to_string()))?;
-        Ok(Self { object: Some(object) })
+        Ok(Self { from: From::Pool(Some(Box::new(object))) })
+    }
+
+    pub(super) fn lent(client: Arc<Client>) -> Self {
+        Self { from: From::Lock(client) }
+    }
+
+    fn client(&self) -> Result<&Client, ActError> {
+        match &self.from {
+            From::Pool(Some(object)) => Ok(object),
+            From::Pool(None) => Err(ActError::NoNode),
+            From::Lock(client) => Ok(client),
+        }
     }
 
     pub(super) fn release(mut self) {
-        drop(self.object.take());
+        if let From::Pool(object) = &mut self.from {
+            drop(object.take());
+        }
     }
 
     pub(super) async fn row(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row, ActError> {
-        let Some(object) = self.object.as_ref() else { return Err(ActError::NoNode) };
-        object.query_one(sql, params).await.map_err(said)
+        self.client()?.query_one(sql, params).await.map_err(said)
     }
 
     pub(super) async fn flag(&self, sql: &str) -> Result<bool, ActError> {
@@ -77,15 +99,16 @@ impl NodeSession {
 
     /// For statements that may not be prepared or run in a transaction (ALTER SYSTEM).
     pub(super) async fn run(&self, sql: &str) -> Result<(), ActError> {
-        let Some(object) = self.object.as_ref() else { return Err(ActError::NoNode) };
-        object.batch_execute(sql).await.map_err(said)
+        self.client()?.batch_execute(sql).await.map_err(said)
     }
 }
 
 impl Drop for NodeSession {
     fn drop(&mut self) {
-        if let Some(object) = self.object.take() {
-            drop(Object::take(object));
+        if let From::Pool(object) = &mut self.from
+            && let Some(object) = object.take()
+        {
+            drop(Object::take(*object));
         }
     }
 }

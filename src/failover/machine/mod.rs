@@ -102,6 +102,8 @@ pub struct Machine {
     /// Since when writes could flow but for a lease.
     unleased_since: Option<Time>,
     unleased_told: bool,
+    /// Since when a standby that was chosen has not left recovery.
+    pending_since: Option<Time>,
     /// When an operator last ordered a change.
     ordered_at: Time,
     next_action: u64,
@@ -143,6 +145,7 @@ impl Machine {
             claimed: Claim::Nothing,
             unleased_since: None,
             unleased_told: false,
+            pending_since: None,
             ordered_at: Time::ZERO,
             next_action: 1,
             actions: Vec::new(),

@@ -19,6 +19,7 @@ use crate::topology::Health;
 impl Machine {
     pub(super) fn stand(&mut self, standing: Standing) {
         self.epoch_tried = self.epoch_tried.max(standing.highest);
+        self.pending_since = standing.pending.as_ref().map(|_| self.pending_since.unwrap_or(self.now));
         self.standing = Some(standing);
     }
 
@@ -110,8 +111,10 @@ impl Machine {
 
     /// Whether a change that was begun must be finished before anything else, and may be by us.
     pub(super) fn unfinished(&self) -> Option<NodeId> {
+        // Usually whoever chose it is about to see it through.
+        let long = self.pending_since.is_some_and(|since| self.now.since(since) >= FOLLOW_SPAN);
         let free = !self.paused && self.policy.mode == FailoverMode::Automatic && self.now >= self.retry_at;
-        self.pending().filter(|pending| free && self.is_standby(*pending))
+        self.pending().filter(|pending| long && free && self.is_standby(*pending))
     }
 
     /// Sees a change through that another proxy began; going back is not safe once a standby was chosen.
@@ -208,6 +211,7 @@ impl Machine {
         let Some(standing) = &self.standing else { return Vec::new() };
         let mut alarms: Vec<Time> = standing.lease.iter().map(|l| l.until).collect();
         alarms.extend(standing.right.iter().map(|r| r.until));
+        alarms.extend(self.pending_since.map(|since| since + FOLLOW_SPAN));
         alarms.extend(self.unleased_since.map(|since| since + UNLEASED_SPAN));
         match &self.state {
             State::Following { since, .. } => alarms.push(*since + FOLLOW_SPAN),
