@@ -384,7 +384,7 @@ impl Player {
         Standing {
             highest: value(words, "highest").map_or(epoch, |v| Epoch(v.parse().unwrap())),
             pending: value(words, "pending").map(Into::into),
-            right: until("right").map(|until| Right { until, held: None }),
+            right: until("right").map(|until| Right { until, held: None, stubborn: Vec::new() }),
             ordered: words.contains(&"ordered"),
             register,
             lease,

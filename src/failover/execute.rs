@@ -218,6 +218,10 @@ impl Executor {
         if wanted == current {
             return Ok(());
         }
+        let recorded = ConnInfo::parse(&current).map_or(Epoch(0), |conninfo| conninfo.epoch());
+        if recorded > epoch || (recorded == epoch && !self.names(primary, &current)) {
+            return Err(ActError::Stale(recorded));
+        }
         if node != primary {
             self.provide_slot(&session, primary).await?;
         }

@@ -118,6 +118,11 @@ pub enum Hold {
         /// Why.
         lack: Lack,
     },
+    /// Nodes that are out of recovery follow nobody but themselves, and too few others are left to make a standby primary.
+    OutOfRecovery {
+        /// The nodes.
+        nodes: Vec<Arc<str>>,
+    },
     /// Other proxies share the store, and this one may not route writes.
     NoLease {
         /// Why.
@@ -218,6 +223,7 @@ impl Hold {
             | Self::NoStandby
             | Self::SyncTooFew { .. }
             | Self::NoCandidate { .. } => true,
+            Self::OutOfRecovery { .. } => true,
             Self::AwaitingRight { lack } | Self::NoLease { lack } => matches!(lack, Lack::Voters { .. }),
             Self::NotRecalled
             | Self::NotClassified { .. }
@@ -281,6 +287,11 @@ impl fmt::Display for Hold {
             }
             Self::NoCandidate { node, why } => write!(f, "{node} cannot be promoted: {why}"),
             Self::AwaitingRight { lack } => write!(f, "this proxy may not change the primary: {lack}"),
+            Self::OutOfRecovery { nodes } => write!(
+                f,
+                "too few voters can follow a new primary; out of recovery and in need of pg_rewind: {}",
+                nodes.join(", ")
+            ),
             Self::NoLease { lack } => write!(f, "this proxy may not route writes: {lack}"),
             Self::Waiting { what, node } => {
                 let node = node.as_deref().unwrap_or("the standbys");

@@ -7,7 +7,7 @@
 
 use super::event::Record;
 use crate::clock::Time;
-use crate::ids::Epoch;
+use crate::ids::{Epoch, TimelineId};
 use std::fmt;
 use std::sync::Arc;
 
@@ -51,6 +51,9 @@ pub struct Right {
     pub until: Time,
     /// The nodes that may be acted on, by name; `None`: all of them.
     pub held: Option<Vec<Arc<str>>>,
+    /// Held voters that can follow nobody but themselves (out of recovery), where too few others are left to make
+    /// a standby primary; empty: a standby may be chosen.
+    pub stubborn: Vec<Arc<str>>,
 }
 
 /// Why what was claimed is not had.
@@ -93,6 +96,8 @@ pub struct Standing {
     pub highest: Epoch,
     /// Whom that epoch names.
     pub chosen: Option<Arc<str>>,
+    /// The highest timeline seen with that epoch.
+    pub timeline: TimelineId,
     /// A standby that was chosen and has not left recovery: it may do so at any moment, whoever asked it to,
     /// so nobody else may be chosen before it has.
     pub pending: Option<Arc<str>>,

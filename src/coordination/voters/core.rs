@@ -75,6 +75,8 @@ pub struct View {
     pub timeline: TimelineId,
     /// Its system; `None` for a witness.
     pub system_id: Option<SystemId>,
+    /// Can be told to follow another node: in recovery, or a witness.
+    pub follows: bool,
     /// In recovery, and names itself: it was chosen and may leave recovery at any moment.
     pub pending: bool,
     /// Differs after every restart, crash restarts included.
@@ -169,6 +171,7 @@ pub struct Voters {
     random: u64,
     highest: Epoch,
     chosen: Option<Arc<str>>,
+    timeline: TimelineId,
     /// The last lease had, for `keep_primary`.
     last_lease: Option<(Arc<str>, Epoch)>,
 }
@@ -188,6 +191,7 @@ impl Voters {
             random,
             highest: Epoch(0),
             chosen: None,
+            timeline: TimelineId(0),
             last_lease: None,
         }
     }
@@ -246,7 +250,12 @@ impl Voters {
         }
         voter.sent_at = Some(sent_at);
         if view.epoch > self.highest {
-            (self.highest, self.chosen) = (view.epoch, view.allegiance.clone());
+            (self.highest, self.chosen, self.timeline) = (view.epoch, view.allegiance.clone(), view.timeline);
+        } else if view.epoch == self.highest {
+            self.timeline = self.timeline.max(view.timeline);
+            if self.chosen.is_none() {
+                self.chosen.clone_from(&view.allegiance);
+            }
         }
         voter.view = Some(view);
         if let Some(lease) = self.lease(now) {
@@ -346,8 +355,8 @@ impl Voters {
         let (kept, lease) = (kept.is_some(), lease.or(kept));
         let mut pending = self.fresh(now).filter(|(_, view)| view.pending);
         let pending = pending.next().and_then(|(_, view)| view.allegiance.clone());
-        let (highest, chosen) = (self.highest, self.chosen.clone());
-        Standing { register, highest, chosen, pending, lease, right, lack, ordered, kept }
+        let (highest, chosen, timeline) = (self.highest, self.chosen.clone(), self.timeline);
+        Standing { register, highest, chosen, timeline, pending, lease, right, lack, ordered, kept }
     }
 
     /// Whether enough voters have answered to say what the register holds, or all have been asked in vain.
@@ -397,7 +406,12 @@ impl Voters {
         let until = self.deadline(self.voters.iter().filter(good).filter_map(|v| v.sent_at), now)?;
         let held =
             self.rules.voters.iter().zip(&self.voters).filter(|(_, v)| good(v)).map(|(name, _)| Arc::clone(name));
-        Some(Right { until, held: Some(held.collect()) })
+        let follows = |v: &Voter| v.view.as_ref().is_some_and(|view| view.follows);
+        let able = self.voters.iter().filter(good).filter(|v| follows(v)).count();
+        let names = self.rules.voters.iter().zip(&self.voters);
+        let stubborn = names.filter(|(_, v)| able < self.rules.majority() && good(v) && !follows(v));
+        let stubborn = stubborn.map(|(name, _)| Arc::clone(name)).collect();
+        Some(Right { until, held: Some(held.collect()), stubborn })
     }
 
     /// The end of what a majority of these renewals carries; `None` when it is past, or they are too few.

@@ -13,7 +13,7 @@ mod sessions;
 pub use sessions::LockSessions;
 
 use self::core::{Input, Lock, Output, Rules, View, Voters};
-use super::{Store, StoreError};
+use super::{Backwards, Store, StoreError};
 use crate::clock::{Clock, Time};
 use crate::config::{Config, QuorumLoss};
 use crate::failover::Policy;
@@ -26,6 +26,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use session::{Common, Session, VoterAt, record_on_witness};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -54,6 +55,8 @@ pub struct VotersStore {
     claims: watch::Sender<Claim>,
     standing: watch::Receiver<Standing>,
     driver: parking_lot::Mutex<Option<Driver>>,
+    /// Counts records, so that a later one ends an earlier one.
+    turn: AtomicU64,
 }
 
 struct Shared {
@@ -120,17 +123,20 @@ impl VotersStore {
             claims: claims_rx,
             standing: standing_tx,
         };
-        Self { shared, claims, standing, driver: parking_lot::Mutex::new(Some(driver)) }
+        Self { shared, claims, standing, driver: parking_lot::Mutex::new(Some(driver)), turn: AtomicU64::new(0) }
     }
 
     /// Waits until the primary may be changed; ends when that is no longer wanted.
-    async fn right(&self) -> Result<(), StoreError> {
+    async fn right(&self, stale: &(dyn Fn() -> bool + Sync)) -> Result<(), StoreError> {
         let (mut claims, mut standing) = (self.claims.subscribe(), self.standing.clone());
         let stopping = |_| StoreError::Stopping;
-        // The claim may come right after the record.
+        // Claimed before the record was asked for.
         claims.wait_for(|claim| claim.changes()).await.map_err(stopping)?;
         tokio::select! {
-            had = standing.wait_for(|standing| standing.right.is_some()) => had.map(|_| ()).map_err(stopping),
+            had = standing.wait_for(|standing| stale() || standing.right.is_some()) => match had {
+                Ok(_) if stale() => Err(StoreError::NotOurs),
+                had => had.map(|_| ()).map_err(stopping),
+            },
             _ = claims.wait_for(|claim| !claim.changes()) => Err(StoreError::NotOurs),
         }
     }
@@ -158,17 +164,16 @@ impl Store for VotersStore {
             if holds(&self.standing.borrow()) {
                 return Ok(());
             }
-            self.right().await?;
-            let (highest, chosen) = {
-                let standing = self.standing.borrow();
-                (standing.highest, standing.chosen.clone())
-            };
-            let again = record.epoch == highest && chosen.is_none_or(|chosen| *chosen == *record.primary);
-            if record.epoch < highest || (record.epoch == highest && !again) {
-                let (stored, asked) = (highest, record.epoch);
-                return Err(StoreError::Backwards(super::Backwards::Epoch { stored, asked }));
+            // A later record ends this one, which the machine has given up then.
+            let turn = self.turn.fetch_add(1, Ordering::SeqCst) + 1;
+            let stale = || self.turn.load(Ordering::SeqCst) != turn;
+            self.right(&stale).await?;
+            may_record(&self.standing.borrow(), &record)?;
+            let mut claims = self.claims.subscribe();
+            tokio::select! {
+                written = self.shared.write(&record) => written,
+                _ = claims.wait_for(|claim| !claim.changes()) => Err(StoreError::NotOurs),
             }
-            self.shared.write(&record).await
         })
     }
 
@@ -186,17 +191,36 @@ impl Store for VotersStore {
     }
 }
 
+/// Whether a record fits what the voters say by now, whoever else has changed the primary meanwhile.
+fn may_record(standing: &Standing, record: &Record) -> Result<(), StoreError> {
+    let other = |name: &Option<Arc<str>>| name.as_ref().is_some_and(|name| **name != *record.primary);
+    let (epoch, stored, asked) = (record.epoch, standing.highest, record.epoch);
+    if asked < stored {
+        return Err(StoreError::Backwards(Backwards::Epoch { stored, asked }));
+    }
+    let named = if asked == stored { &standing.chosen } else { &None };
+    let named = if other(named) { named } else { &standing.pending };
+    match named.as_ref().filter(|_| other(named)) {
+        None => Ok(()),
+        Some(named) => {
+            let (stored, asked) = (named.to_string(), record.primary.clone());
+            Err(StoreError::Backwards(Backwards::Primary { epoch, stored, asked }))
+        }
+    }
+}
+
 impl Shared {
     /// Writes a record into every voter whose lock is held alone; done when most have it, the primary among them.
+    /// The primary's own comes once the others suffice: a standby that names itself can only be promoted.
     async fn write(&self, record: &Record) -> Result<(), StoreError> {
         let index = self.rules.voters.iter().position(|name| **name == *record.primary);
         let Some(primary) = index.filter(|index| *index < self.nodes) else {
             return Err(StoreError::NoMajority { needed: self.rules.majority(), why: "no such node".to_owned() });
         };
-        let mut writes: FuturesUnordered<_> = (0..self.rules.voters.len())
-            .map(|voter| async move { (voter, self.write_one(voter, primary, record).await) })
-            .collect();
-        let (mut have, mut failed, mut until) = (Vec::new(), Vec::new(), None);
+        let write = |voter| async move { (voter, self.write_one(voter, primary, record).await) };
+        let others = (0..self.rules.voters.len()).filter(|voter| *voter != primary);
+        let mut writes: FuturesUnordered<_> = others.map(write).collect();
+        let (mut have, mut failed, mut until, mut own) = (Vec::new(), Vec::new(), None, false);
         loop {
             let next = match until {
                 None => writes.next().await,
@@ -206,6 +230,10 @@ impl Shared {
                 None => break,
                 Some((voter, Outcome::Failed(why))) => failed.push(format!("{}: {why}", self.rules.voters[voter])),
                 Some((voter, Outcome::Done | Outcome::Detached { .. })) => have.push(voter),
+            }
+            if !own && have.len() + 1 >= self.rules.majority() {
+                own = true;
+                writes.push(write(primary));
             }
             if until.is_none() && have.len() >= self.rules.majority() && have.contains(&primary) {
                 until = Some(tokio::time::Instant::now() + RECORD_GRACE);

@@ -48,7 +48,8 @@ const WITNESS_TABLE: &str = "CREATE TABLE IF NOT EXISTS public.pgregent_register
 /// Epochs on a witness never fall.
 const WITNESS_RECORD: &str = "INSERT INTO public.pgregent_register (cluster, primary_name, epoch) VALUES ($1, $2, $3) \
  ON CONFLICT (cluster) DO UPDATE SET primary_name = excluded.primary_name, epoch = excluded.epoch \
- WHERE pgregent_register.epoch <= excluded.epoch RETURNING epoch";
+ WHERE pgregent_register.epoch < excluded.epoch OR (pgregent_register.epoch = excluded.epoch \
+        AND pgregent_register.primary_name = excluded.primary_name) RETURNING epoch";
 
 /// Which voter a session leads to, and how to enter it.
 #[derive(Clone, Debug)]
@@ -203,6 +204,7 @@ impl Session {
         };
         let allegiance = if recovering { leads_to() } else { Some(Arc::clone(&self.name)) };
         Ok(View {
+            follows: recovering,
             pending: recovering && allegiance.as_ref() == Some(&self.name),
             allegiance,
             epoch: conninfo.epoch().max(Epoch(u64::from(timeline))),
@@ -219,6 +221,7 @@ impl Session {
             epoch: Epoch(row.try_get::<_, Option<i64>>("epoch")?.unwrap_or(0).cast_unsigned()),
             timeline: TimelineId(0),
             system_id: None,
+            follows: true,
             pending: false,
             incarnation: incarnation(row)?,
             ordered: row.try_get("ordered")?,
@@ -239,5 +242,9 @@ pub(super) async fn record_on_witness(
     epoch: Epoch,
 ) -> Result<(), VoterError> {
     let rows = client.query(WITNESS_RECORD, &[&cluster, &primary, &epoch.0.cast_signed()]).await?;
-    if rows.is_empty() { Err(VoterError::Answer("a higher epoch is recorded there")) } else { Ok(()) }
+    if rows.is_empty() {
+        Err(VoterError::Answer("another primary of this epoch, or a higher one, is recorded there"))
+    } else {
+        Ok(())
+    }
 }

@@ -41,7 +41,7 @@ impl Machine {
                 _ => {}
             }
         }
-        holds.is_empty() && self.has_right() && self.freeze(outage)
+        holds.is_empty() && self.has_right() && self.stubborn().is_empty() && self.freeze(outage)
     }
 
     fn want_failed_candidates(&mut self) {

@@ -140,6 +140,14 @@ impl Machine {
         if self.now < self.store_retry_at {
             return false;
         }
+        if self.registered() == Some(primary) {
+            // It is recorded already; only we did not know, or had doubts.
+            self.adopted(outage, primary, timeline);
+            return true;
+        }
+        if let Some(newer) = self.promoted_elsewhere(primary) {
+            return self.give_up_for(newer, primary);
+        }
         if let Some(chosen) = self.pending().filter(|chosen| *chosen != primary) {
             // Naming anybody else now could make two primaries once that promotion takes effect.
             return self.unfinished() == Some(chosen) && self.finish_change(chosen, Some(primary));
@@ -178,7 +186,12 @@ impl Machine {
     }
 
     pub(super) fn judge_adopting(&mut self, outage: Option<Outage>, since: Time) -> bool {
-        let State::Adopting { primary, .. } = self.state else { return false };
+        let State::Adopting { primary, timeline, .. } = self.state else { return false };
+        if !self.has_right() && self.registered() == Some(primary) {
+            self.recording = None;
+            self.adopted(outage, primary, timeline);
+            return true;
+        }
         if self.now.since(since) < RECORD_SPAN {
             return false;
         }

@@ -107,7 +107,7 @@ impl Machine {
             self.cut(old);
         }
         self.ordered_at = self.now;
-        if self.has_right() {
+        if self.has_right() && self.stubborn().is_empty() {
             self.freeze(outage);
         } else {
             self.shift(State::Lost { outage });

@@ -15,6 +15,7 @@ use crate::failover::standing::{Claim, Lack, Standing};
 use crate::failover::state::{Cause, Flow, Order, Outage, State};
 use crate::ids::NodeId;
 use crate::topology::Health;
+use std::sync::Arc;
 
 impl Machine {
     pub(super) fn stand(&mut self, standing: Standing) {
@@ -129,9 +130,42 @@ impl Machine {
         self.shift(State::Lost { outage: Outage { old, since, cause, order: Some(Order { to: Some(chosen) }) } })
     }
 
+    /// The node that a higher epoch names and that was promoted, as far as can be told: then another primary is an
+    /// old one, whatever it says of itself.
+    pub(super) fn promoted_elsewhere(&self, primary: NodeId) -> Option<NodeId> {
+        let standing = self.standing.as_ref().filter(|standing| standing.highest >= self.epoch)?;
+        let chosen = self.policy.by_name(standing.chosen.as_ref()?).filter(|chosen| *chosen != primary)?;
+        // In recovery and not pending: it was named by a change that went no further.
+        let never = self.is_standby(chosen) && self.pending() != Some(chosen);
+        (!never && self.pending() != Some(chosen)).then_some(chosen)
+    }
+
+    /// Goes on from the primary that a higher epoch names: it comes back, or a standby of its own takes over.
+    pub(super) fn give_up_for(&mut self, newer: NodeId, old: NodeId) -> bool {
+        let Some(timeline) = self.standing.as_ref().map(|standing| standing.timeline) else { return false };
+        let (name, former) = (self.name(newer).clone(), self.name(old).clone());
+        self.tell(
+            Level::Warn,
+            "register_followed",
+            Some(newer),
+            format!("{name} was primary after {former}: going on from there"),
+        );
+        self.cut(old);
+        self.timeline = self.timeline.max(Some(timeline));
+        self.shift(State::Lost {
+            outage: Outage { old: Some(newer), since: self.now, cause: Cause::Replaced, order: None },
+        })
+    }
+
+    /// Held voters that keep most others from following a standby.
+    pub(super) fn stubborn(&self) -> &[Arc<str>] {
+        let right = self.standing.as_ref().and_then(|standing| standing.right.as_ref());
+        right.map_or(&[], |right| &right.stubborn)
+    }
+
     /// An operator ordered a change, and other proxies must give way first.
     pub(super) fn judge_ordered(&mut self, outage: Outage) -> bool {
-        if self.has_right() {
+        if self.has_right() && self.stubborn().is_empty() {
             return self.freeze(outage);
         }
         if self.now.since(self.ordered_at) >= ORDER_SPAN {

@@ -187,6 +187,9 @@ impl Machine {
         if holds.is_empty() && !self.has_right() {
             holds.push(Hold::AwaitingRight { lack: self.lack() });
         }
+        if holds.is_empty() && !self.stubborn().is_empty() {
+            holds.push(Hold::OutOfRecovery { nodes: self.stubborn().to_vec() });
+        }
         holds.dedup();
         holds
     }

@@ -17,6 +17,7 @@ fn view(allegiance: &str, epoch: u64) -> View {
         epoch: Epoch(epoch),
         timeline: TimelineId(1),
         system_id: Some(SystemId(7)),
+        follows: allegiance != "self",
         pending: false,
         incarnation: 1,
         ordered: false,
