@@ -9,8 +9,11 @@
 //!         start_timeout=30s promote_timeout=30s fall=3 rise=2     (on one line; all settings optional)
 //! recall none | recall epoch=7 primary=a tli=3
 //! running a lsn=0/500 tli=1 [shared] recalled as primary of epoch 1, everyone streams from it (no trace)
-//! probe NODE primary|standby [lsn= replay= tli= sys= inc= from=NODE|ADDRESS age= paused sent=-20ms]
-//! fail NODE refused|unreachable|timeout|lost|starting|stopping|full|rejected
+//! probe NODE primary|standby [lsn= replay= tli= sys= inc= from=NODE|ADDRESS age= paused sent=-20ms pending=]
+//! fail NODE refused|unreachable|timeout|lost|starting|stopping|full|rejected|starved [took=]
+//! connect NODE ok|refused|timeout|... [took=]            a fresh connection
+//! write NODE ok|pending|full|failed|forbidden|read-only|unknown [took=]     the write probe
+//! heard NODE                         a client's session had a byte from it
 //! fact NODE refused|timeout|lost|shutdown|write-refused
 //! done record | done detach NODE [lsn= replay=] | done promote NODE | done repoint NODE
 //! failed record|detach|promote|repoint [NODE] [WHY]
@@ -32,12 +35,13 @@ use pgregent::clock::Time;
 use pgregent::config::FailoverMode;
 use pgregent::failover::action::{Action, ActionId, Level, NodePlan, Notice, Plan};
 use pgregent::failover::event::{Command, Event, Outcome, Record};
-use pgregent::failover::policy::NodePolicy;
+use pgregent::failover::policy::{AilingPolicy, NodePolicy};
 use pgregent::failover::standing::{Lack, Lease, Right, Standing};
 use pgregent::failover::{Machine, Policy};
 use pgregent::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
 use pgregent::topology::{
-    Fact, NodeReport, Observation, ProbeFailure, ReceiverView, SyncStandby, SyncState, SyncView, Writes,
+    Fact, NodeReport, Observation, PendingWrite, ProbeFailure, ReceiverView, Sign, SignKind, SyncStandby, SyncState,
+    SyncView, WriteSign, Writes,
 };
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -308,8 +312,15 @@ impl Player {
             "probe" => self.report(words),
             "fail" => {
                 let outcome = Err(parse_failure(words[2]));
-                Event::Observed(Observation { node: self.node(words[1]), at: self.now, outcome })
+                let took = value(words, "took").map_or(Duration::ZERO, span);
+                Event::Observed(Observation {
+                    node: self.node(words[1]),
+                    began: self.now - took,
+                    at: self.now,
+                    outcome,
+                })
             }
+            "connect" | "write" | "heard" => Event::Signed(self.sign(words)),
             "fact" => Event::Fact(parse_fact(self.node(words[1]), words[2])),
             "done" | "failed" => self.action_done(words),
             "cmd" => Event::Command(match words[1] {
@@ -322,6 +333,26 @@ impl Player {
             }),
             other => panic!("{}: unknown command {other}", self.name),
         }
+    }
+
+    fn sign(&self, words: &[&str]) -> Sign {
+        let what = match words[0] {
+            "heard" => SignKind::Traffic,
+            "connect" if words[2] == "ok" => SignKind::Connect(Ok(())),
+            "connect" => SignKind::Connect(Err(parse_failure(words[2]))),
+            _ => SignKind::Write(match words[2] {
+                "ok" => WriteSign::Committed,
+                "pending" => WriteSign::Pending,
+                "full" => WriteSign::DiskFull,
+                "failed" => WriteSign::DiskFailed,
+                "forbidden" => WriteSign::Forbidden("permission denied".to_owned()),
+                "read-only" => WriteSign::ReadOnly,
+                "unknown" => WriteSign::Unknown,
+                other => panic!("{}: unknown end of a write {other}", self.name),
+            }),
+        };
+        let took = value(words, "took").map_or(Duration::ZERO, span);
+        Sign { node: self.node(words[1]), began: self.now - took, at: self.now, what }
     }
 
     fn report(&mut self, words: &[&str]) -> Event {
@@ -349,10 +380,12 @@ impl Player {
             receiver,
             incarnation: i64::try_from(number("inc", 1)).unwrap(),
             version_num: 150_000,
+            pending_write: value(words, "pending")
+                .map(|age| PendingWrite { age: span(age), wait: "IO:WALSync".to_owned() }),
             sync: self.sync.get(&node.0).cloned(),
         };
         self.reports.insert(node.0, report.clone());
-        Event::Observed(Observation { node, at: self.now, outcome: Ok(report) })
+        Event::Observed(Observation { node, began: report.sent_at, at: self.now, outcome: Ok(report) })
     }
 
     fn standing(&self, words: &[&str]) -> Standing {
@@ -464,6 +497,7 @@ fn parse_cluster(line: &str) -> Policy {
         primary_start_timeout: time("start_timeout", 30),
         lag_bytes_max: number("lag", 1 << 20),
         promote_timeout: time("promote_timeout", 30),
+        ailing: AilingPolicy::default(),
     }
 }
 
@@ -489,6 +523,7 @@ fn parse_failure(word: &str) -> ProbeFailure {
         "starting" => ProbeFailure::StartingUp,
         "stopping" => ProbeFailure::ShuttingDown,
         "full" => ProbeFailure::TooManyConnections,
+        "starved" => ProbeFailure::Starved,
         "rejected" => ProbeFailure::Rejected("password authentication failed".to_owned()),
         other => panic!("unknown failure {other}"),
     }

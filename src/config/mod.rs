@@ -177,6 +177,16 @@ pub struct ClusterConfig {
     pub probe_fall: u32,
     /// Good probes until a node that was down is healthy. Default 2.
     pub probe_rise: u32,
+    /// Interval of commits that prove that the primary can write; zero: none. Default 500 ms.
+    pub write_probe_interval: Duration,
+    /// A slower one is told. Default 2 s.
+    pub write_probe_warn: Duration,
+    /// A primary that could not write for this long is given up. Default 5 s.
+    pub write_probe_fail: Duration,
+    /// Interval of fresh connections to each node; zero: none. Default 2 s.
+    pub connect_probe_interval: Duration,
+    /// A primary that accepted none for this long is given up. Default 10 s.
+    pub connect_probe_fail: Duration,
     /// Least time between two WAL position samples for read-your-writes. Default 5 ms.
     pub sample_interval: Duration,
     /// Least time between two automatic failovers. Default 60 s.

@@ -243,6 +243,9 @@ impl<B: Brain> Controller<B> {
     fn apply_report(&mut self, report: Report) {
         match report {
             Report::Probed { observation, took } => self.apply_observation(observation, took),
+            Report::Signed(sign) => {
+                self.step(Event::Signed(sign));
+            }
             Report::Sampled { node, round, sent_at, flush_lsn, insert_lsn } => {
                 self.freshness.sampled(round, node, sent_at, flush_lsn, Some(insert_lsn));
             }

@@ -3,7 +3,7 @@
 use super::action::ActionId;
 use super::standing::Standing;
 use crate::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
-use crate::topology::{Fact, Observation};
+use crate::topology::{Fact, Observation, Sign};
 
 /// One input of `Machine::step`.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +14,8 @@ pub enum Event {
     Standing(Standing),
     /// A probe's outcome.
     Observed(Observation),
+    /// What another session than the probe's said.
+    Signed(Sign),
     /// Something live traffic saw.
     Fact(Fact),
     /// An action ended.

@@ -65,6 +65,15 @@ pub enum Hold {
         /// The primary.
         node: Arc<str>,
     },
+    /// The primary lives, but not well.
+    PrimaryAils {
+        /// The primary.
+        node: Arc<str>,
+        /// What it suffers from.
+        how: Complaint,
+    },
+    /// No standby serves fresh connections either.
+    NobodyServes,
     /// The old primary answers again; whether it stays is not known yet.
     OldPrimaryAnswers {
         /// The old primary.
@@ -161,6 +170,39 @@ pub enum Awaited {
     Promotion,
 }
 
+/// What a primary that lives suffers from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Complaint {
+    /// It does not answer the probe in time, but is heard on other sessions.
+    Slow,
+    /// It has no space for WAL.
+    DiskFull {
+        /// Time left until it is given up.
+        left: Duration,
+    },
+    /// The disk with its WAL reports errors.
+    DiskFails {
+        /// Time left until it is given up.
+        left: Duration,
+    },
+    /// A commit does not end.
+    WritesHang {
+        /// How long it has been so.
+        lasts: Duration,
+        /// Time left until it is given up.
+        left: Duration,
+    },
+    /// It does not say so itself: the network may have lost the commit's answer.
+    NotAdmitted,
+    /// It serves no fresh connections; older sessions go on.
+    ListenerHangs {
+        /// How long it has been so.
+        lasts: Duration,
+        /// Time left until it is given up.
+        left: Duration,
+    },
+}
+
 /// Why a node is no candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Veto {
@@ -217,6 +259,8 @@ impl Hold {
             | Self::ManualMode
             | Self::HourLimit { .. }
             | Self::PrimaryAlive { .. }
+            | Self::PrimaryAils { .. }
+            | Self::NobodyServes
             | Self::StandbyHears { .. }
             | Self::TwoPrimaries { .. }
             | Self::UnrecordedPrimary { .. }
@@ -263,6 +307,8 @@ impl fmt::Display for Hold {
             }
             Self::PrimaryAlive { node } => write!(f, "{node} is alive but refuses the monitor"),
             Self::PrimarySuspect { node } => write!(f, "{node} misses probes, not yet enough of them"),
+            Self::PrimaryAils { node, how } => write!(f, "{node} {how}"),
+            Self::NobodyServes => f.write_str("no standby serves new connections either: the cause lies elsewhere"),
             Self::OldPrimaryAnswers { node } => write!(f, "{node} answers as primary again"),
             Self::AwaitingReceiver { node } => {
                 write!(f, "waiting for {node} to say whether it still hears from the primary")
@@ -302,6 +348,32 @@ impl fmt::Display for Hold {
                 }
             }
         }
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slow => f.write_str("does not answer the probe in time, but is heard on other sessions"),
+            Self::DiskFull { left } => write!(f, "has no space for WAL{}", GivenUp(*left)),
+            Self::DiskFails { left } => write!(f, "has a failing disk under its WAL{}", GivenUp(*left)),
+            Self::WritesHang { lasts, left } => {
+                write!(f, "has not finished a commit for {}{}", Span(*lasts), GivenUp(*left))
+            }
+            Self::NotAdmitted => f.write_str("itself knows of no commit that has not ended for so long"),
+            Self::ListenerHangs { lasts, left } => {
+                write!(f, "has served no new connection for {} (older ones go on){}", Span(*lasts), GivenUp(*left))
+            }
+        }
+    }
+}
+
+/// When a primary is given up; nothing once that time has come, because then something else keeps it.
+struct GivenUp(Duration);
+
+impl fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_zero() { Ok(()) } else { write!(f, ", given up in {}", Span(self.0)) }
     }
 }
 

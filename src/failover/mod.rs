@@ -4,6 +4,7 @@
 //! random. `controller` drives them, `execute` performs actions and reports back as events.
 
 pub mod action;
+mod ailment;
 pub mod candidate;
 pub mod conninfo;
 pub mod controller;

@@ -5,6 +5,7 @@
 //! look at other nodes.
 
 use super::action::ActionId;
+use super::ailment::Vitals;
 use super::policy::{HARD_OUTCOMES, Policy};
 use crate::clock::Time;
 use crate::ids::{SystemId, TimelineId};
@@ -19,6 +20,8 @@ pub(super) enum Condition {
     Answering,
     /// Alive, but it refused the monitor.
     Busy,
+    /// No answer in time, but another session heard from it meanwhile.
+    Slow,
     /// 57P03: it will come back by itself.
     Starting,
     /// 57P03 or 57P01: it is going down.
@@ -88,6 +91,8 @@ pub(super) struct NodeState {
     pub quarantine: Option<Quarantine>,
     pub fence: u64,
     pub repoints: Repoints,
+    /// What sessions other than the probe's say.
+    pub vitals: Vitals,
     /// A `ProbeNow` wanted from this time on.
     pub probe_due: Option<Time>,
     /// When the last `ProbeNow` was asked for.
@@ -112,6 +117,7 @@ impl NodeState {
             quarantine: None,
             fence: 0,
             repoints: Repoints::default(),
+            vitals: Vitals::default(),
             probe_due: None,
             probe_asked: None,
         }
@@ -121,6 +127,10 @@ impl NodeState {
     pub(super) fn observe(&mut self, observation: &Observation, policy: &Policy) {
         match &observation.outcome {
             Ok(report) => self.answered(report, observation.at, policy),
+            Err(ProbeFailure::Starved) => return,
+            Err(ProbeFailure::TimedOut | ProbeFailure::Unreachable) if self.vitals.alive_at > observation.began => {
+                self.slow();
+            }
             Err(failure) => self.missed(failure, observation.at),
         }
         if self.evidence(policy, observation.at).is_none() {
@@ -132,6 +142,7 @@ impl NodeState {
 
     fn answered(&mut self, report: &NodeReport, at: Time, policy: &Policy) {
         self.condition = Condition::Answering;
+        self.vitals.heard(at);
         self.trouble_since = None;
         self.hits = self.hits.saturating_add(1);
         if self.health != Health::Down || self.hits >= policy.rise {
@@ -144,6 +155,13 @@ impl NodeState {
         self.unstreamed_since = if streaming { None } else { self.unstreamed_since.or(Some(at)) };
         self.report = Some(report.clone());
         self.report_at = at;
+    }
+
+    /// No answer in time, but the node was heard elsewhere while the probe waited: silence has not begun yet.
+    fn slow(&mut self) {
+        self.condition = Condition::Slow;
+        self.hits = 0;
+        self.trouble_since = None;
     }
 
     fn missed(&mut self, failure: &ProbeFailure, at: Time) {
@@ -162,8 +180,10 @@ impl NodeState {
             ProbeFailure::StartingUp => Condition::Starting,
             ProbeFailure::ShuttingDown => Condition::Stopping,
             ProbeFailure::TooManyConnections | ProbeFailure::Rejected(_) => Condition::Busy,
+            ProbeFailure::Starved => self.condition,
         };
         if self.condition == Condition::Busy {
+            self.vitals.heard(at);
             self.trouble_since = None;
             self.health = match self.health {
                 Health::Suspect | Health::Healthy if self.report.is_some() => Health::Healthy,
@@ -225,6 +245,7 @@ impl NodeState {
 mod tests {
     use super::*;
     use crate::config::FailoverMode;
+    use crate::failover::policy::AilingPolicy;
     use crate::ids::{Lsn, NodeId};
     use std::time::Duration;
 
@@ -239,6 +260,7 @@ mod tests {
             primary_start_timeout: Duration::from_secs(30),
             lag_bytes_max: 0,
             promote_timeout: Duration::ZERO,
+            ailing: AilingPolicy::default(),
         }
     }
 
@@ -254,7 +276,7 @@ mod tests {
             receiver: None,
             incarnation: 1,
             version_num: 150_000,
-            sync: None,
+            ..NodeReport::default()
         }
     }
 
@@ -268,7 +290,10 @@ mod tests {
     }
 
     fn observe(node: &mut NodeState, outcome: Result<NodeReport, ProbeFailure>) {
-        node.observe(&Observation { node: NodeId(0), at: Time::from_nanos(7), outcome }, &policy());
+        node.observe(
+            &Observation { node: NodeId(0), began: Time::from_nanos(7), at: Time::from_nanos(7), outcome },
+            &policy(),
+        );
     }
 
     fn evidence(failures: &[ProbeFailure]) -> Option<Evidence> {

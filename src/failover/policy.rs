@@ -74,6 +74,26 @@ pub struct Policy {
     pub lag_bytes_max: u64,
     /// How long one promotion may take.
     pub promote_timeout: Duration,
+    /// How long a primary may be half dead.
+    pub ailing: AilingPolicy,
+}
+
+/// How long a primary that answers may fail at what else a primary must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AilingPolicy {
+    /// A commit that takes longer is told.
+    pub write_warn: Duration,
+    /// Without a commit for this long it is given up.
+    pub write_fail: Duration,
+    /// Without a fresh connection for this long it is given up.
+    pub connect_fail: Duration,
+}
+
+impl Default for AilingPolicy {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { write_warn: seconds(2), write_fail: seconds(5), connect_fail: seconds(10) }
+    }
 }
 
 /// What the machine knows of one node beforehand.
@@ -120,6 +140,11 @@ impl Policy {
             primary_start_timeout: cluster.primary_start_timeout,
             lag_bytes_max: cluster.failover_lag_bytes_max,
             promote_timeout: cluster.promote_timeout,
+            ailing: AilingPolicy {
+                write_warn: cluster.write_probe_warn,
+                write_fail: cluster.write_probe_fail,
+                connect_fail: cluster.connect_probe_fail,
+            },
         }
     }
 
@@ -164,6 +189,7 @@ mod tests {
             primary_start_timeout: Duration::ZERO,
             lag_bytes_max: 0,
             promote_timeout: Duration::ZERO,
+            ailing: AilingPolicy::default(),
         };
         let from = |upstream: &str| {
             let view = ReceiverView { streaming: true, upstream: upstream.into(), last_message_age: Duration::ZERO };

@@ -32,6 +32,14 @@ pub enum Cause {
     Forsaken,
     /// Another proxy chose a standby and did not see its promotion through.
     Unfinished,
+    /// It answers, but has no space for WAL.
+    DiskFull,
+    /// It answers, but the disk with its WAL reports errors.
+    DiskFails,
+    /// It answers, but its commits do not end.
+    WritesHang,
+    /// It answers on older sessions, but serves no new ones.
+    ListenerHangs,
 }
 
 impl Cause {
@@ -50,7 +58,17 @@ impl Cause {
             Self::Unfinished => "a change of primary was begun and not finished",
             Self::Forsaken => "most voters do not follow it",
             Self::Commanded => "an operator asked for a failover",
+            Self::DiskFull => "its disk has no space for WAL",
+            Self::DiskFails => "the disk with its WAL fails",
+            Self::WritesHang => "WAL cannot be written there",
+            Self::ListenerHangs => "it serves no new connections",
         }
+    }
+
+    /// Whether the primary lived when it was given up, and was only unable to do its work.
+    #[must_use]
+    pub fn is_ailment(self) -> bool {
+        matches!(self, Self::DiskFull | Self::DiskFails | Self::WritesHang | Self::ListenerHangs)
     }
 }
 

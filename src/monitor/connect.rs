@@ -18,6 +18,9 @@ use tokio_util::task::AbortOnDropHandle;
 /// Longest text kept of what a node said when it rejected us, bytes.
 const REASON_BYTES_MAX: usize = 300;
 
+/// A role's or database's own settings must not change what our queries mean or end them.
+const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=0";
+
 /// Makes sessions to one node.
 #[derive(Clone, Debug)]
 pub struct Connector {
@@ -53,8 +56,7 @@ impl Connector {
         let mut pg = tokio_postgres::Config::new();
         pg.host(host).port(port);
         pg.user(&config.cluster.monitor_user).dbname(&config.cluster.monitor_database).application_name("pgregent");
-        // A role's or database's own settings must not change what our queries mean or end them.
-        pg.options("-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=0");
+        pg.options(OPTIONS);
         let password = config.cluster.monitor_password.expose();
         if !password.is_empty() {
             pg.password(password);
@@ -66,6 +68,20 @@ impl Connector {
     #[must_use]
     pub fn to_database(mut self, database: &str) -> Self {
         self.config.dbname(database);
+        self
+    }
+
+    /// The same under another `application_name`.
+    #[must_use]
+    pub(super) fn called(mut self, name: &str) -> Self {
+        self.config.application_name(name);
+        self
+    }
+
+    /// The same with more settings for its sessions.
+    #[must_use]
+    pub(super) fn with_options(mut self, options: &str) -> Self {
+        self.config.options(format!("{OPTIONS} {options}"));
         self
     }
 

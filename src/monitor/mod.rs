@@ -2,7 +2,8 @@
 //!
 //! One task per node keeps a probe session and reports [`Observation`]s; one task samples the
 //! primary's WAL position when clients have written; one task per node follows a standby's replay
-//! until it has caught up with the newest sample ([`freshness`]). Apart from that, one task reads the
+//! until it has caught up with the newest sample ([`freshness`]); one task per node commits now and then
+//! where the primary is, which proves that WAL can be written. Apart from that, one task reads the
 //! catalogs of databases in use ([`catalogs`]).
 //!
 //! Invariants: every call to a node has its own deadline and its own task, so that a hung node
@@ -16,6 +17,7 @@ pub mod freshness;
 mod node;
 mod probe;
 mod sampler;
+mod write;
 
 pub use connect::{Connector, HeldSession};
 pub use probe::ask;
@@ -23,7 +25,7 @@ pub use probe::ask;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::ids::{Lsn, NodeId};
-use crate::topology::{Observation, WriteDemand};
+use crate::topology::{Observation, Sign, WriteDemand};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -42,6 +44,8 @@ pub enum Report {
         /// How long it took.
         took: Duration,
     },
+    /// Another session than the probe's said something.
+    Signed(Sign),
     /// The primary's WAL was sampled.
     Sampled {
         /// Which node was asked.
@@ -108,6 +112,17 @@ impl Monitor {
             let wake = Arc::new(Notify::new());
             wakes.push(Arc::clone(&wake));
             tasks.spawn(node::watch(node::NodeTask::new(config, id, clock, connector.clone(), wake, tx.clone())));
+            if !config.cluster.write_probe_interval.is_zero() {
+                let (connector, clock, aims) = (connector.clone(), clock.clone(), aims.clone());
+                tasks.spawn(write::watch(write::WriteTask::new(
+                    id,
+                    connector,
+                    clock,
+                    &config.cluster,
+                    aims,
+                    tx.clone(),
+                )));
+            }
             tasks.spawn(sampler::follow_replay(id, connector, aims.clone(), tx.clone()));
         }
         tasks.spawn(sampler::sample(Arc::clone(config), clock.clone(), demand, aims, tx));

@@ -90,7 +90,7 @@ impl NodeTask {
     /// Reports an outcome; `false` when nobody listens any more.
     async fn report(&self, outcome: Result<NodeReport, ProbeFailure>, began: Time) -> bool {
         let at = self.clock.now();
-        let observation = Observation { node: self.node, at, outcome };
+        let observation = Observation { node: self.node, began, at, outcome };
         self.reports.send(Report::Probed { observation, took: at.since(began) }).await.is_ok()
     }
 }

@@ -8,7 +8,8 @@ use super::connect::classify;
 use crate::clock::{Clock, Time};
 use crate::ids::{Lsn, SystemId, TimelineId};
 use crate::topology::{
-    NodeReport, ProbeFailure, ReceiverView, SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX, SyncStandby, SyncState, SyncView,
+    NodeReport, PendingWrite, ProbeFailure, ReceiverView, SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX, SyncStandby,
+    SyncState, SyncView,
 };
 use std::time::Duration;
 use tokio_postgres::types::PgLsn;
@@ -28,15 +29,23 @@ SELECT s.system_identifier, r.recovering, \
  CASE WHEN r.recovering THEN pg_is_wal_replay_paused() ELSE false END AS replay_paused, \
  w.status, w.sender_host, w.sender_port, \
  (extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::float8 AS message_age_ms, \
- (SELECT (extract(epoch FROM a.backend_start) * 1000000)::int8 FROM pg_stat_activity a \
-   WHERE a.backend_type = 'checkpointer' LIMIT 1) AS incarnation, \
+ a.incarnation, a.pending_ms, a.pending_wait, \
  current_setting('server_version_num')::int AS version_num, \
  current_setting('synchronous_standby_names') AS sync_names, p.applications, p.states, p.sync_states, p.flushed \
 FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r \
 CROSS JOIN pg_control_system() s LEFT JOIN pg_stat_wal_receiver w ON true \
+CROSS JOIN (SELECT \
+   min((extract(epoch FROM backend_start) * 1000000)::int8) FILTER (WHERE backend_type = 'checkpointer') AS incarnation, \
+   max((extract(epoch FROM clock_timestamp() - query_start) * 1000)::float8) FILTER (WHERE mine) AS pending_ms, \
+   (array_agg(wait_event_type || ':' || wait_event ORDER BY query_start) FILTER (WHERE mine))[1] AS pending_wait \
+   FROM (SELECT *, usename = current_user AND state = 'active' \
+                   AND application_name = 'pgregent write probe' AS mine FROM pg_stat_activity) b) a \
 CROSS JOIN (SELECT array_agg(application_name) AS applications, array_agg(state) AS states, \
    array_agg(sync_state) AS sync_states, array_agg(flush_lsn) AS flushed \
    FROM (SELECT * FROM pg_stat_replication LIMIT 64) b) p";
+
+/// How sessions of the write probe call themselves; [`PROBE_SQL`] looks for it.
+pub(super) const WRITE_PROBE_NAME: &str = "pgregent write probe";
 
 /// Age reported when the receiver has not said when it last heard anything.
 const AGE_UNKNOWN: Duration = Duration::MAX;
@@ -79,7 +88,14 @@ fn columns(row: &Row, sent_at: Time) -> Result<Option<NodeReport>, tokio_postgre
         incarnation,
         version_num: row.try_get::<_, i32>("version_num")?.cast_unsigned(),
         sync: sync(row)?,
+        pending_write: pending_write(row)?,
     }))
+}
+
+fn pending_write(row: &Row) -> Result<Option<PendingWrite>, tokio_postgres::Error> {
+    let Some(age) = row.try_get::<_, Option<f64>>("pending_ms")? else { return Ok(None) };
+    let age = Duration::try_from_secs_f64(age.max(0.0) / 1000.0).unwrap_or_default();
+    Ok(Some(PendingWrite { age, wait: row.try_get::<_, Option<String>>("pending_wait")?.unwrap_or_default() }))
 }
 
 /// `None` when not all of it can be had.

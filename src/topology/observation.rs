@@ -1,6 +1,8 @@
 //! What a probe of one node brought back. Shared vocabulary of `monitor` and `failover`.
 //!
-//! Invariants: an observation is timed and holds no judgement.
+//! An [`Observation`] is the outcome of the probe, a question on a session that is kept. A [`Sign`] is what other
+//! sessions with the node said besides. Invariants: both are timed and hold no judgement; lists and texts from a node
+//! are bounded.
 
 use crate::clock::Time;
 use crate::ids::{Lsn, NodeId, SystemId, TimelineId};
@@ -57,6 +59,15 @@ pub enum SyncState {
     Quorum,
 }
 
+/// A commit of the write probe that the node itself calls unfinished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingWrite {
+    /// How long it has been so, by the node's clock.
+    pub age: Duration,
+    /// What it waits for (`wait_event_type:wait_event`), if anything.
+    pub wait: String,
+}
+
 /// One node's answer to the probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeReport {
@@ -83,6 +94,8 @@ pub struct NodeReport {
     /// Synchronous replication, on a standby as it would be after its promotion; `None` when it is not known (which is
     /// not the same as none).
     pub sync: Option<SyncView>,
+    /// The oldest commit of a write probe, this proxy's or another's, that is not finished.
+    pub pending_write: Option<PendingWrite>,
 }
 
 /// Why a probe brought no report.
@@ -104,6 +117,8 @@ pub enum ProbeFailure {
     TooManyConnections,
     /// The node answered and refused the monitor (password, privilege, protocol): alive.
     Rejected(String),
+    /// No answer, but this process itself did not run for most of that time: void.
+    Starved,
 }
 
 impl ProbeFailure {
@@ -119,6 +134,7 @@ impl ProbeFailure {
             Self::ShuttingDown => "shutting_down",
             Self::TooManyConnections => "too_many_connections",
             Self::Rejected(_) => "rejected",
+            Self::Starved => "starved",
         }
     }
 }
@@ -128,8 +144,69 @@ impl ProbeFailure {
 pub struct Observation {
     /// Which node.
     pub node: NodeId,
+    /// When the probe began: what was heard from the node later contradicts a probe without an answer.
+    pub began: Time,
     /// When the outcome was known.
     pub at: Time,
     /// What it was.
     pub outcome: Result<NodeReport, ProbeFailure>,
+}
+
+/// What another session than the probe's said about a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sign {
+    /// Which node.
+    pub node: NodeId,
+    /// When the question was put; for a commit that is not finished, when it was begun.
+    pub began: Time,
+    /// When this was known.
+    pub at: Time,
+    /// What it was.
+    pub what: SignKind,
+}
+
+/// Which session, and what it said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SignKind {
+    /// A fresh connection: ready for a query, or why not.
+    Connect(Result<(), ProbeFailure>),
+    /// The write probe of a primary.
+    Write(WriteSign),
+    /// A client's session had a byte from it.
+    Traffic,
+}
+
+/// What became of a commit that needs WAL and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteSign {
+    /// It is flushed.
+    Committed,
+    /// It is not finished; told again and again.
+    Pending,
+    /// 53100: no space for WAL.
+    DiskFull,
+    /// 58030: the disk failed.
+    DiskFailed,
+    /// The role may not do it.
+    Forbidden(String),
+    /// The node said that it takes no writes (in recovery, read-only).
+    ReadOnly,
+    /// Session lost, cancelled, no session to be had: this says nothing about the disk.
+    Unknown,
+}
+
+impl WriteSign {
+    /// The metric label.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Committed => "ok",
+            Self::Pending => "pending",
+            Self::DiskFull => "disk_full",
+            Self::DiskFailed => "disk_failed",
+            Self::Forbidden(_) => "forbidden",
+            Self::ReadOnly => "read_only",
+            Self::Unknown => "unknown",
+        }
+    }
 }

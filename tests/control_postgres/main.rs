@@ -15,10 +15,11 @@ use pgregent::failover::controller::{Brain, CommandError, ControlDeps, ControlTh
 use pgregent::failover::event::{Command, Outcome};
 use pgregent::failover::execute::Executor;
 use pgregent::failover::{Machine, Policy};
-use pgregent::ids::{Epoch, NodeId};
-use pgregent::monitor::{Monitor, Report};
+use pgregent::ids::{Epoch, Lsn, NodeId};
+use pgregent::monitor::{Aim, Monitor, Report};
 use pgregent::topology::{
-    FactSender, NodeReport, ProbeFailure, Role, Topology, TopologyReader, fact_channel, topology_channel,
+    FactSender, NodeReport, ProbeFailure, Role, Sign, SignKind, SyncState, Topology, TopologyReader, WriteSign,
+    fact_channel, topology_channel,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,6 +75,11 @@ fn a_probe_tells_primary_from_standby_and_a_kill_is_noticed_at_once() {
         assert_eq!(primary.version_num / 10_000, 15);
         assert!(primary.receiver.is_none() && !standby.replay_paused);
         assert_ne!(primary.incarnation, standby.incarnation);
+        let (ours, theirs) = (primary.sync.unwrap(), standby.sync.unwrap());
+        assert_eq!((ours.standby_names.as_str(), theirs.standbys.len()), ("", 0));
+        let [streaming] = ours.standbys.as_slice() else { panic!("{ours:?}") };
+        assert_eq!((streaming.streaming, streaming.sync_state), (true, SyncState::Async));
+        assert!(streaming.flush_lsn.is_some() && !streaming.application_name.is_empty(), "{streaming:?}");
         let receiver = standby.receiver.unwrap();
         assert!(receiver.streaming);
         assert_eq!(receiver.upstream, format!("127.0.0.1:{}", cluster.ports[0]));
@@ -89,6 +95,83 @@ fn a_probe_tells_primary_from_standby_and_a_kill_is_noticed_at_once() {
         assert_eq!(second, ProbeFailure::Refused);
         println!("after kill -9: session lost {lost:?}, refused {refused:?}");
         assert!(refused < Duration::from_millis(200), "{refused:?}");
+        monitor.stop().await;
+    });
+}
+
+/// The next outcome of the write probe.
+async fn written(monitor: &mut Monitor) -> WriteSign {
+    let search = async {
+        loop {
+            if let Report::Signed(Sign { what: SignKind::Write(sign), .. }) = monitor.report().await {
+                return sign;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, search).await.expect("no write probe in time")
+}
+
+#[test]
+fn the_write_probe_commits_on_the_primary_and_says_why_it_cannot() {
+    let cluster = Cluster::start(Shape { standbys: 1, ..Shape::default() });
+    cluster.sql(0, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    cluster.sql(0, "SELECT pg_reload_conf()");
+    let next_xid = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
+    runtime().block_on(async {
+        let clock = Clock::machine();
+        let (_facts, receiver) = fact_channel();
+        let mut monitor = Monitor::start(&cluster.config(), &clock, receiver.write_demand());
+        let aim = |primary| Aim { round: 1, primary: Some(NodeId(primary)), standbys: vec![false; 2], goal: Lsn(0) };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = cluster.sql(0, next_xid);
+        monitor.set_aim(aim(0));
+        // Although no standby can ever confirm a commit.
+        assert_eq!(written(&mut monitor).await, WriteSign::Committed);
+        assert_eq!(written(&mut monitor).await, WriteSign::Committed);
+        assert_ne!(cluster.sql(0, next_xid), before);
+        // A standby is never written to; one that is taken for the primary says what it is.
+        monitor.set_aim(aim(1));
+        let other = loop {
+            match written(&mut monitor).await {
+                WriteSign::Committed => {}
+                other => break other,
+            }
+        };
+        assert_eq!(other, WriteSign::ReadOnly);
+        // A right that was taken away, and a backend that does not move: the node knows of no commit that waits.
+        cluster.sql(0, "ALTER SYSTEM RESET synchronous_standby_names");
+        cluster.sql(0, "SELECT pg_reload_conf()");
+        cluster.sql(0, "REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM public");
+        monitor.set_aim(aim(0));
+        let other = loop {
+            match written(&mut monitor).await {
+                WriteSign::Committed | WriteSign::ReadOnly => {}
+                other => break other,
+            }
+        };
+        assert!(matches!(&other, WriteSign::Forbidden(why) if why.contains("permission denied")), "{other:?}");
+        monitor.stop().await;
+    });
+}
+
+#[test]
+fn a_stopped_backend_is_no_hung_disk() {
+    let cluster = Cluster::start(Shape { standbys: 0, ..Shape::default() });
+    runtime().block_on(async {
+        let clock = Clock::machine();
+        let (_facts, receiver) = fact_channel();
+        let mut monitor = Monitor::start(&cluster.config(), &clock, receiver.write_demand());
+        monitor.set_aim(Aim { round: 1, primary: Some(NodeId(0)), standbys: vec![false], goal: Lsn(0) });
+        assert_eq!(written(&mut monitor).await, WriteSign::Committed);
+        let mine = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgregent write probe'";
+        let pid = cluster.sql(0, mine);
+        let signal = |s: &str| assert!(std::process::Command::new("kill").args([s, &pid]).status().unwrap().success());
+        signal("-STOP");
+        while written(&mut monitor).await != WriteSign::Pending {}
+        let report = until(&mut monitor, 0, Result::is_ok).await.unwrap();
+        assert_eq!(report.pending_write, None);
+        signal("-CONT");
+        while written(&mut monitor).await != WriteSign::Committed {}
         monitor.stop().await;
     });
 }

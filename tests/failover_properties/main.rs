@@ -87,7 +87,7 @@ fn report() -> impl Strategy<Value = NodeReport> {
         }),
         incarnation,
         version_num: 150_000,
-        sync: None,
+        ..NodeReport::default()
     })
 }
 
@@ -96,8 +96,9 @@ fn mode() -> impl Strategy<Value = FailoverMode> {
 }
 
 fn play(watch: &mut Watch, op: Op) {
-    let observed =
-        |watch: &Watch, node: u16, outcome| Event::Observed(Observation { node: NodeId(node), at: watch.now, outcome });
+    let observed = |watch: &Watch, node: u16, outcome| {
+        Event::Observed(Observation { node: NodeId(node), began: watch.now, at: watch.now, outcome })
+    };
     let event = match op {
         Op::Recalled(record) => {
             let record = record.map(|(node, epoch, timeline)| Record {

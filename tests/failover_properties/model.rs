@@ -120,7 +120,8 @@ impl World {
         self.replicate();
         for node in 0..NODES {
             let outcome = self.probe(node);
-            let event = Event::Observed(Observation { node: NodeId(node), at: self.watch.now, outcome });
+            let event =
+                Event::Observed(Observation { node: NodeId(node), began: self.watch.now, at: self.watch.now, outcome });
             self.feed(event);
         }
         if self.alarm.is_some_and(|at| at <= self.watch.now) {
@@ -206,7 +207,7 @@ impl World {
             receiver,
             incarnation: server.incarnation,
             version_num: 150_000,
-            sync: None,
+            ..NodeReport::default()
         })
     }
 

@@ -6,7 +6,7 @@ use pgregent::clock::Time;
 use pgregent::config::FailoverMode;
 use pgregent::failover::action::{Action, ActionId, Plan};
 use pgregent::failover::event::{Command, Event, Outcome, Record};
-use pgregent::failover::policy::NodePolicy;
+use pgregent::failover::policy::{AilingPolicy, NodePolicy};
 use pgregent::failover::{Hold, Machine, Policy};
 use pgregent::ids::{Epoch, NodeId, SystemId, TimelineId};
 use pgregent::topology::{NodeReport, Observation, ProbeFailure, Role, Writes};
@@ -34,6 +34,7 @@ fn policy(mode: FailoverMode) -> Policy {
         primary_start_timeout: Duration::from_secs(5),
         lag_bytes_max: 1 << 20,
         promote_timeout: Duration::from_secs(5),
+        ailing: AilingPolicy::default(),
     }
 }
 

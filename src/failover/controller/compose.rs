@@ -140,7 +140,7 @@ mod tests {
             receiver: None,
             incarnation: 1,
             version_num: 150_000,
-            sync: None,
+            ..NodeReport::default()
         }
     }
 

@@ -30,7 +30,7 @@ impl Machine {
         if let Some(chosen) = self.unfinished() {
             return self.finish_change(chosen, outage.old);
         }
-        if let Some(old) = outage.old.filter(|old| self.claim(*old).is_some()) {
+        if let Some(old) = self.standing_old(&outage) {
             return self.take_back(old, outage);
         }
         let holds = self.failover_holds(&outage);
@@ -163,7 +163,7 @@ impl Machine {
         if !self.rivals().is_empty() {
             return Some(self.shift(State::Lost { outage: Outage { order: None, ..*outage } }));
         }
-        let old = outage.old.filter(|old| outage.order.is_none() && self.claim(*old).is_some())?;
+        let old = self.standing_old(outage)?;
         if self.node(old).health == Health::Healthy {
             self.recording = None;
             return Some(self.shift(State::Lost { outage: *outage }));
@@ -351,7 +351,10 @@ impl Machine {
 
     /// Why each node is no candidate; the nodes that cannot be one by nature are left out.
     pub(super) fn candidate_holds(&self, candidates: &[Candidate], bar: &Bar) -> Vec<Hold> {
-        let old = self.state.outage().and_then(|o| o.old);
+        let old = match self.state {
+            State::Stable { primary, .. } => Some(primary),
+            _ => self.state.outage().and_then(|o| o.old),
+        };
         let hold = |node: NodeId, why| Hold::NoCandidate { node: self.name(node).clone(), why };
         let holds: Vec<Hold> = candidates
             .iter()

@@ -10,6 +10,7 @@
 //! | Starting | another one, or none is recorded, and all nodes are classified | Adopting |
 //! | Starting | the recorded primary is gone | Lost |
 //! | Stable | evidence against the primary that no standby contradicts | Lost |
+//! | Stable | the primary lives but cannot do its work, and a standby can | Lost |
 //! | Stable, Lost, Promoting | a node accepts writes that should not | Contested, or Adopting when the primary is down |
 //! | Lost | the old primary answers as primary again | Stable (Adopting after another was recorded) |
 //! | Lost | nothing holds a failover | Freezing |
@@ -24,10 +25,11 @@
 //! Invariants (`check_invariants`): the epoch never falls; a plan has at most one primary, and
 //! writes are open exactly when it has one; `Promote` only for an epoch and node that the store has
 //! recorded, one node per epoch, and never while the old primary answers (unless an operator wants
-//! it); where several proxies share a store, writes are open only under a lease and nodes change only
-//! under the right; a halted machine only publishes and tells. Absent on purpose: I/O, logging, randomness, and
-//! how lag decides about reads (the controller adds freshness).
+//! it, or it was given up for an ailment that lasts); where several proxies share a store, writes are open only under a
+//! lease and nodes change only under the right; a halted machine only publishes and tells. Absent on purpose: I/O,
+//! logging, randomness, and how lag decides about reads (the controller adds freshness).
 
+mod ailing;
 mod change;
 mod claims;
 mod command;
@@ -176,6 +178,7 @@ impl Machine {
             Event::Recalled(record) => self.recall(record),
             Event::Standing(standing) => self.stand(standing),
             Event::Observed(observation) => self.observe(&observation),
+            Event::Signed(sign) => self.signed(&sign),
             Event::Fact(fact) => self.want_probe(fact.node()),
             Event::ActionDone { id, outcome } => self.action_done(id, outcome),
             // An alarm that went off must be set again, whatever it was for.
@@ -368,7 +371,7 @@ impl Machine {
         assert!(once, "promotion of {node} in epoch {epoch} after {:?}", self.promoted);
         self.promoted = Some((epoch, node));
         let outage = self.state.outage();
-        let unwanted = outage.is_some_and(|o| o.order.is_none() && o.old.is_some_and(|old| self.claim(old).is_some()));
+        let unwanted = outage.is_some_and(|o| self.standing_old(o).is_some());
         assert!(!unwanted, "promotion of {node} while the old primary answers");
     }
 }

@@ -197,7 +197,7 @@ impl Machine {
             }
             State::Lost { outage } if outage.order.is_some() => change(outage.cause != Cause::Unfinished),
             State::Lost { outage } => {
-                let back = outage.old.is_some_and(|old| self.claim(old).is_some());
+                let back = self.standing_old(outage).is_some();
                 if !back && self.failover_holds(outage).is_empty() { Claim::Change } else { Claim::Nothing }
             }
             other => change(other.outage().is_some_and(|o| o.order.is_some() && o.cause != Cause::Unfinished)),

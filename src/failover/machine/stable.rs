@@ -42,6 +42,9 @@ impl Machine {
                 Some(hold) => self.object(primary, hold),
             }
         }
+        if self.judge_ailing(primary) {
+            return true;
+        }
         self.direct_flow(primary);
         if self.forsaken(primary) && !self.paused && self.node(primary).health == Health::Healthy {
             let outage = Outage { old: Some(primary), since: self.now, cause: Cause::Forsaken, order: None };
@@ -155,7 +158,7 @@ impl Machine {
     /// Times at which the standing of the primary may change without an event.
     pub(super) fn primary_alarms(&self, primary: NodeId) -> Vec<Time> {
         let node = self.node(primary);
-        let mut alarms = Vec::new();
+        let mut alarms: Vec<Time> = self.ailing_alarm(primary).into_iter().collect();
         if let Some(since) = node.trouble_since.filter(|_| node.restarting()) {
             alarms.push(since + self.policy.primary_start_timeout);
         }

@@ -7,7 +7,7 @@ use super::Machine;
 use crate::clock::Time;
 use crate::config::FailoverMode;
 use crate::failover::candidate::elect;
-use crate::failover::hold::{Awaited, Hold};
+use crate::failover::hold::{Awaited, Complaint, Hold};
 use crate::failover::node_state::Condition;
 use crate::failover::policy::{DEMOTED_GRACE, HOUR};
 use crate::failover::state::{Cause, Flow, Outage, State};
@@ -112,7 +112,7 @@ impl Machine {
     }
 
     fn change_holds(&self, outage: &Outage, what: Awaited, node: Option<NodeId>) -> Vec<Hold> {
-        match outage.old.filter(|old| outage.order.is_none() && self.claim(*old).is_some()) {
+        match self.standing_old(outage) {
             Some(old) => vec![Hold::OldPrimaryAnswers { node: self.name(old).clone() }],
             None => vec![self.waiting(what, node)],
         }
@@ -146,13 +146,16 @@ impl Machine {
         if let Some(hold) = node.evidence(&self.policy, self.now).and_then(|e| self.objection(primary, e)) {
             return vec![hold];
         }
-        match (flow, node.condition) {
+        let mut holds = self.symptom_holds(primary);
+        holds.extend(match (flow, node.condition) {
             (Flow::Restarting, _) => vec![self.restart_hold(primary)],
             (_, Condition::Failing { .. }) => vec![Hold::PrimarySuspect { node: self.name(primary).clone() }],
             (_, Condition::Busy) => vec![Hold::PrimaryAlive { node: self.name(primary).clone() }],
+            (_, Condition::Slow) => vec![self.complaint(primary, Complaint::Slow)],
             (Flow::Open, _) if !self.may_route(primary) => vec![Hold::NoLease { lack: self.lack() }],
             _ => Vec::new(),
-        }
+        });
+        holds
     }
 
     fn restart_hold(&self, primary: NodeId) -> Hold {
@@ -181,7 +184,7 @@ impl Machine {
 
     fn lost_holds(&self, outage: &Outage) -> Vec<Hold> {
         let mut holds = self.failover_holds(outage);
-        if let Some(old) = outage.old.filter(|old| self.claim(*old).is_some()) {
+        if let Some(old) = self.standing_old(outage) {
             holds.insert(0, Hold::OldPrimaryAnswers { node: self.name(old).clone() });
         }
         if holds.is_empty() && !self.has_right() {
@@ -244,6 +247,9 @@ impl Machine {
     fn old_hold(&self, outage: &Outage, old: NodeId) -> Option<Hold> {
         let node = self.node(old);
         let name = self.name(old).clone();
+        if self.still_ails(outage) {
+            return None;
+        }
         match node.condition {
             Condition::Answering if self.claim(old).is_some() => Some(Hold::OldPrimaryAnswers { node: name }),
             Condition::Answering if self.is_standby(old) => {
@@ -252,6 +258,7 @@ impl Machine {
             }
             Condition::Answering => None,
             Condition::Busy => Some(Hold::PrimaryAlive { node: name }),
+            Condition::Slow => Some(Hold::PrimaryAils { node: name, how: Complaint::Slow }),
             Condition::Unprobed => Some(Hold::NotClassified { node: name }),
             Condition::Starting | Condition::Stopping => {
                 node.evidence(&self.policy, self.now).is_none().then(|| self.restart_hold(old))
