@@ -3,8 +3,9 @@
 //! One task owns all control-plane state: it waits in `next_input` and changes only in `apply`. Actions
 //! run as tasks with deadlines and come back as events.
 //!
-//! Invariants: the write permit is revoked before anything but "open at this epoch" is published, and
-//! when this task ends for whatever reason; nothing in here waits for a node or a disk; a snapshot
+//! Invariants: the write permit is revoked before a snapshot is published in which its primary is another, or fenced,
+//! and when this task ends for whatever reason (writes that are merely held, because the primary restarts say, leave
+//! it: what it still answers counts); nothing in here waits for a node or a disk; a snapshot
 //! takes freshness and lag from the same moment as the plan. Absent on purpose: decisions (the
 //! machine's) and knowledge of how to ask a node (`execute`, `monitor`).
 
@@ -128,6 +129,8 @@ struct Controller<B> {
     published: Option<Topology>,
     /// Where this proxy stands with a store that several share.
     standing: Option<watch::Receiver<Standing>>,
+    /// The primary that writes were last open to, its epoch, and its fence then.
+    open_to: Option<(NodeId, Epoch, u64)>,
     /// The epoch that the permit is open for, and until when.
     permitted: Option<(Epoch, Time)>,
     reports: Vec<Option<NodeReport>>,
@@ -412,8 +415,13 @@ impl<B: Brain> Controller<B> {
 
     /// Brings the permit in line with a plan and with the lease, where one is needed.
     fn permit(&mut self, plan: &Plan) {
-        let open = plan.primary.filter(|_| plan.writes == Writes::Open);
-        let until = open.and_then(|primary| self.leased(primary, plan.epoch)).map(|until| (plan.epoch, until));
+        let fence = |node: NodeId| plan.nodes.get(node.index()).map_or(0, |node| node.fence);
+        self.open_to = match plan.primary.filter(|_| plan.writes == Writes::Open) {
+            Some(primary) => Some((primary, plan.epoch, fence(primary))),
+            // Held, but not given up: it restarts, say, and what it answers until it is gone still counts.
+            None => self.open_to.filter(|(node, epoch, at)| *epoch == plan.epoch && *at == fence(*node)),
+        };
+        let until = self.open_to.and_then(|(primary, epoch, _)| Some((epoch, self.leased(primary, epoch)?)));
         if until != self.permitted {
             match until {
                 Some((epoch, until)) => self.publisher.permit().extend(epoch, until),

@@ -105,6 +105,8 @@ pub enum DiscardReason {
     Garbage,
     /// The topology fenced its node.
     Fenced,
+    /// It was the primary of an epoch, and the permit to write in that was over when it answered.
+    Unpermitted,
     /// Older than `lifetime`.
     Lifetime,
     /// Idle longer than `idle_timeout`, or its place was wanted by another pool.
@@ -124,6 +126,7 @@ impl DiscardReason {
         Self::Lost,
         Self::Garbage,
         Self::Fenced,
+        Self::Unpermitted,
         Self::Lifetime,
         Self::Idle,
         Self::Outdated,
@@ -140,6 +143,7 @@ impl DiscardReason {
             Self::Lost => "lost",
             Self::Garbage => "garbage",
             Self::Fenced => "fenced",
+            Self::Unpermitted => "unpermitted",
             Self::Lifetime => "lifetime",
             Self::Idle => "idle",
             Self::Outdated => "outdated",

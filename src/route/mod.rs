@@ -35,6 +35,9 @@ pub const NODES_MAX: usize = 64;
 /// A standby of another zone takes a read only where it would wait less than one such part of the wait in ours.
 const ZONE_TIMES: f32 = 4.0;
 
+/// What clients that wait for a permit are told.
+const NO_PERMIT: &str = "this proxy holds no permit to write at the moment";
+
 /// Why this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -228,8 +231,8 @@ pub fn choose(
     dice: &mut Dice,
 ) -> Result<Target, NoRoute> {
     match (wishes.reach, wishes.access) {
-        (Reach::Split | Reach::Primary, Access::Write) => return primary(topology, Reason::Write),
-        (Reach::Primary, Access::Read) => return primary(topology, Reason::SplitOff),
+        (Reach::Split | Reach::Primary, Access::Write) => return primary(wishes, topology, Reason::Write),
+        (Reach::Primary, Access::Read) => return primary(wishes, topology, Reason::SplitOff),
         (Reach::Split, Access::Read) | (Reach::Standby, _) => {}
     }
     let mut candidates: SmallVec<[Candidate; NODES_MAX]> = SmallVec::new();
@@ -260,7 +263,7 @@ pub fn choose(
     if stale && wishes.patient {
         return Err(NoRoute::NotFresh);
     }
-    primary(topology, if stale { Reason::NotFresh } else { Reason::NoStandby })
+    primary(wishes, topology, if stale { Reason::NotFresh } else { Reason::NoStandby })
         .or_else(|no| last_resort(wishes, topology, vitals, no))
 }
 
@@ -314,8 +317,9 @@ fn target(topology: &Topology, node: NodeId, role: Role, reason: Reason) -> Targ
     Target { node, epoch: topology.epoch, role, reason, fence }
 }
 
-fn primary(topology: &Topology, reason: Reason) -> Result<Target, NoRoute> {
+fn primary(wishes: &Wishes, topology: &Topology, reason: Reason) -> Result<Target, NoRoute> {
     match (&topology.writes, topology.primary) {
+        (Writes::Open, Some(_)) if !wishes.permitted => Err(NoRoute::Held { why: NO_PERMIT.into() }),
         (Writes::Open, Some(node)) => Ok(target(topology, node, Role::Primary, reason)),
         (Writes::Refused { why }, _) => Err(NoRoute::Refused { why: Arc::clone(why) }),
         (Writes::Held { why }, _) => Err(NoRoute::Held { why: Arc::clone(why) }),
@@ -415,7 +419,7 @@ mod tests {
         let mut t = topology();
         let only = |id| Wishes { nodes: [NodeId(id)].into_iter().collect(), ..wishes(Access::Read) };
         assert_eq!(ask(&only(2), &t).unwrap().node, NodeId(2));
-        assert_eq!(ask(&only(0), &t).unwrap(), primary(&t, Reason::NoStandby).unwrap());
+        assert_eq!(ask(&only(0), &t).unwrap(), primary(&only(0), &t, Reason::NoStandby).unwrap());
         t.nodes[2].accepts_reads = false;
         assert_eq!(ask(&only(2), &t).unwrap().node, NodeId(0));
     }

@@ -66,13 +66,23 @@ pub struct Wishes {
     pub avoid: Option<NodeId>,
     /// Rather wait for a standby that is fresh enough than read on the primary.
     pub patient: bool,
+    /// This proxy holds a permit to write: without one there is no primary for it.
+    pub permitted: bool,
 }
 
 impl Wishes {
     /// A unit without any wish beyond what it does.
     #[must_use]
     pub fn new(access: Access) -> Self {
-        Self { access, reach: Reach::Split, nodes: NodeSet::ALL, floor: Floor::default(), avoid: None, patient: false }
+        Self {
+            access,
+            reach: Reach::Split,
+            nodes: NodeSet::ALL,
+            floor: Floor::default(),
+            avoid: None,
+            patient: false,
+            permitted: true,
+        }
     }
 }
 

@@ -8,7 +8,9 @@ use super::effects::Pins;
 use super::hidden::Hidden;
 use super::preference::Preference;
 use super::unit::Unit;
-use super::{Attachment, BackendWait, Describing, Gate, RouteWait, Session, SessionEnd, Stage, Streamed, Tunables};
+use super::{
+    Attachment, BackendWait, Describing, Gate, News, RouteWait, Session, SessionEnd, Stage, Streamed, Tunables,
+};
 use crate::backend::text_of;
 use crate::clock::Time;
 use crate::config::{Consistency, PoolMode};
@@ -20,7 +22,7 @@ use crate::pool::{Checkout, CheckoutError, DiscardReason, Pool};
 use crate::relay::{NodeScan, Outbox};
 use crate::route::{NoRoute, Reach, Target, Wishes};
 use crate::sql::{Access, BeginOptions, Classification, HintNode, Isolation, TxControl, Why};
-use crate::topology::{Floor, Role, TopologyReader};
+use crate::topology::{Floor, Role};
 use crate::wire::{encode, frontend};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -119,13 +121,14 @@ impl Session {
             Err(NoRoute::Refused { why }) => return self.deny(&Denied::Refused(why)),
             Err(NoRoute::Held { .. } | NoRoute::NotFresh) => self.deps.topology.clone(),
         };
-        // Asked again after the mark, so that a snapshot published in between is not missed.
+        // Asked again after the mark, so that a snapshot published in between is not missed, nor a permit extended.
         reader.mark_seen();
+        let news = reader.news();
         match self.route(wanted, now) {
             Ok(target) => self.checkout(target, now),
             Err(NoRoute::Refused { why }) => self.deny(&Denied::Refused(why)),
-            Err(NoRoute::Held { why }) => self.wait_for_route(reader, Some(why)),
-            Err(NoRoute::NotFresh) => self.wait_for_route(reader, None),
+            Err(NoRoute::Held { why }) => self.wait_for_route(Box::pin(news), Some(why)),
+            Err(NoRoute::NotFresh) => self.wait_for_route(Box::pin(news), None),
         }
     }
 
@@ -141,6 +144,7 @@ impl Session {
             floor: self.read_floor(),
             avoid: self.avoid,
             patient: !tunables.fresh_wait.is_zero() && self.is_patient(tunables.fresh_wait, now),
+            permitted: true,
         };
         let shadowed = tunables.shadow && wishes.reach == Reach::Split;
         if shadowed {
@@ -154,11 +158,6 @@ impl Session {
             chosen = deps.choose(&Wishes { access: wanted.access, ..wishes }, now, &mut self.dice);
         }
         let target = chosen?;
-        let permitted =
-            target.role != Role::Primary || deps.topology.permit().allows(target.epoch, || deps.clock.now());
-        if !permitted {
-            return Err(NoRoute::Held { why: "this proxy holds no permit to write".into() });
-        }
         self.note_decision(wishes.access, &Ok(target), now, false);
         Ok(target)
     }
@@ -242,9 +241,9 @@ impl Session {
         *self.queue_deadline.get_or_insert_with(|| deps.clock.now() + timeout)
     }
 
-    /// Waits for a snapshot with a node that will do; `why` is told if none comes. Without, the wait is for a standby
-    /// that is fresh enough, and ends on the primary.
-    fn wait_for_route(&mut self, mut reader: TopologyReader, why: Option<Arc<str>>) {
+    /// Waits for news of a node that will do; `why` is told if none comes. Without, the wait is for a standby that is
+    /// fresh enough, and ends on the primary.
+    fn wait_for_route(&mut self, news: News, why: Option<Arc<str>>) {
         let now = self.deps.clock.now();
         let deadline = match (&why, self.patience) {
             (None, Some(patience)) => patience,
@@ -256,9 +255,8 @@ impl Session {
         self.handle.note_waiting(Some(now));
         let no = why.clone().map_or(NoRoute::NotFresh, |why| NoRoute::Held { why });
         self.note_decision(self.wanted_unit.access, &Err(no), now, false);
-        let changed = Box::pin(async move { reader.changed().await });
         let deadline = Box::pin(tokio::time::sleep_until(self.deps.clock.instant(deadline)));
-        self.stage = Stage::WaitingForRoute(Box::new(RouteWait { changed, deadline, why }));
+        self.stage = Stage::WaitingForRoute(Box::new(RouteWait { news, deadline, why }));
     }
 
     fn pool_of(&mut self, node: NodeId) -> Arc<Pool> {
@@ -302,7 +300,13 @@ impl Session {
         let waited = self.deps.clock.now().since(since);
         self.deps.metrics.node(target.node).queue_wait_seconds.observe(waited.as_secs_f64());
         let error = match outcome {
-            Ok(checkout) => return self.attach(checkout, target),
+            Ok(checkout) if self.deps.permits(&target) => return self.attach(checkout, target),
+            Ok(checkout) => {
+                // The permit ended while it was queued for: nothing has left, so it waits for the next one.
+                self.deps.standings.of(target.node).end();
+                checkout.release(self.deps.clock.now());
+                return self.seek(self.wanted_unit);
+            }
             Err(error) => error,
         };
         self.deps.standings.of(target.node).end();

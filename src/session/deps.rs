@@ -16,7 +16,7 @@ use crate::route::{
     classifier_settings,
 };
 use crate::sql::{Classification, Classifier, Settings as ClassifierSettings, StringSyntax};
-use crate::topology::{FactSender, TopologyReader};
+use crate::topology::{FactSender, Role, TopologyReader};
 use arc_swap::ArcSwap;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -212,14 +212,23 @@ impl SessionDeps {
         self.schema_epoch.load(Ordering::Acquire)
     }
 
-    /// Chooses a node.
+    /// Chooses a node; the primary only under a live permit of its epoch.
     ///
     /// # Errors
     /// When no node may take it.
     pub fn choose(&self, wishes: &Wishes, now: Time, dice: &mut Dice) -> Result<Target, NoRoute> {
         let tunables = self.tunables.load();
         let vitals = |node| self.standings.of(node).vitals(now, tunables.balancing.slow_start);
-        choose(wishes, &self.topology.load(), &tunables.balancing, vitals, dice)
+        let topology = self.topology.load();
+        let wishes = Wishes { permitted: self.topology.permit().allows(topology.epoch, || now), ..*wishes };
+        choose(&wishes, &topology, &tunables.balancing, vitals, dice)
+    }
+
+    /// May this node be sent statements now, and may what was read from it by now be believed? A standby always: it
+    /// acknowledges nothing. The clock is read only where the permit has a deadline.
+    #[must_use]
+    pub fn permits(&self, target: &Target) -> bool {
+        target.role != Role::Primary || self.topology.permit().allows(target.epoch, || self.clock.now())
     }
 
     /// May a read run again for this reason? Counts what comes of it.

@@ -314,11 +314,12 @@ async fn any_backend(deps: &Arc<SessionDeps>, identity: &Identity) -> Result<Che
     let mut access = Access::Read;
     loop {
         reader.mark_seen();
+        let news = reader.clone().news();
         let wishes = Wishes { floor: deps.facts.floor(), avoid, ..Wishes::new(access) };
         let target = match deps.choose(&wishes, deps.clock.now(), &mut dice) {
             Ok(target) => target,
             Err(no) => {
-                let patience = tokio::time::timeout_at(deps.clock.instant(deadline), reader.changed());
+                let patience = tokio::time::timeout_at(deps.clock.instant(deadline), news);
                 if patience.await.is_err() {
                     return Err(GreetError::NoNode(no.why()));
                 }

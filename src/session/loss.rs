@@ -18,6 +18,7 @@ use super::hidden::Hidden;
 use super::{Attachment, Gate, Session, SessionEnd, Stage, Transaction};
 use crate::client::Signal;
 use crate::error::{Classify, ClientError, Fault, Retry, SqlState};
+use crate::ids::Epoch;
 use crate::pool::DiscardReason;
 use crate::sql::Access;
 use crate::topology::{Fact, Role};
@@ -42,6 +43,8 @@ pub(super) enum Loss {
     Garbage,
     /// The topology fenced its node.
     Fenced,
+    /// The permit to write in this epoch was over when it answered.
+    Unpermitted(Epoch),
     /// It refused the session's settings, for this reason, and had been given a statement of the client's.
     Unprepared(String),
 }
@@ -52,6 +55,7 @@ impl Loss {
             Self::Eof | Self::Ended { .. } => DiscardReason::Lost,
             Self::Garbage => DiscardReason::Garbage,
             Self::Fenced => DiscardReason::Fenced,
+            Self::Unpermitted(_) => DiscardReason::Unpermitted,
             Self::Unprepared(_) => DiscardReason::Dirty,
         }
     }
@@ -68,6 +72,7 @@ impl Loss {
             },
             Self::Garbage => "garbage",
             Self::Fenced => "fenced",
+            Self::Unpermitted(_) => "unpermitted",
             Self::Unprepared(_) => "unprepared",
         }
     }
@@ -78,6 +83,9 @@ impl Loss {
             Self::Ended { sqlstate, message } => format!("The node said {sqlstate}: {message}."),
             Self::Garbage => "The node sent something that is not the protocol.".into(),
             Self::Fenced => "The node is no longer in service.".into(),
+            Self::Unpermitted(epoch) => format!(
+                "The write permit of epoch {epoch} ended before the reply: another proxy may have promoted another node."
+            ),
             Self::Unprepared(why) => format!("The node refused the session's settings: {why}."),
         }
     }
@@ -209,7 +217,9 @@ impl Session {
 
     fn report(&self, attachment: &Attachment, loss: &Loss) {
         let node = attachment.target.node;
-        if attachment.target.role == Role::Standby && !matches!(loss, Loss::Fenced | Loss::Unprepared(_)) {
+        if attachment.target.role == Role::Standby
+            && !matches!(loss, Loss::Fenced | Loss::Unpermitted(_) | Loss::Unprepared(_))
+        {
             self.deps.standings.of(node).failed();
         }
         match loss {
@@ -218,7 +228,7 @@ impl Session {
             Loss::Ended { sqlstate, .. } if matches!(&**sqlstate, "57P01" | "57P02" | "57P03") => {
                 self.deps.facts.send(Fact::ShutdownSaid(node))
             }
-            Loss::Ended { .. } | Loss::Garbage | Loss::Fenced | Loss::Unprepared(_) => {}
+            Loss::Ended { .. } | Loss::Garbage | Loss::Fenced | Loss::Unpermitted(_) | Loss::Unprepared(_) => {}
         }
     }
 

@@ -126,9 +126,12 @@ enum Stage {
     Attached(Attachment),
 }
 
+/// The topology has changed, or the permit to write was extended.
+type News = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Waiting for a topology that has a node for the unit.
 struct RouteWait {
-    changed: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+    news: News,
     deadline: std::pin::Pin<Box<tokio::time::Sleep>>,
     /// Why, for people; `None`: for a fresher standby, and the primary will do in the end.
     why: Option<Arc<str>>,

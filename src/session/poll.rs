@@ -192,7 +192,7 @@ impl Session {
 
     fn poll_route(&mut self, cx: &mut Context<'_>) -> Poll<Result<Again, SessionEnd>> {
         if let Stage::WaitingForRoute(wait) = &mut self.stage {
-            if wait.changed.as_mut().poll(cx).is_ready() {
+            if wait.news.as_mut().poll(cx).is_ready() {
                 self.stage = Stage::Detached;
                 self.seek(self.wanted_unit);
                 return Poll::Ready(Ok(Again));
@@ -325,6 +325,11 @@ impl Session {
             Ok(0) | Err(_) => Poll::Ready(Err(Loss::Eof)),
             // What a fenced backend says must not be believed.
             Ok(_) if attachment.checkout.control.is_fenced() => Poll::Ready(Err(Loss::Fenced)),
+            // Nor what a primary says of which we do not know that it still is one: asked once per read, after it. A
+            // pause before this is caught by the deadline, and one behind it delays what was heard in time.
+            Ok(_) if !self.deps.permits(&attachment.target) => {
+                Poll::Ready(Err(Loss::Unpermitted(attachment.target.epoch)))
+            }
             Ok(read) => {
                 self.count(Direction::FromNodes, read);
                 attachment.checkout.count_received(read);

@@ -81,6 +81,18 @@ impl TopologyReader {
         }
     }
 
+    /// Ends like [`Self::changed`], and when the write permit is extended after this call: for whoever waits for a node
+    /// that will do, and looks once more between this call and the wait.
+    pub fn news(mut self) -> impl Future<Output = ()> + Send + 'static {
+        let extended = self.permit.extended();
+        async move {
+            tokio::select! {
+                () = self.changed() => {}
+                () = extended => {}
+            }
+        }
+    }
+
     /// Marks the present snapshot as seen, so that [`Self::changed`] waits for the next one.
     pub fn mark_seen(&mut self) {
         self.version.mark_unchanged();
@@ -100,6 +112,18 @@ mod tests {
         publisher.publish(next);
         reader.changed().await;
         assert_eq!(reader.load().epoch, Epoch(3));
+    }
+
+    #[tokio::test]
+    async fn an_extended_permit_is_news_even_between_the_call_and_the_wait() {
+        let (publisher, mut reader) = topology_channel(Topology::starting(&[]));
+        reader.mark_seen();
+        let (news, others) = (reader.clone().news(), reader.clone().news());
+        publisher.permit().extend(Epoch(1), crate::clock::Time::NEVER);
+        news.await;
+        others.await;
+        let nothing = tokio::time::timeout(std::time::Duration::from_millis(10), reader.clone().news()).await;
+        assert!(nothing.is_err(), "neither a snapshot nor an extension since");
     }
 
     #[test]

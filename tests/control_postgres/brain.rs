@@ -44,7 +44,8 @@ impl FirstStandby {
             },
             health: Health::Healthy,
             readable: report.as_ref().is_some_and(|r| r.in_recovery) || primary == Some(index as u16),
-            fence: 0,
+            // The old primary is given up with the first step of the change.
+            fence: u64::from(index == 0 && !matches!(self.step, Step::Starting | Step::Stable(0))),
             note: None,
         });
         let writes = if primary.is_some() { Writes::Open } else { Writes::Held { why: "changing".into() } };
@@ -105,6 +106,8 @@ impl Brain for FirstStandby {
                 }
             }
             (_, Event::Command(Command::Failover { .. })) => vec![told(COMMAND_REFUSED, "not by hand")],
+            // Writes are held for a while, and nobody is given up.
+            (_, Event::Command(Command::Resume)) => vec![self.plan(1, None), told("command", "noted")],
             (_, Event::Command(_)) => vec![told("command", "noted")],
             _ => vec![],
         }

@@ -397,6 +397,12 @@ fn a_killed_primary_is_replaced_and_the_permit_never_spans_the_change() {
         let refused = handle.send(Command::Failover { to: None }).await;
         assert_eq!(refused, Err(CommandError::Refused("not by hand".to_owned())));
 
+        // Writes that are merely held leave what is under way its permit.
+        assert_eq!(handle.send(Command::Resume).await, Ok("noted".to_owned()));
+        snapshot_until(&mut plane.reader, |t| t.primary.is_none()).await;
+        assert!(plane.reader.permit().allows(first.epoch, || plane.clock.now()));
+        snapshot_until(&mut plane.reader, |t| t.primary == Some(NodeId(0))).await;
+
         let killed = now();
         cluster.kill(0);
         let held = snapshot_until(&mut plane.reader, |t| t.primary.is_none()).await;

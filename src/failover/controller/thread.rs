@@ -204,6 +204,7 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
         wake_at: None,
         plan: None,
         published: None,
+        open_to: None,
         permitted: None,
         reports: vec![None; nodes],
         failures: vec![None; nodes],

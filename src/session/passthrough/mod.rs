@@ -219,11 +219,12 @@ async fn open(deps: &SessionDeps, wish: ReplicationWish) -> Result<Dedicated, Pa
     let mut reader = deps.topology.clone();
     loop {
         reader.mark_seen();
+        let news = reader.clone().news();
         (wish.node, wish.fence) = match target(deps, node) {
             Ok(target) => target,
             Err(NoRoute::Refused { why }) => return Err(PassthroughError::NoNode(why)),
             Err(no) => {
-                if tokio::time::timeout_at(until, reader.changed()).await.is_err() {
+                if tokio::time::timeout_at(until, news).await.is_err() {
                     return Err(PassthroughError::NoNode(no.why()));
                 }
                 continue;
@@ -255,9 +256,6 @@ fn target(deps: &SessionDeps, named: Option<NodeId>) -> Result<(NodeId, u64), No
         return if usable { Ok((view.id, view.fence)) } else { Err(NoRoute::Held { why: why() }) };
     }
     let target = deps.choose(&Wishes::new(Access::Write), deps.clock.now(), &mut Dice::new(0))?;
-    if !deps.topology.permit().allows(target.epoch, || deps.clock.now()) {
-        return Err(NoRoute::Held { why: "this proxy holds no permit to write".into() });
-    }
     Ok((target.node, target.fence))
 }
 
