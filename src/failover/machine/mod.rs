@@ -34,6 +34,7 @@ mod change;
 mod claims;
 mod command;
 mod observe;
+mod provoke;
 mod publish;
 mod register;
 mod stable;
@@ -41,6 +42,7 @@ mod standbys;
 mod status;
 mod sync;
 
+pub(in crate::failover) use provoke::Reconnect;
 pub use status::{LastFailover, Summary};
 
 use super::action::{Action, ActionId, Level, Notice, Plan};
@@ -167,6 +169,7 @@ impl Machine {
         self.take_in(event);
         self.judge();
         self.tend();
+        self.provoke();
         self.finish();
         let actions = std::mem::take(&mut self.actions);
         self.check_invariants(epoch_before, &actions);
@@ -262,6 +265,7 @@ impl Machine {
             _ => {}
         }
         self.repoint_done(id, &outcome);
+        self.reconnect_done(id, &outcome);
     }
 
     /// Asks the store to keep the record; the answer comes to `record_done`.
