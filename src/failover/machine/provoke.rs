@@ -35,7 +35,8 @@ impl Machine {
         for id in self.policy.ids().filter(|id| *id != primary) {
             if self.streams_from(id, primary) && self.may_reconnect(id, primary) {
                 let (action, epoch, asked) = (self.action_id(), self.epoch, self.now);
-                self.node_mut(id).reconnect = Some(Reconnect { asked, id: Some(action), streamed: None });
+                let streamed = self.reconnected_at(id);
+                self.node_mut(id).reconnect = Some(Reconnect { asked, id: Some(action), streamed });
                 self.actions.push(Action::Reconnect { id: action, node: id, epoch });
             }
         }

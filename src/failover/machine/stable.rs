@@ -150,11 +150,16 @@ impl Machine {
     /// When the standby last heard from the primary through a stream that still stands.
     pub(super) fn heard_at(&self, standby: NodeId, primary: NodeId) -> Option<Time> {
         let node = self.node(standby);
-        let receiver = node.live_report()?.receiver.as_ref().filter(|r| r.streaming)?;
+        let report = node.live_report()?;
+        let again = self.reconnected_at(standby);
+        let Some(receiver) = report.receiver.as_ref().filter(|r| r.streaming) else {
+            // A report from the moment in which it connected anew.
+            return again.filter(|at| report.sent_at <= *at);
+        };
         // An address we do not know may be the primary's under another name: it counts.
         let from = self.policy.upstream(receiver);
         let heard = node.report_at - receiver.last_message_age;
-        from.is_none_or(|from| from == primary).then(|| self.reconnected_at(standby).map_or(heard, |at| at.max(heard)))
+        from.is_none_or(|from| from == primary).then(|| again.map_or(heard, |at| at.max(heard)))
     }
 
     /// Times at which the standing of the primary may change without an event.
