@@ -106,6 +106,8 @@ pub struct Machine {
     /// Since when writes could flow but for a lease.
     unleased_since: Option<Time>,
     unleased_told: bool,
+    /// The highest epoch heard of, and when it was first.
+    named: (Epoch, Time),
     /// Since when a standby that was chosen has not left recovery.
     pending_since: Option<Time>,
     /// When an operator last ordered a change.
@@ -149,6 +151,7 @@ impl Machine {
             claimed: Claim::Nothing,
             unleased_since: None,
             unleased_told: false,
+            named: (Epoch(0), now),
             pending_since: None,
             ordered_at: Time::ZERO,
             next_action: 1,
@@ -273,6 +276,7 @@ impl Machine {
         let record = Record { system_id: self.system_id?, epoch, primary: self.name(primary).to_string(), timeline };
         let id = self.action_id();
         self.epoch_tried = self.epoch_tried.max(epoch);
+        self.note_epoch(epoch);
         self.recording = Some((id, record.clone()));
         self.actions.push(Action::Record(id, record));
         Some(id)
