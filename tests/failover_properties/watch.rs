@@ -114,11 +114,7 @@ impl Watch {
             }
             let answered = matches!(
                 action,
-                Action::Record(..)
-                    | Action::Detach(..)
-                    | Action::Promote(..)
-                    | Action::Repoint { .. }
-                    | Action::Reconnect { .. }
+                Action::Record(..) | Action::Detach(..) | Action::Promote(..) | Action::Repoint { .. }
             );
             if answered {
                 self.open.push(action.clone());
@@ -208,11 +204,7 @@ impl Watch {
 
 fn id_of(action: &Action) -> ActionId {
     match action {
-        Action::Record(id, _)
-        | Action::Detach(id, ..)
-        | Action::Promote(id, ..)
-        | Action::Repoint { id, .. }
-        | Action::Reconnect { id, .. } => *id,
+        Action::Record(id, _) | Action::Detach(id, ..) | Action::Promote(id, ..) | Action::Repoint { id, .. } => *id,
         other => panic!("{other:?} has no answer"),
     }
 }

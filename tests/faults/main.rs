@@ -53,15 +53,15 @@ fn the_whole_matrix() {
     let mut matrix = Matrix::new(order);
     let wanted = std::env::var("ROWS").unwrap_or_default();
     let wanted: Vec<&str> = wanted.split(',').filter(|part| !part.is_empty()).collect();
-    let rows = rows::all().into_iter();
-    let rows = rows.filter(|row| wanted.is_empty() || wanted.iter().any(|part| row.name.contains(part)));
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part));
+    let rows = rows::all().into_iter().filter(|row| is_wanted(row.name));
     if faults > 0 {
         let quick: Vec<_> = rows.filter(|row| row.quick).collect();
         let each = faults.div_ceil(quick.len().max(1) as u64);
         matrix.run(quick.into_iter().map(|row| (row, each)));
     } else {
         matrix.run(rows.map(|row| (row, number("RUNS", if row.bar.is_some() && !sync { BAR_RUNS } else { 1 }))));
-        if wanted.is_empty() {
+        if is_wanted(steady::NAME) {
             matrix.steady(Duration::from_secs(60 * number("FALSE_MINUTES", 1)));
         }
     }

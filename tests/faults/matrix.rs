@@ -9,6 +9,7 @@ use crate::run::{self, Outcome};
 use crate::steady;
 use crate::support::rig::{Plan, Rig, program};
 use crate::table::Table;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ impl Matrix {
                     }
                     Ok(rig) => {
                         let log = rig.log().len();
-                        let outcome = run::run(rig, &row, sync);
+                        let outcome = caught(|| run::run(rig, &row, sync)).unwrap_or_else(Outcome::failed);
                         self.after(&row, number, outcome, log);
                     }
                 }
@@ -70,7 +71,7 @@ impl Matrix {
         }
     }
 
-    fn after(&mut self, row: &Row, number: u64, outcome: Outcome, log: usize) {
+    fn after(&mut self, row: &Row, number: u64, mut outcome: Outcome, log: usize) {
         if !outcome.problems.is_empty()
             && let Some(running) = &self.running
         {
@@ -84,9 +85,15 @@ impl Matrix {
         }
         // A cluster that something went wrong on says nothing about the next row.
         if !outcome.problems.is_empty() || row.stage == Stage::SmallWal {
-            self.running = None;
+            outcome.problems.extend(self.end());
         }
         self.table.add(row, number, outcome);
+    }
+
+    /// Ends the cluster at hand. A proxy that panicked is told now.
+    fn end(&mut self) -> Option<String> {
+        let running = self.running.take();
+        caught(|| drop(running)).err()
     }
 
     /// Nothing fails, and nothing may be taken for a failure.
@@ -94,7 +101,7 @@ impl Matrix {
         match self.stage(Stage::Common, false) {
             Err(why) => self.table.skip(steady::NAME, &why),
             Ok(rig) => {
-                let outcome = steady::run(rig, lasting);
+                let outcome = caught(|| steady::run(rig, lasting)).unwrap_or_else(Outcome::failed);
                 self.after(&steady::row(), 1, outcome, 0);
             }
         }
@@ -105,8 +112,9 @@ impl Matrix {
     /// # Panics
     /// When a row failed.
     pub fn finish(mut self) {
-        self.running = None;
+        let ended = self.end();
         self.table.finish();
+        assert_eq!(ended, None, "the last cluster");
     }
 
     /// A healthy cluster for this stage, the one at hand if it will do.
@@ -116,7 +124,7 @@ impl Matrix {
         }
         if self.running.as_ref().is_none_or(|running| running.stage != stage) {
             // The old one goes first: two clusters at once would slow each other down.
-            self.running = None;
+            self.end().map_or(Ok(()), Err)?;
             if stage == Stage::TwoProxies {
                 understands_shared()?;
             }
@@ -158,6 +166,14 @@ impl Matrix {
         }
         plan(false).try_start()
     }
+}
+
+/// What a closure gives, or what it said when it panicked.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+    })
 }
 
 /// Whether this build has a store that several proxies can share.

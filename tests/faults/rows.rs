@@ -312,21 +312,60 @@ const LINKS: &[Row] = &[
     },
 ];
 
-/// With a second proxy.
+/// With a second proxy. What each of them is told and when may differ; what clients may be told does not.
+const PAIR: Row = Row { stage: Stage::TwoProxies, observer: 1, errors: &["57P03"], ..FAILOVER };
+
 const PROXIES: &[Row] = &[
+    Row { name: "two proxies: postmaster killed", fault: |scene| scene.primary().kill9().unwrap(), ..PAIR },
+    Row { name: "two proxies: everything frozen", fault: |scene| scene.primary().freeze().unwrap(), ..PAIR },
+    Row { name: "two proxies: primary frozen, then a proxy", fault: freeze_with_proxy, ..PAIR },
+    Row { name: "two proxies: killed, a proxy frozen meanwhile", fault: kill_with_proxy, ..PAIR },
     Row {
-        name: "primary frozen, then a proxy",
-        stage: Stage::TwoProxies,
-        fault: freeze_with_proxy,
-        observer: 1,
-        ..FAILOVER
+        name: "two proxies: killed, a proxy killed meanwhile",
+        fault: |scene| {
+            scene.primary().kill9().unwrap();
+            pause(40);
+            scene.rig.kill_proxy();
+        },
+        undo: |scene| scene.rig.start_proxy(),
+        errors: &["57P03", "closed", "login closed"],
+        ..PAIR
     },
     Row {
-        name: "primary killed, a proxy frozen meanwhile",
-        stage: Stage::TwoProxies,
-        fault: kill_with_proxy,
-        observer: 1,
-        ..FAILOVER
+        name: "two proxies: one alone with the primary",
+        network: true,
+        fault: |scene| {
+            for host in ["proxy2"].into_iter().chain(scene.standbys.iter().map(String::as_str)) {
+                scene.net().cut_both(&scene.primary, host);
+                scene.net().cut_both("proxy1", host);
+            }
+        },
+        ..PAIR
+    },
+    Row {
+        name: "two proxies: one cut off from the primary",
+        network: true,
+        expect: |_| Expect::Stay,
+        hold_ms: 6000,
+        fault: |scene| scene.net().cut_both("proxy1", &scene.primary),
+        ..PAIR
+    },
+    Row {
+        name: "two proxies: primary and standbys cut apart",
+        network: true,
+        expect: |_| Expect::Stay,
+        hold_ms: 6000,
+        fault: |scene| scene.standbys.iter().for_each(|host| scene.net().cut_both(&scene.primary, host)),
+        lossless: true,
+        ..PAIR
+    },
+    Row {
+        name: "two proxies: one frozen for 4 s",
+        expect: |_| Expect::Stay,
+        hold_ms: 4000,
+        fault: |scene| scene.rig.signal_proxy(0, "STOP"),
+        lossless: true,
+        ..PAIR
     },
 ];
 

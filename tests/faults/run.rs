@@ -63,8 +63,9 @@ impl<'a> Scene<'a> {
 /// What one run showed.
 #[derive(Default)]
 pub struct Outcome {
-    /// Kinds of the proxy's notices, in their order, and its state while the fault lasted.
+    /// Why the proxy gave the primary up; the kinds of its notices, in their order; its state while the fault lasted.
     pub verdict: String,
+    pub notices: String,
     pub state: String,
     /// Failover: from the fault to the first write that another node acknowledged to a client that had been
     /// connected all the time. Otherwise: the longest time without an acknowledged write.
@@ -78,9 +79,22 @@ pub struct Outcome {
     pub problems: Vec<String>,
 }
 
+impl Outcome {
+    /// Of a run that could not go on.
+    pub fn failed(why: String) -> Self {
+        Self { problems: vec![why], ..Self::default() }
+    }
+}
+
 /// What the proxies' counters say.
-fn failovers(rig: &Rig) -> u64 {
-    (0..rig.addresses().len()).map(|index| rig.control_of(index)["failover"]["failovers"].as_u64().unwrap()).sum()
+fn counters(rig: &Rig) -> Vec<u64> {
+    (0..rig.addresses().len()).map(|index| rig.control_of(index)["failover"]["failovers"].as_u64().unwrap()).collect()
+}
+
+/// Failovers carried out since; a proxy that was restarted counts from nothing.
+fn failovers_since(rig: &Rig, before: &[u64]) -> u64 {
+    let now = counters(rig).into_iter().zip(before);
+    now.map(|(now, before)| if now < *before { now } else { now - before }).sum()
 }
 
 /// Waits until an answer is there, or not.
@@ -102,17 +116,27 @@ fn open_primary(control: &Value) -> Option<String> {
     (control["writes"] == "open").then(|| control["primary"].as_str().map(str::to_owned))?
 }
 
-/// Names of the notices since the fault. Steps of a change are told by their notices.
-pub fn notices(control: &Value, since: Instant) -> String {
+/// What the proxy said about the primary, in words: the first notice that somebody should look at.
+fn verdict(control: &Value, since: Instant) -> String {
+    let told = told(control, since).into_iter();
+    let mut told = told.filter(|event| {
+        ["primary_lost", "split_brain", "primary_restarting"].iter().any(|kind| event["kind"] == *kind)
+    });
+    let text = told.next_back().map(|event| event["text"].as_str().unwrap_or_default().to_owned());
+    text.unwrap_or_else(|| "nothing".to_owned())
+}
+
+/// Notices since the fault; steps of a change, which have a duration, are told by notices too.
+fn told(control: &Value, since: Instant) -> Vec<&Value> {
     let age = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
     let events = control["recent"].as_array().unwrap().iter();
-    let mut kinds: Vec<&str> = Vec::new();
-    for event in events.filter(|event| event["took_ms"].is_null() && event["age_ms"].as_u64().unwrap() <= age) {
-        let kind = event["kind"].as_str().unwrap();
-        if kinds.last() != Some(&kind) {
-            kinds.push(kind);
-        }
-    }
+    events.filter(|event| event["took_ms"].is_null() && event["age_ms"].as_u64().unwrap() <= age).collect()
+}
+
+/// Names of the notices since the fault.
+pub fn notices(control: &Value, since: Instant) -> String {
+    let mut kinds: Vec<&str> = told(control, since).iter().filter_map(|event| event["kind"].as_str()).collect();
+    kinds.dedup();
     kinds.join(" ")
 }
 
@@ -120,55 +144,30 @@ pub fn notices(control: &Value, since: Instant) -> String {
 pub fn run(rig: &Rig, row: &Row, sync: bool) -> Outcome {
     let before = rig.control_of(row.observer);
     let Some(primary) = open_primary(&before) else {
-        return Outcome { problems: vec![format!("no primary before the fault: {before}")], ..Outcome::default() };
+        return Outcome::failed(format!("no primary before the fault: {before}"));
     };
-    let scene = Scene::new(rig, &primary);
-    let (count, proxies) = (failovers(rig), rig.addresses().len());
+    let (scene, expect) = (Scene::new(rig, &primary), (row.expect)(sync));
+    let (count, proxies) = (counters(rig), rig.addresses().len());
     let load = Load::of(rig, &Clients { writers: CLIENTS.writers * proxies, ..CLIENTS });
     pause(WARM_MS);
     let mut outcome = Outcome::default();
     let fault = Instant::now();
     (row.fault)(&scene);
-    let expect = (row.expect)(sync);
-    let moved = match expect {
-        Expect::Failover => {
-            within(DECISION_LIMIT, || open_primary(&rig.control_of(row.observer)).filter(|name| *name != scene.primary))
-        }
-        _ => {
-            pause(row.hold_ms.saturating_sub(u64::try_from(fault.elapsed().as_millis()).unwrap_or(0)));
-            None
-        }
-    };
-    if expect == Expect::Failover {
-        pause(WARM_MS);
+    endure(&scene, row, expect, fault, &mut outcome);
+    if expect == Expect::Refuse {
+        outcome.wrong += failovers_since(rig, &count);
     }
-    let during = rig.control_of(row.observer);
-    outcome.state = during["failover"]["state"].as_str().unwrap_or("?").to_owned();
-    if moved.is_none() && expect == Expect::Failover {
-        outcome.problems.push(format!("no failover: {} {}", during["holds"], during["writes_why"]));
-    }
-    // An observer that is alone sees all of it.
-    let count_during = if proxies == 1 { failovers(rig) - count } else { 0 };
     let undone = Instant::now();
     (row.undo)(&scene);
     release(rig);
-    if within(DECISION_LIMIT, || open_primary(&rig.control_of(row.observer))).is_none() {
-        let control = rig.control_of(row.observer);
-        outcome.problems.push(format!("writes do not come back: {} {}", control["holds"], control["writes_why"]));
-    }
+    come_back(&scene, row, &mut outcome);
     pause(AFTER_MS);
     let (writers, readers) = load.stop();
-    outcome.verdict = notices(&rig.control_of(row.observer), fault);
-    let promoted = failovers(rig) - count;
-    let allowed = match expect {
-        Expect::Failover | Expect::Either | Expect::Refuse => 1,
-        Expect::Stay => 0,
-    };
-    outcome.wrong = promoted.saturating_sub(allowed);
-    if expect == Expect::Refuse {
-        outcome.wrong += count_during;
-    }
-    outcome.wrong += strays(&scene);
+    let after = rig.control_of(row.observer);
+    (outcome.verdict, outcome.notices) = (verdict(&after, fault), notices(&after, fault));
+    let promoted = failovers_since(rig, &count);
+    let allowed = u64::from(expect != Expect::Stay);
+    outcome.wrong += promoted.saturating_sub(allowed) + strays(&scene);
     let old = scene.primary().port().to_string();
     let elsewhere = writers.acked.iter().filter(|write| write.node != old && write.first_session);
     outcome.time = match elsewhere.map(|write| write.at).min() {
@@ -183,6 +182,35 @@ pub fn run(rig: &Rig, row: &Row, sync: bool) -> Outcome {
         outcome.problems.push(format!("not healthy again: {why}"));
     }
     outcome
+}
+
+/// Waits for what must come of the fault, or for its end.
+fn endure(scene: &Scene, row: &Row, expect: Expect, fault: Instant, outcome: &mut Outcome) {
+    let control = || scene.rig.control_of(row.observer);
+    let moved = if expect == Expect::Failover {
+        let moved = within(DECISION_LIMIT, || open_primary(&control()).filter(|name| *name != scene.primary));
+        pause(WARM_MS);
+        moved.is_some()
+    } else {
+        let hold = Duration::from_millis(row.hold_ms);
+        std::thread::sleep(hold.saturating_sub(fault.elapsed()));
+        true
+    };
+    let during = control();
+    outcome.state = during["failover"]["state"].as_str().unwrap_or("?").to_owned();
+    if !moved {
+        outcome.problems.push(format!("no failover: {} {}", during["holds"], during["writes_why"]));
+    }
+}
+
+/// Waits until writes flow again.
+fn come_back(scene: &Scene, row: &Row, outcome: &mut Outcome) {
+    let control = || scene.rig.control_of(row.observer);
+    if within(DECISION_LIMIT, || open_primary(&control())).is_none() {
+        let control = control();
+        let (holds, why, nodes) = (&control["holds"], &control["writes_why"], &control["nodes"]);
+        outcome.problems.push(format!("writes do not come back: {holds} {why}, nodes {nodes}"));
+    }
 }
 
 /// Nodes, other than the primaries before and after and those promoted by hand, that left recovery.

@@ -67,7 +67,8 @@ pub fn run(rig: &Rig, lasting: Duration) -> Outcome {
     let (writers, readers) = load.stop();
     let after = rig.control();
     let mut outcome = Outcome {
-        verdict: format!("{rounds} rounds in {} s; {}", began.elapsed().as_secs(), run::notices(&after, began)),
+        verdict: format!("{rounds} rounds in {} s", began.elapsed().as_secs()),
+        notices: run::notices(&after, began),
         state: after["failover"]["state"].as_str().unwrap_or("?").to_owned(),
         time: run::gap_since(&writers, began),
         ..Outcome::default()

@@ -47,7 +47,7 @@ impl Table {
 
     pub fn add(&mut self, row: &Row, number: u64, outcome: Outcome) {
         println!(
-            "{} #{number}: {} s, lost {} of {}, wrong {}, errors {:?}, state {}, said: {}{}",
+            "{} #{number}: {} s, lost {} of {}, wrong {}, errors {:?}, state {}, said: {}: {}{}",
             row.name,
             seconds(outcome.time),
             outcome.lost,
@@ -56,6 +56,7 @@ impl Table {
             outcome.errors,
             outcome.state,
             outcome.verdict,
+            outcome.notices,
             outcome.problems.iter().map(|problem| format!("\n    PROBLEM {problem}")).collect::<String>()
         );
         let line = self.line(row.name);
