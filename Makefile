@@ -38,6 +38,9 @@ soak: build ## Thirty minutes of clients, kills and restarts; memory must stay f
 faults: build ## Kill, stop, freeze and cut off real servers; print what came of it (RUNS, ROWS, SYNC=1, FAULTS=n, FALSE_MINUTES, ALLOW_SKIPS=1)
 	PGREGENT=$${PGREGENT:-$${CARGO_TARGET_DIR:-target}/release/pgregent} $(CARGO) test --test faults -- --ignored --nocapture
 
+sim: ## Several proxies, PostgreSQL and a network, simulated from seeds (SEEDS=1000, or SEED=n TRACE=1 for a replay)
+	@CARGO_PROFILE_DEV_OPT_LEVEL=2 SEEDS=$${SEEDS:-1000} $(CARGO) test --test sim no_seed -- --nocapture
+
 consistency: setup ## A million reads while standbys lag in every way: no session reads less than it wrote (CONSISTENCY_READS=n)
 	CONSISTENCY_READS=$${CONSISTENCY_READS:-1000000} $(CARGO) test --test consistency -- --nocapture
 

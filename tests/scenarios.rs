@@ -15,8 +15,8 @@
 //! write NODE ok|pending|full|failed|forbidden|read-only|unknown [took=]     the write probe
 //! heard NODE                         a client's session had a byte from it
 //! fact NODE refused|timeout|lost|shutdown|write-refused
-//! done record | done detach NODE [lsn= replay=] | done promote NODE | done repoint NODE
-//! failed record|detach|promote|repoint [NODE] [WHY]
+//! done record | done detach NODE [lsn= replay=] | done promote NODE | done repoint NODE | done reconnect NODE
+//! failed record|detach|promote|repoint|reconnect [NODE] [WHY]
 //! sync NODE [SETTING]                what its synchronous_standby_names is from its next probe on
 //! senders NODE [NAME..]              which standbys its pg_stat_replication shows from its next probe on
 //! cmd pause | cmd resume | cmd failover [NODE]
@@ -237,6 +237,10 @@ impl Player {
             Action::Promote(id, node, epoch) => {
                 self.open.push((id, "promote", Some(node)));
                 let _ = writeln!(out, "  promote {} epoch={epoch}", self.called(node));
+            }
+            Action::Reconnect { id, node, epoch } => {
+                self.open.push((id, "reconnect", Some(node)));
+                let _ = writeln!(out, "  reconnect {} epoch={epoch}", self.called(node));
             }
             Action::Repoint { id, node, upstream, epoch } => {
                 self.open.push((id, "repoint", Some(node)));

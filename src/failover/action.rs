@@ -37,6 +37,16 @@ pub enum Action {
         /// The epoch this belongs to.
         epoch: Epoch,
     },
+    /// Let the standby's receiver connect anew to the upstream that it has; done when it streams again. Whether it can
+    /// says whether the upstream lives.
+    Reconnect {
+        /// Names the action.
+        id: ActionId,
+        /// The standby.
+        node: NodeId,
+        /// The epoch this belongs to.
+        epoch: Epoch,
+    },
     /// Probe the node at once instead of at its next interval.
     ProbeNow(NodeId),
     /// Step with `Event::Tick` at this time.

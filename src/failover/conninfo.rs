@@ -16,6 +16,7 @@ pub const CONNINFO_BYTES_MAX: usize = 16 * 1024;
 pub const CONNINFO_KEYWORDS_MAX: usize = 128;
 
 /// What precedes the epoch in `options`. One word: a blank within `options` would have to be escaped.
+const ASKED_OPTION: &str = "-cpgregent.asked=1";
 const EPOCH_OPTION: &str = "-cpgregent.epoch=";
 
 /// A connection string, read. Its `Debug` never shows values, since one of them may be a password.
@@ -108,6 +109,21 @@ impl ConnInfo {
         let mut words: Vec<String> = others.filter(|word| !word.starts_with(EPOCH_OPTION)).map(str::to_owned).collect();
         words.push(format!("{EPOCH_OPTION}{epoch}"));
         self.set("options", &words.join(" "));
+        self
+    }
+
+    /// The same with a word in `options` set or taken out, so that it differs and means the same.
+    #[must_use]
+    pub fn asked_again(mut self) -> Self {
+        let words: Vec<&str> = self.value("options").unwrap_or_default().split_whitespace().collect();
+        let others: Vec<&str> = words.iter().copied().filter(|word| *word != ASKED_OPTION).collect();
+        let mark = if others.len() == words.len() { vec![ASKED_OPTION] } else { Vec::new() };
+        let options = [others, mark].concat().join(" ");
+        if options.is_empty() {
+            self.pairs.retain(|(name, _)| name != "options");
+        } else {
+            self.set("options", &options);
+        }
         self
     }
 
@@ -207,6 +223,23 @@ mod tests {
 
     fn read(text: &str) -> ConnInfo {
         ConnInfo::parse(text).unwrap()
+    }
+
+    #[test]
+    fn epochs_and_marks_live_in_options_beside_what_was_there() {
+        let plain = ConnInfo::parse("host=a port=1 options='-c geqo=off'").unwrap();
+        let marked = plain.clone().of_epoch(Epoch(7));
+        assert_eq!(marked.to_string(), "host=a port=1 options='-c geqo=off -cpgregent.epoch=7'");
+        assert_eq!(
+            (plain.epoch(), marked.epoch(), marked.clone().of_epoch(Epoch(12)).epoch()),
+            (Epoch(0), Epoch(7), Epoch(12))
+        );
+        let asked = marked.clone().asked_again();
+        assert_ne!(asked, marked);
+        assert_eq!((asked.epoch(), asked.asked_again()), (Epoch(7), marked));
+        let bare = ConnInfo::parse("host=a").unwrap();
+        assert_eq!(bare.clone().asked_again().to_string(), "host=a options=-cpgregent.asked=1");
+        assert_eq!(bare.clone().asked_again().asked_again(), bare);
     }
 
     #[test]

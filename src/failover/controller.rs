@@ -67,7 +67,7 @@ pub trait Brain: Send + 'static {
 pub trait ControlMetrics: Send + Sync {
     /// A probe ended; `outcome` is `ok` or the failure's label.
     fn probed(&self, node: NodeId, outcome: &'static str, took: Duration);
-    /// An action ended; `kind` is `record`, `detach`, `promote` or `repoint`.
+    /// An action ended; `kind` is `record`, `detach`, `promote`, `repoint` or `reconnect`.
     fn acted(&self, kind: &'static str, succeeded: bool, took: Duration);
     /// The machine told people something; `kind` is from a closed set.
     fn noticed(&self, kind: &'static str);
@@ -372,6 +372,9 @@ impl<B: Brain> Controller<B> {
             }
             Action::Promote(id, node, epoch) => {
                 self.spawn(id, "promote", Some(node), async move { executor.promote(node, epoch).await });
+            }
+            Action::Reconnect { id, node, epoch } => {
+                self.spawn(id, "reconnect", Some(node), async move { executor.reconnect(node, epoch).await });
             }
             Action::Repoint { id, node, upstream, epoch } => {
                 self.spawn(id, "repoint", Some(node), async move { executor.repoint(node, upstream, epoch).await });

@@ -16,6 +16,7 @@ use session::NodeSession;
 
 use super::conninfo::{BadConnInfo, ConnInfo, sql_literal};
 use super::event::Outcome;
+use super::policy::RECONNECT_SPAN;
 use crate::config::{Config, NodeConfig};
 use crate::coordination::StoreError;
 use crate::coordination::voters::core::Lock;
@@ -75,6 +76,8 @@ enum ActError {
     NoLock,
     #[error("it was chosen before and may still be promoted")]
     Pending,
+    #[error("it does not stream")]
+    NotStreaming,
     #[error("the node is not in recovery")]
     NotInRecovery,
     #[error("pg_promote() could not signal the postmaster")]
@@ -124,6 +127,37 @@ impl Executor {
     /// Lets a standby stream from `upstream` and waits until it does.
     pub async fn repoint(&self, node: NodeId, upstream: NodeId, epoch: Epoch) -> Outcome {
         bounded(REPOINT_LIMIT, async { self.try_repoint(node, upstream, epoch).await.map(|()| Outcome::Done) }).await
+    }
+
+    /// Lets a standby's receiver connect anew to its upstream, and waits until it streams.
+    pub async fn reconnect(&self, node: NodeId, epoch: Epoch) -> Outcome {
+        bounded(RECONNECT_SPAN, async { self.try_reconnect(node, epoch).await.map(|()| Outcome::Done) }).await
+    }
+
+    async fn try_reconnect(&self, node: NodeId, epoch: Epoch) -> Result<(), ActError> {
+        self.admit(epoch)?;
+        let session = self.acting(node, Lock::Shared).await?;
+        let receiver = "SELECT coalesce((SELECT pid FROM pg_stat_wal_receiver WHERE status = 'streaming'), 0)";
+        let before = session.number(receiver).await?;
+        let current = session.text("SELECT current_setting('primary_conninfo')").await?;
+        if current.is_empty() || before == 0 {
+            return Err(ActError::NotStreaming);
+        }
+        // A changed string makes the startup process begin anew; nothing but a word that nobody reads changes.
+        let wanted = ConnInfo::parse(&current)?.asked_again().to_string();
+        self.admit(epoch)?;
+        session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&wanted))).await?;
+        session.reload().await?;
+        let mut polls = 0;
+        loop {
+            polls = session.wait_a_little(polls).await?;
+            let now = session.number(receiver).await?;
+            if now != 0 && now != before {
+                break;
+            }
+        }
+        session.release();
+        Ok(())
     }
 
     async fn try_detach(&self, node: NodeId, epoch: Epoch) -> Result<(Lsn, Lsn), ActError> {

@@ -6,6 +6,7 @@
 
 use super::action::ActionId;
 use super::ailment::Vitals;
+use super::machine::Reconnect;
 use super::policy::{HARD_OUTCOMES, Policy};
 use crate::clock::Time;
 use crate::ids::{SystemId, TimelineId};
@@ -93,6 +94,8 @@ pub(super) struct NodeState {
     pub repoints: Repoints,
     /// What sessions other than the probe's say.
     pub vitals: Vitals,
+    /// The last time that its receiver was told to connect anew.
+    pub reconnect: Option<Reconnect>,
     /// A `ProbeNow` wanted from this time on.
     pub probe_due: Option<Time>,
     /// When the last `ProbeNow` was asked for.
@@ -118,6 +121,7 @@ impl NodeState {
             fence: 0,
             repoints: Repoints::default(),
             vitals: Vitals::default(),
+            reconnect: None,
             probe_due: None,
             probe_asked: None,
         }

@@ -17,6 +17,10 @@ pub const START_GRACE: Duration = Duration::from_secs(10);
 pub const RECEIVER_WAIT: Duration = Duration::from_secs(2);
 /// A receiver that heard from the primary within this span vetoes a failover.
 pub const HEARD_RECENTLY: Duration = Duration::from_secs(5);
+/// How long a standby's receiver may take to connect anew to a silent primary; it takes some 50 ms.
+pub const RECONNECT_SPAN: Duration = Duration::from_secs(1);
+/// Least time between two such attempts of one standby.
+pub const RECONNECT_GAP: Duration = Duration::from_secs(2);
 /// Least time between two `ProbeNow` of one node.
 pub const PROBE_NOW_GAP: Duration = Duration::from_millis(50);
 /// Outcomes in a row that end a postmaster's case, the last one being a refused connect.

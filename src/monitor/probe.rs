@@ -18,13 +18,18 @@ use tokio_postgres::{Client, Row, Statement};
 /// Role first and once (`OFFSET 0` keeps it apart), so that all columns speak of the same role.
 /// A primary's timeline is that of the WAL file being written, because right after a promotion the
 /// control file still holds the old one. A standby's is the highest of what it receives, what its
-/// last restart point was on and what it has replayed to.
+/// last restart point was on and what it has replayed to; without a receiver also of the WAL files that it
+/// has, since a standby that restarted while its upstream was gone knows no better. For the same reason its
+/// flushed position is at least what it has replayed (the other is where its segment begins, then).
 pub const PROBE_SQL: &str = "\
 SELECT s.system_identifier, r.recovering, \
  CASE WHEN r.recovering THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id, \
-                                      (pg_control_recovery()).min_recovery_end_timeline) \
+       (pg_control_recovery()).min_recovery_end_timeline, \
+       CASE WHEN w.received_tli IS NULL THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) \
+            FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') END) \
       ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END AS timeline, \
- CASE WHEN r.recovering THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END AS flush_lsn, \
+ CASE WHEN r.recovering THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
+      ELSE pg_current_wal_flush_lsn() END AS flush_lsn, \
  CASE WHEN r.recovering THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END AS replay_lsn, \
  CASE WHEN r.recovering THEN pg_is_wal_replay_paused() ELSE false END AS replay_paused, \
  w.status, w.sender_host, w.sender_port, \

@@ -215,7 +215,11 @@ impl World {
     fn perform(&mut self) -> Outcome {
         let failed = || Outcome::Failed("model".to_owned());
         let action = self.watch.open[0].clone();
-        let (Action::Detach(_, node, _) | Action::Promote(_, node, _) | Action::Repoint { node, .. }) = action else {
+        let (Action::Detach(_, node, _)
+        | Action::Promote(_, node, _)
+        | Action::Repoint { node, .. }
+        | Action::Reconnect { node, .. }) = action
+        else {
             return if self.lie.take().is_some() { failed() } else { Outcome::Done };
         };
         let server = &mut self.servers[node.index()];
@@ -228,6 +232,11 @@ impl World {
             Action::Detach(..) => {
                 server.upstream = None;
                 Outcome::Detached { flush_lsn: lsn, replay_lsn: lsn }
+            }
+            Action::Reconnect { .. } => {
+                let upstream = server.upstream.filter(|_| server.streaming).map(usize::from);
+                let alive = upstream.is_some_and(|u| self.servers[u].up && !self.servers[u].frozen);
+                if alive { Outcome::Done } else { failed() }
             }
             Action::Repoint { upstream, .. } => {
                 server.upstream = Some(upstream.0);

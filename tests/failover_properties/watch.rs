@@ -114,7 +114,11 @@ impl Watch {
             }
             let answered = matches!(
                 action,
-                Action::Record(..) | Action::Detach(..) | Action::Promote(..) | Action::Repoint { .. }
+                Action::Record(..)
+                    | Action::Detach(..)
+                    | Action::Promote(..)
+                    | Action::Repoint { .. }
+                    | Action::Reconnect { .. }
             );
             if answered {
                 self.open.push(action.clone());
@@ -204,7 +208,11 @@ impl Watch {
 
 fn id_of(action: &Action) -> ActionId {
     match action {
-        Action::Record(id, _) | Action::Detach(id, ..) | Action::Promote(id, ..) | Action::Repoint { id, .. } => *id,
+        Action::Record(id, _)
+        | Action::Detach(id, ..)
+        | Action::Promote(id, ..)
+        | Action::Repoint { id, .. }
+        | Action::Reconnect { id, .. } => *id,
         other => panic!("{other:?} has no answer"),
     }
 }

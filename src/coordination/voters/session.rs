@@ -24,7 +24,9 @@ const VERSION_MIN: i32 = 140_000;
 const NODE_SQL: &str = "\
 SELECT r.recovering, current_setting('primary_conninfo') AS conninfo, s.system_identifier, \
  CASE WHEN r.recovering THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id, \
-                                      (pg_control_recovery()).min_recovery_end_timeline) \
+       (pg_control_recovery()).min_recovery_end_timeline, \
+       CASE WHEN w.received_tli IS NULL THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) \
+            FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') END) \
       ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END AS timeline, \
  (SELECT (extract(epoch FROM a.backend_start) * 1000000)::int8 FROM pg_stat_activity a \
    WHERE a.backend_type = 'checkpointer' LIMIT 1) AS incarnation, \

@@ -97,6 +97,10 @@ impl NodeSession {
         Ok(text.unwrap_or_default())
     }
 
+    pub(super) async fn number(&self, sql: &str) -> Result<i32, ActError> {
+        self.row(sql, &[]).await?.try_get(0).map_err(said)
+    }
+
     /// For statements that may not be prepared or run in a transaction (ALTER SYSTEM).
     pub(super) async fn run(&self, sql: &str) -> Result<(), ActError> {
         self.client()?.batch_execute(sql).await.map_err(said)

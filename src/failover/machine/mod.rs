@@ -34,6 +34,7 @@ mod change;
 mod claims;
 mod command;
 mod observe;
+mod provoke;
 mod publish;
 mod register;
 mod stable;
@@ -41,6 +42,7 @@ mod standbys;
 mod status;
 mod sync;
 
+pub(in crate::failover) use provoke::Reconnect;
 pub use status::{LastFailover, Summary};
 
 use super::action::{Action, ActionId, Level, Notice, Plan};
@@ -104,6 +106,8 @@ pub struct Machine {
     /// Since when writes could flow but for a lease.
     unleased_since: Option<Time>,
     unleased_told: bool,
+    /// The highest epoch heard of, and when it was first.
+    named: (Epoch, Time),
     /// Since when a standby that was chosen has not left recovery.
     pending_since: Option<Time>,
     /// When an operator last ordered a change.
@@ -147,6 +151,7 @@ impl Machine {
             claimed: Claim::Nothing,
             unleased_since: None,
             unleased_told: false,
+            named: (Epoch(0), now),
             pending_since: None,
             ordered_at: Time::ZERO,
             next_action: 1,
@@ -167,6 +172,7 @@ impl Machine {
         self.take_in(event);
         self.judge();
         self.tend();
+        self.provoke();
         self.finish();
         let actions = std::mem::take(&mut self.actions);
         self.check_invariants(epoch_before, &actions);
@@ -262,6 +268,7 @@ impl Machine {
             _ => {}
         }
         self.repoint_done(id, &outcome);
+        self.reconnect_done(id, &outcome);
     }
 
     /// Asks the store to keep the record; the answer comes to `record_done`.
@@ -269,6 +276,7 @@ impl Machine {
         let record = Record { system_id: self.system_id?, epoch, primary: self.name(primary).to_string(), timeline };
         let id = self.action_id();
         self.epoch_tried = self.epoch_tried.max(epoch);
+        self.note_epoch(epoch);
         self.recording = Some((id, record.clone()));
         self.actions.push(Action::Record(id, record));
         Some(id)

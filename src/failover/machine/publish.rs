@@ -46,6 +46,7 @@ impl Machine {
         alarms.push(self.store_retry_at);
         alarms.push(self.retry_at);
         alarms.extend(self.register_alarms());
+        alarms.extend(self.reconnect_alarms());
         match &self.state {
             State::Starting { since } => {
                 alarms.extend([*since + START_GRACE, *since + HELD_SPAN]);

@@ -13,13 +13,14 @@ use crate::failover::event::Record;
 use crate::failover::policy::{FOLLOW_SPAN, ORDER_SPAN, UNLEASED_SPAN};
 use crate::failover::standing::{Claim, Lack, Standing};
 use crate::failover::state::{Cause, Flow, Order, Outage, State};
-use crate::ids::NodeId;
+use crate::ids::{Epoch, NodeId};
 use crate::topology::Health;
 use std::sync::Arc;
 
 impl Machine {
     pub(super) fn stand(&mut self, standing: Standing) {
         self.epoch_tried = self.epoch_tried.max(standing.highest);
+        self.note_epoch(standing.highest);
         self.pending_since = standing.pending.as_ref().map(|_| self.pending_since.unwrap_or(self.now));
         self.standing = Some(standing);
     }
@@ -130,14 +131,28 @@ impl Machine {
         self.shift(State::Lost { outage: Outage { old, since, cause, order: Some(Order { to: Some(chosen) }) } })
     }
 
-    /// The node that a higher epoch names and that was promoted, as far as can be told: then another primary is an
+    /// The node that the newest epoch names and that was promoted, as far as can be told: then another primary is an
     /// old one, whatever it says of itself.
     pub(super) fn promoted_elsewhere(&self, primary: NodeId) -> Option<NodeId> {
-        let standing = self.standing.as_ref().filter(|standing| standing.highest >= self.epoch)?;
-        let chosen = self.policy.by_name(standing.chosen.as_ref()?).filter(|chosen| *chosen != primary)?;
-        // In recovery and not pending: it was named by a change that went no further.
-        let never = self.is_standby(chosen) && self.pending() != Some(chosen);
-        (!never && self.pending() != Some(chosen)).then_some(chosen)
+        let standing = self.standing.as_ref()?;
+        let recorded = self.record.as_ref().filter(|record| record.epoch >= standing.highest);
+        let named = match recorded {
+            Some(record) => Some(record.primary.as_str()),
+            None => standing.chosen.as_deref(),
+        };
+        let named = self.policy.by_name(named?).filter(|named| *named != primary)?;
+        let node = self.node(named);
+        // It was named by a change that went no further, if it was seen in recovery after that.
+        let after = node.promote_failed_at.map_or(self.named.1, |failed| failed.max(self.named.1));
+        let never = self.is_standby(named) && node.live_report().is_some_and(|report| report.sent_at > after);
+        (!never && self.pending() != Some(named)).then_some(named)
+    }
+
+    /// Notes when an epoch was first heard of.
+    pub(super) fn note_epoch(&mut self, epoch: Epoch) {
+        if epoch > self.named.0 {
+            self.named = (epoch, self.now);
+        }
     }
 
     /// Goes on from the primary that a higher epoch names: it comes back, or a standby of its own takes over.

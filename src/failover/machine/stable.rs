@@ -139,7 +139,8 @@ impl Machine {
             let unsettled = report.sent_at < since || (evidence == Evidence::Refused && heard.is_some());
             // It was heard from after it fell silent for us: alive, and only we cannot see it.
             let hears = heard.is_some_and(|at| at > since && self.now.since(at) < HEARD_RECENTLY);
-            if unsettled && !waited {
+            let asking = evidence == Evidence::Silent && self.reconnecting(id, since);
+            if (unsettled && !waited) || asking {
                 return Some(Hold::AwaitingReceiver { node: name });
             }
             hears.then(|| Hold::StandbyHears { node: name, primary: self.name(primary).clone() })
@@ -147,12 +148,18 @@ impl Machine {
     }
 
     /// When the standby last heard from the primary through a stream that still stands.
-    fn heard_at(&self, standby: NodeId, primary: NodeId) -> Option<Time> {
+    pub(super) fn heard_at(&self, standby: NodeId, primary: NodeId) -> Option<Time> {
         let node = self.node(standby);
-        let receiver = node.live_report()?.receiver.as_ref().filter(|r| r.streaming)?;
+        let report = node.live_report()?;
+        let again = self.reconnected_at(standby);
+        let Some(receiver) = report.receiver.as_ref().filter(|r| r.streaming) else {
+            // A report from the moment in which it connected anew.
+            return again.filter(|at| report.sent_at <= *at);
+        };
         // An address we do not know may be the primary's under another name: it counts.
         let from = self.policy.upstream(receiver);
-        from.is_none_or(|from| from == primary).then(|| node.report_at - receiver.last_message_age)
+        let heard = node.report_at - receiver.last_message_age;
+        from.is_none_or(|from| from == primary).then(|| again.map_or(heard, |at| at.max(heard)))
     }
 
     /// Times at which the standing of the primary may change without an event.

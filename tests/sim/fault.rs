@@ -1,0 +1,298 @@
+//! What goes wrong, drawn from the seed: for minutes beforehand, and right after something decisive (an ambush).
+//!
+//! Invariants: every fault ends by itself or at the heal, after which nothing goes wrong any more.
+
+use crate::world::{Event, MS, Nanos, SEC, World, note};
+use pgregent::failover::event::{Command, Event as Told};
+use pgregent::ids::NodeId;
+
+#[derive(Clone, Debug)]
+enum Fault {
+    /// The postmaster is killed and started again later.
+    Kill {
+        voter: usize,
+        orphans: bool,
+    },
+    /// Several voters in a row.
+    Rolling {
+        gap: Nanos,
+    },
+    Power {
+        voter: usize,
+    },
+    Stall {
+        host: usize,
+    },
+    Cut {
+        from: usize,
+        to: usize,
+        both: bool,
+    },
+    Isolate {
+        host: usize,
+        inward: bool,
+        outward: bool,
+    },
+    Split {
+        side: u32,
+    },
+    Bad {
+        host: usize,
+        loss: u64,
+        slow: Nanos,
+    },
+    CrashProxy {
+        proxy: usize,
+    },
+    /// The proxy crashes right after so many more actions.
+    Mine {
+        proxy: usize,
+        actions: u32,
+    },
+    PauseReplay {
+        node: usize,
+    },
+    SlowPromotion {
+        node: usize,
+        span: Nanos,
+    },
+    Cancel {
+        node: usize,
+    },
+    Order {
+        proxy: usize,
+        to: Option<usize>,
+    },
+}
+
+#[derive(Debug, Default)]
+pub struct Faults {
+    list: Vec<(Fault, Nanos)>,
+    active: Vec<usize>,
+    /// When everything was mended.
+    pub healed: Option<Nanos>,
+}
+
+/// Until when the cluster must be writable through every proxy after the last fault.
+pub const HEAL_BOUND: Nanos = 60 * SEC;
+
+impl World {
+    pub fn draw_faults(&mut self) {
+        for _ in 0..self.setup.faults {
+            let at = self.random.between(2 * SEC, self.setup.faults_end - SEC);
+            self.draw_fault(at);
+        }
+    }
+
+    fn draw_fault(&mut self, at: Nanos) {
+        let fault = self.any_fault();
+        let span = match self.random.below(10) {
+            0..4 => self.random.between(20 * MS, 900 * MS),
+            4..8 => self.random.between(900 * MS, 5 * SEC),
+            _ => self.random.between(5 * SEC, 15 * SEC),
+        };
+        let index = self.faults.list.len();
+        self.faults.list.push((fault, span));
+        self.at(at, Event::Fault { index });
+    }
+
+    fn any_fault(&mut self) -> Fault {
+        let (voters, proxies, nodes) = (self.setup.voters(), self.setup.proxies, self.setup.nodes);
+        let random = &mut self.random;
+        let (voter, node, proxy) = (random.below(voters), random.below(nodes), random.below(proxies));
+        let host = random.below(voters + proxies);
+        match random.below(24) {
+            0..4 => Fault::Kill { voter, orphans: random.chance(500) },
+            4 => Fault::Rolling { gap: random.between(10 * MS, 900 * MS) },
+            5 => Fault::Power { voter },
+            6..9 => Fault::Stall { host },
+            9..12 => {
+                let to = (host + 1 + random.below(voters + proxies - 1)) % (voters + proxies);
+                Fault::Cut { from: host, to, both: random.chance(600) }
+            }
+            12..14 => {
+                let way = random.below(3);
+                Fault::Isolate { host, inward: way != 0, outward: way != 1 }
+            }
+            14..16 => Fault::Split { side: u32::try_from(random.next() & 0xFF).unwrap_or(1) },
+            16 => Fault::Bad { host, loss: random.between(10, 500), slow: random.between(0, 900 * MS) },
+            17 => Fault::CrashProxy { proxy },
+            18..20 => Fault::Mine { proxy, actions: u32::try_from(random.between(0, 6)).unwrap_or(0) },
+            20 => Fault::PauseReplay { node },
+            21 => Fault::SlowPromotion { node, span: random.between(500 * MS, 8 * SEC) },
+            22 => Fault::Cancel { node },
+            _ => Fault::Order { proxy, to: random.chance(500).then_some(node) },
+        }
+    }
+
+    pub fn strike(&mut self, index: usize) {
+        if self.faults.healed.is_some() {
+            return;
+        }
+        let (fault, span) = self.faults.list[index].clone();
+        note!(self, "FAULT {fault:?} for {} ms", span / MS);
+        self.faults.active.push(index);
+        self.later(span, Event::FaultEnd { index });
+        match fault {
+            Fault::Kill { voter, orphans } => self.kill(voter, orphans, span),
+            Fault::Rolling { gap } => {
+                for voter in 0..self.setup.voters() {
+                    let index = self.faults.list.len();
+                    self.faults.list.push((Fault::Kill { voter, orphans: false }, 50 * MS));
+                    self.later(gap * voter as u64, Event::Fault { index });
+                }
+            }
+            Fault::Power { voter } => {
+                self.hosts[voter].off = true;
+                self.stop_server(voter, false);
+            }
+            Fault::Stall { host } => self.hosts[host].stalled += 1,
+            Fault::Cut { .. } | Fault::Isolate { .. } | Fault::Split { .. } => self.cut(&fault, true),
+            Fault::Bad { host, loss, slow } => self.bad(host, loss, slow),
+            Fault::CrashProxy { proxy } => self.crash(proxy),
+            Fault::Mine { proxy, actions } => self.proxies[proxy].crash_after = Some(actions),
+            Fault::PauseReplay { node } => self.nodes[node].replay_paused = !self.nodes[node].primary,
+            Fault::SlowPromotion { node, span } => self.nodes[node].slow_promotion = span,
+            Fault::Cancel { node } => self.cancel_waiters(node),
+            Fault::Order { proxy, to } => {
+                if self.proxies[proxy].up && self.hosts[self.proxy_host(proxy)].stalled == 0 {
+                    let to = to.map(|n| NodeId(u16::try_from(n).unwrap_or(0)));
+                    self.tell(proxy, Told::Command(Command::Failover { to }));
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, voter: usize, orphans: bool, span: Nanos) {
+        if self.servers[voter].up || self.servers[voter].starting {
+            self.stop_server(voter, orphans);
+            let run = self.servers[voter].run;
+            self.later(span, Event::Start { voter, run });
+        }
+    }
+
+    fn cut(&mut self, fault: &Fault, on: bool) {
+        let count = self.hosts.len();
+        for from in 0..count {
+            for to in (0..count).filter(|to| *to != from) {
+                let hit = match *fault {
+                    Fault::Cut { from: a, to: b, both } => (from, to) == (a, b) || (both && (to, from) == (a, b)),
+                    Fault::Isolate { host, inward, outward } => (to == host && inward) || (from == host && outward),
+                    Fault::Split { side } => (side >> from & 1) != (side >> to & 1),
+                    _ => false,
+                };
+                if hit {
+                    let cut = &mut self.links[from][to].cut;
+                    *cut = if on { *cut + 1 } else { cut.saturating_sub(1) };
+                }
+            }
+        }
+    }
+
+    fn bad(&mut self, host: usize, loss: u64, slow: Nanos) {
+        for other in 0..self.hosts.len() {
+            for (from, to) in [(host, other), (other, host)] {
+                (self.links[from][to].loss, self.links[from][to].slow) = (loss, slow);
+            }
+        }
+    }
+
+    pub fn fault_end(&mut self, index: usize) {
+        if self.faults.healed.is_some() || !self.faults.active.contains(&index) {
+            return;
+        }
+        self.faults.active.retain(|active| *active != index);
+        let (fault, _) = self.faults.list[index].clone();
+        match fault {
+            Fault::Power { voter } => self.power_on(voter),
+            Fault::Stall { host } => self.go_on(host),
+            Fault::Cut { .. } | Fault::Isolate { .. } | Fault::Split { .. } => self.cut(&fault, false),
+            Fault::Bad { host, .. } => self.bad(host, 0, 0),
+            Fault::CrashProxy { proxy } => self.boot(proxy),
+            Fault::Mine { proxy, .. } => {
+                self.proxies[proxy].crash_after = None;
+                self.boot(proxy);
+            }
+            Fault::PauseReplay { node } => self.resume_replay(node),
+            Fault::SlowPromotion { node, .. } => self.nodes[node].slow_promotion = 0,
+            Fault::Kill { .. } | Fault::Rolling { .. } | Fault::Cancel { .. } | Fault::Order { .. } => {}
+        }
+    }
+
+    fn power_on(&mut self, voter: usize) {
+        self.hosts[voter].off = false;
+        let run = self.servers[voter].run;
+        self.later(10 * MS, Event::Start { voter, run });
+    }
+
+    fn resume_replay(&mut self, node: usize) {
+        self.nodes[node].replay_paused = false;
+        self.nodes[node].replayed = self.nodes[node].tip;
+    }
+
+    /// Something decisive was just begun by this proxy.
+    pub fn ambush(&mut self, proxy: usize) {
+        if let Some(left) = self.proxies[proxy].crash_after {
+            self.proxies[proxy].crash_after = left.checked_sub(1);
+            if left == 0 {
+                self.crash(proxy);
+            }
+        }
+        if self.faults.healed.is_none() && self.setup.ambush > 0 && self.random.chance(self.setup.ambush) {
+            let at = self.now + self.random.between(0, 300 * MS);
+            self.draw_fault(at);
+        }
+    }
+
+    pub fn heal(&mut self) {
+        note!(self, "all faults end");
+        self.faults.healed = Some(self.now);
+        self.oracle.healed = vec![false; self.proxies.len()];
+        for row in &mut self.links {
+            row.fill(crate::net::Link::default());
+        }
+        for voter in 0..self.setup.voters() {
+            self.hosts[voter].off = false;
+            if !self.servers[voter].up && !self.servers[voter].starting {
+                self.power_on(voter);
+            }
+        }
+        for node in 0..self.setup.nodes {
+            self.resume_replay(node);
+            self.nodes[node].slow_promotion = 0;
+        }
+        for host in 0..self.hosts.len() {
+            self.hosts[host].stalled = self.hosts[host].stalled.min(1);
+            self.go_on(host);
+        }
+        for proxy in 0..self.proxies.len() {
+            self.proxies[proxy].crash_after = None;
+            self.boot(proxy);
+        }
+        self.later(SEC, Event::Verdict);
+    }
+
+    /// A careful person: rewinds what does not belong to the primary's line, once a primary takes writes.
+    pub fn person(&mut self) {
+        self.later(2 * SEC, Event::Person);
+        let Some((_, primary, since)) = self.oracle.latest else { return };
+        let stands = self.servers[primary].up && self.nodes[primary].primary && !self.hosts[primary].off;
+        let routed =
+            (0..self.proxies.len()).any(|p| self.permit_live(p).is_some_and(|permit| permit.primary == primary));
+        if !stands || !routed || self.now - since < 2 * SEC {
+            return;
+        }
+        for node in (0..self.setup.nodes).filter(|n| *n != primary) {
+            let data = &self.nodes[node];
+            let stray = data.primary || data.diverged || !self.wal.same_line(data.tip, self.nodes[primary].tip);
+            let idle = self.servers[node].up && self.hosts[node].stalled == 0 && data.promoting.is_none();
+            if stray && idle && self.random.chance(400) {
+                note!(self, "a person rewinds n{node} from n{primary}");
+                self.stop_server(node, false);
+                self.rewind(node, primary);
+                let (run, span) = (self.servers[node].run, self.random.between(500 * MS, 3 * SEC));
+                self.later(span, Event::Start { voter: node, run });
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Several proxies against a model of PostgreSQL and of a network, from a seed: `make sim SEED=n TRACE=1` is a replay.
+//!
+//! Real are the failover machine and the rules of the `voters` store; simulated are servers, links, clocks, pauses and
+//! crashes. `no_seed_breaks_a_promise` runs many seeds; `every_seeded_bug_is_found` builds defects in and sees the
+//! checks find them. Settings: SEED (one), SEEDS (how many), FIRST (from which), TRACE=1, BUG (a defect by name).
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bug;
+mod check;
+mod client;
+mod dispatch;
+mod fault;
+mod net;
+mod node;
+mod probe;
+mod proxy;
+mod random;
+mod record;
+mod server;
+mod wal;
+mod world;
+
+use bug::Bug;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use world::World;
+
+/// Seeds of a run without settings.
+const SEEDS: u64 = 100;
+/// Seconds with faults.
+const SECONDS: u64 = 60;
+/// Lines of the trace that are printed of a failing seed, unless TRACE=1 wants all.
+const TRACE_LINES: usize = 120;
+/// Failing seeds after which a run ends.
+const FAILURES_MAX: usize = 20;
+
+thread_local! {
+    /// A seed is being run on this thread.
+    static PLAYING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What one seed came to.
+#[derive(Debug, Default)]
+struct Outcome {
+    violation: Option<String>,
+    trace: Vec<String>,
+    promotions: u32,
+    believed: u32,
+    lost: u32,
+    healed_ms: Option<u64>,
+    person: Vec<String>,
+    events: u64,
+}
+
+fn play(seed: u64, bug: Option<Bug>, tracing: bool) -> Outcome {
+    let mut world = World::new(seed, SECONDS, bug, tracing);
+    PLAYING.set(true);
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    PLAYING.set(false);
+    let panic = ended.err().map(|cause| {
+        let text = cause.downcast_ref::<String>().cloned();
+        text.or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+    });
+    let oracle = &world.oracle;
+    Outcome {
+        violation: panic.map(|text| format!("panic: {text}")).or(oracle.violation.clone()),
+        trace: world.trace().to_vec(),
+        promotions: oracle.promotions,
+        believed: oracle.believed,
+        lost: oracle.lost,
+        healed_ms: oracle.healed_at.map(|at| at / world::MS),
+        person: oracle.person.clone(),
+        events: world.events,
+    }
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().filter(|v| !v.is_empty()).map(|v| v.parse().unwrap_or_else(|_| panic!("{name}={v}")))
+}
+
+#[derive(Debug, Default)]
+struct Total {
+    failures: BTreeMap<u64, String>,
+    seeds: u64,
+    promotions: u64,
+    believed: u64,
+    lost: u64,
+    events: u64,
+    healed_ms: Vec<u64>,
+    person: BTreeMap<String, Vec<u64>>,
+}
+
+impl Total {
+    fn add(&mut self, seed: u64, outcome: Outcome) {
+        self.seeds += 1;
+        self.promotions += u64::from(outcome.promotions);
+        self.believed += u64::from(outcome.believed);
+        self.lost += u64::from(outcome.lost);
+        self.events += outcome.events;
+        self.healed_ms.extend(outcome.healed_ms);
+        for hold in outcome.person {
+            self.person.entry(hold).or_default().push(seed);
+        }
+        if let Some(violation) = outcome.violation {
+            self.failures.insert(seed, violation);
+        }
+    }
+
+    fn print(&mut self) {
+        self.healed_ms.sort_unstable();
+        let at = |share: usize| self.healed_ms.get(self.healed_ms.len().saturating_sub(1) * share / 100).copied();
+        println!(
+            "{} seeds, {} events, {} promotions, {} writes believed, {} lost (asynchronous only); writable again after ms: \
+             median {:?}, 99% {:?}, at most {:?}",
+            self.seeds,
+            self.events,
+            self.promotions,
+            self.believed,
+            self.lost,
+            at(50),
+            at(99),
+            at(100)
+        );
+        for (hold, seeds) in &self.person {
+            println!("a person is needed: {hold} in {} seeds, e.g. {:?}", seeds.len(), &seeds[..seeds.len().min(5)]);
+        }
+    }
+}
+
+/// Runs seeds on as many threads as there are processors.
+fn run_seeds(first: u64, count: u64) -> Total {
+    let (next, total) = (AtomicU64::new(first), Mutex::new(Total::default()));
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed >= first + count || total.lock().unwrap().failures.len() >= FAILURES_MAX {
+                        break;
+                    }
+                    let outcome = play(seed, None, false);
+                    total.lock().unwrap().add(seed, outcome);
+                }
+            });
+        }
+    });
+    total.into_inner().unwrap()
+}
+
+/// The end of a failing seed's trace, and how to see all of it.
+fn explain(seed: u64, bug: Option<Bug>, all: bool) -> String {
+    let outcome = play(seed, bug, true);
+    let from = if all { 0 } else { outcome.trace.len().saturating_sub(TRACE_LINES) };
+    let mut text = String::new();
+    for line in &outcome.trace[from..] {
+        let _ = writeln!(text, "{line}");
+    }
+    let _ = writeln!(text, "seed {seed}: {}", outcome.violation.unwrap_or_else(|| "no violation".to_owned()));
+    let _ = writeln!(text, "replay: make sim SEED={seed} TRACE=1");
+    text
+}
+
+/// A panic inside a seed is a finding and told as one.
+fn quiet_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !PLAYING.get() {
+            usual(info);
+        }
+    }));
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    quiet_panics();
+    let all = setting("TRACE").is_some();
+    if let Some(seed) = setting("SEED") {
+        let bug = std::env::var("BUG").ok().and_then(|b| bug::ALL.into_iter().find(|x| format!("{x:?}") == b));
+        println!("{}", explain(seed, bug, all));
+        assert_eq!(play(seed, bug, false).violation, None);
+        return;
+    }
+    let mut total = run_seeds(setting("FIRST").unwrap_or(1), setting("SEEDS").unwrap_or(SEEDS));
+    total.print();
+    if let Some((seed, _)) = total.failures.first_key_value() {
+        println!("{}", explain(*seed, None, all));
+    }
+    let failures: Vec<String> = total.failures.iter().map(|(seed, what)| format!("SEED={seed}: {what}")).collect();
+    assert!(failures.is_empty(), "{} seeds fail:\n{}", failures.len(), failures.join("\n"));
+}

@@ -1,0 +1,577 @@
+//! PostgreSQL's data: WAL, streaming, recovery, promotion, commits and their wait for standbys.
+//!
+//! As in PostgreSQL: positions and timelines are numbers, and only numbers are compared when a standby connects; the
+//! new timeline of a promotion is one more than the node's own, whoever else has taken that number; a node restarts as
+//! what it was; a receiver notices the end of a process at once and a cut link late. Absent on purpose: pages, slots,
+//! archives.
+
+use crate::bug::Bug;
+use crate::net::{Msg, Purpose, Side};
+use crate::wal::{Tip, Wal};
+use crate::world::{Event, MS, Nanos, SEC, US, World, duration, node_name, note};
+use pgregent::failover::action::ActionId;
+use pgregent::failover::event::Outcome;
+use pgregent::ids::{Lsn, SystemId, TimelineId};
+use pgregent::topology::{NodeReport, ReceiverView, SyncStandby, SyncState, SyncView};
+
+pub const SYSTEM: SystemId = SystemId(7000);
+/// Pause between two signs of life on a stream without data.
+const KEEPALIVE: Nanos = SEC;
+/// How long a repoint is waited for.
+const REPOINT_LIMIT: Nanos = 10 * SEC;
+
+#[derive(Clone, Copy, Debug)]
+struct Receiver {
+    from: usize,
+    heard: Nanos,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    line: u32,
+    busy: bool,
+    sent: Tip,
+    acked: Tip,
+}
+
+/// A commit that waits for standbys.
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    session: u32,
+    write: usize,
+    record: Tip,
+}
+
+#[derive(Debug)]
+pub struct Node {
+    /// Out of recovery.
+    pub primary: bool,
+    pub promoting: Option<u64>,
+    /// Everything flushed.
+    pub tip: Tip,
+    pub replayed: Tip,
+    /// Ends of timelines before the present one.
+    history: Vec<(u32, u64)>,
+    timeline: u32,
+    /// What the control file says until then.
+    control: (u32, Nanos),
+    /// Whom `primary_conninfo` names, and the epoch in it.
+    pub conninfo: (Option<usize>, u64),
+    /// Changes with each change of `primary_conninfo`.
+    wire: u32,
+    /// Changes with each attempt to stream.
+    line: u32,
+    receiver: Option<Receiver>,
+    senders: Vec<Option<Sender>>,
+    waiters: Vec<Waiter>,
+    /// Statements that are being executed.
+    pub running: Vec<(u32, usize)>,
+    pub orphans_until: Nanos,
+    orphan_run: u32,
+    pub replay_paused: bool,
+    pub slow_promotion: Nanos,
+    /// Replays WAL that its upstream never had under that number.
+    pub diverged: bool,
+}
+
+impl Node {
+    pub fn new(index: usize, nodes: usize) -> Self {
+        Self {
+            primary: index == 0,
+            promoting: None,
+            tip: Wal::ROOT,
+            replayed: Wal::ROOT,
+            history: Vec::new(),
+            timeline: 1,
+            control: (1, 0),
+            conninfo: ((index > 0).then_some(0), 0),
+            wire: 0,
+            line: 0,
+            receiver: None,
+            senders: vec![None; nodes],
+            waiters: Vec::new(),
+            running: Vec::new(),
+            orphans_until: 0,
+            orphan_run: 0,
+            replay_paused: false,
+            slow_promotion: 0,
+            diverged: false,
+        }
+    }
+
+    /// Whether a standby may stream from here, as far as numbers say.
+    fn serves(&self, timeline: u32, lsn: u64, own: u64) -> bool {
+        if timeline == self.timeline {
+            return lsn <= own;
+        }
+        self.history.iter().any(|(past, end)| *past == timeline && lsn <= *end)
+    }
+}
+
+impl World {
+    /// `pg_control_checkpoint()` is late; a receiver knows the timeline.
+    pub fn shown_timeline(&self, node: usize) -> u32 {
+        let node = &self.nodes[node];
+        let late = !node.primary && node.receiver.is_none() && self.now < node.control.1;
+        if late { node.control.0 } else { node.timeline }
+    }
+
+    fn enter_timeline(&mut self, node: usize, timeline: u32) {
+        let late = self.now + self.random.between(0, 5 * SEC);
+        let node = &mut self.nodes[node];
+        node.control = (node.timeline, late);
+        node.timeline = timeline;
+    }
+
+    pub fn report(&self, node: usize, sent_at: pgregent::clock::Time) -> NodeReport {
+        let data = &self.nodes[node];
+        let receiver = data.receiver.filter(|_| !data.primary).map(|r| ReceiverView {
+            streaming: true,
+            upstream: format!("{}:5432", node_name(r.from)),
+            last_message_age: duration(self.now - r.heard.min(self.now)),
+        });
+        NodeReport {
+            sent_at,
+            system_id: SYSTEM,
+            in_recovery: !data.primary,
+            timeline: TimelineId(self.shown_timeline(node)),
+            flush_lsn: Lsn(self.wal.lsn(data.tip)),
+            replay_lsn: Lsn(self.wal.lsn(data.replayed)),
+            replay_paused: data.replay_paused,
+            receiver,
+            incarnation: self.servers[node].incarnation,
+            version_num: 150_000,
+            sync: Some(self.sync_view(node)),
+            ..NodeReport::default()
+        }
+    }
+
+    fn sync_view(&self, node: usize) -> SyncView {
+        let standby = |(to, sender): (usize, &Option<Sender>)| {
+            sender.map(|s| SyncStandby {
+                application_name: node_name(to),
+                streaming: true,
+                sync_state: if self.setup.sync > 0 { SyncState::Quorum } else { SyncState::Async },
+                flush_lsn: Some(Lsn(self.wal.lsn(s.acked))),
+            })
+        };
+        let names: Vec<String> = (0..self.setup.nodes).map(node_name).collect();
+        let any = format!("ANY {} ({})", self.setup.sync, names.join(", "));
+        SyncView {
+            standby_names: if self.setup.sync > 0 { any } else { String::new() },
+            standbys: self.nodes[node].senders.iter().enumerate().filter_map(standby).collect(),
+        }
+    }
+
+    // ---- streaming ----
+
+    fn new_line(&mut self, node: usize) -> u32 {
+        let data = &mut self.nodes[node];
+        data.receiver = None;
+        data.line += 1;
+        data.line
+    }
+
+    pub fn set_conninfo(&mut self, node: usize, to: Option<usize>, epoch: u64) {
+        let run = self.servers[node].run;
+        let span = self.random.between(5 * MS, 30 * MS);
+        let data = &mut self.nodes[node];
+        if data.conninfo == (to, epoch) {
+            return;
+        }
+        data.conninfo = (to, epoch);
+        data.wire += 1;
+        let wire = data.wire;
+        note!(self, "n{node} is to stream from {to:?}, epoch {epoch}");
+        self.later(span, Event::Rewire { node, run, wire });
+    }
+
+    /// The reload has reached the receiver.
+    pub fn rewire(&mut self, node: usize, run: u32, wire: u32) {
+        if self.servers[node].run != run || self.nodes[node].wire != wire || self.nodes[node].primary {
+            return;
+        }
+        let line = self.new_line(node);
+        let span = if self.random.chance(800) { self.random.between(10 * MS, 50 * MS) } else { self.setup.retry };
+        self.later(span, Event::ReceiverTry { node, line });
+    }
+
+    pub fn receiver_try(&mut self, node: usize, line: u32) {
+        let data = &self.nodes[node];
+        if data.line != line || data.primary || data.receiver.is_some() || !self.servers[node].up {
+            return;
+        }
+        if data.promoting.is_some() {
+            return;
+        }
+        let Some(from) = data.conninfo.0.filter(|from| *from != node) else { return };
+        self.datagram(node, from, Event::Attach { from, to: node, line });
+        self.later(self.setup.retry, Event::ReceiverTry { node, line });
+    }
+
+    pub fn attach(&mut self, from: usize, to: usize, line: u32) {
+        let (timeline, lsn) = (self.nodes[to].timeline, self.wal.lsn(self.nodes[to].tip));
+        let source = &self.nodes[from];
+        let own = self.wal.lsn(source.tip);
+        if !self.servers[from].up || !source.serves(timeline, lsn, own) {
+            return;
+        }
+        let start = if self.wal.holds(source.tip, self.nodes[to].tip) { self.nodes[to].tip } else { Wal::ROOT };
+        self.nodes[from].senders[to] = Some(Sender { line, busy: true, sent: start, acked: start });
+        if !self.datagram(from, to, Event::Attached { from, to, line }) {
+            self.nodes[from].senders[to] = None;
+        }
+    }
+
+    pub fn attached(&mut self, from: usize, to: usize, line: u32) {
+        let now = self.now;
+        let data = &mut self.nodes[to];
+        if data.line != line || data.primary || data.receiver.is_some() || !self.servers[to].up {
+            return;
+        }
+        data.receiver = Some(Receiver { from, heard: now });
+        note!(self, "n{to} streams from n{from}");
+        self.later(self.setup.receiver_timeout, Event::ReceiverTimeout { node: to, line });
+        let tip = self.nodes[to].tip;
+        if !self.datagram(to, from, Event::Flushed { from, to, line, tip }) {
+            self.later(200 * MS, Event::Restream { from, to, line });
+        }
+        self.later(KEEPALIVE, Event::Keepalive { from, to, line });
+    }
+
+    fn sender(&mut self, from: usize, to: usize, line: u32) -> Option<&mut Sender> {
+        self.nodes[from].senders[to].as_mut().filter(|s| s.line == line)
+    }
+
+    /// Sends what is new to everybody who streams from here.
+    fn push_streams(&mut self, from: usize) {
+        for to in 0..self.nodes.len() {
+            if let Some(sender) = self.nodes[from].senders[to]
+                && !sender.busy
+                && sender.sent != self.nodes[from].tip
+            {
+                self.stream_to(from, to, sender.line);
+            }
+        }
+    }
+
+    fn stream_to(&mut self, from: usize, to: usize, line: u32) {
+        let tip = self.nodes[from].tip;
+        let Some(sender) = self.sender(from, to, line) else { return };
+        (sender.busy, sender.sent) = (true, tip);
+        if !self.datagram(from, to, Event::Stream { from, to, line, tip }) {
+            self.later(200 * MS, Event::Restream { from, to, line });
+        }
+    }
+
+    pub fn restream(&mut self, from: usize, to: usize, line: u32) {
+        if self.servers[from].up && self.nodes[to].line == line {
+            self.stream_to(from, to, line);
+        }
+    }
+
+    pub fn keepalive(&mut self, from: usize, to: usize, line: u32) {
+        let Some(sender) = self.sender(from, to, line) else { return };
+        if !sender.busy {
+            self.stream_to(from, to, line);
+        }
+        if self.nodes[to].line == line {
+            self.later(KEEPALIVE, Event::Keepalive { from, to, line });
+        }
+    }
+
+    pub fn streamed(&mut self, from: usize, to: usize, line: u32, tip: Tip) {
+        let now = self.now;
+        let data = &mut self.nodes[to];
+        let Some(receiver) = data.receiver.as_mut().filter(|r| r.from == from) else { return };
+        if data.line != line || !self.servers[to].up {
+            return;
+        }
+        receiver.heard = now;
+        if !self.wal.holds(tip, self.nodes[to].tip) && self.wal.lsn(tip) >= self.wal.lsn(self.nodes[to].tip) {
+            self.nodes[to].diverged = true;
+        }
+        if self.wal.lsn(tip) > self.wal.lsn(self.nodes[to].tip) {
+            self.receive(from, to, tip);
+        }
+        let tip = self.nodes[to].tip;
+        if !self.datagram(to, from, Event::Flushed { from, to, line, tip }) {
+            self.later(200 * MS, Event::Restream { from, to, line });
+        }
+        self.push_streams(to);
+    }
+
+    fn receive(&mut self, from: usize, to: usize, tip: Tip) {
+        let timeline = self.wal.timeline(tip);
+        self.nodes[to].tip = tip;
+        if !self.nodes[to].replay_paused {
+            self.nodes[to].replayed = tip;
+        }
+        if self.nodes[to].timeline != timeline {
+            self.enter_timeline(to, timeline);
+            let past = |(past, _): &&(u32, u64)| *past != timeline;
+            self.nodes[to].history = self.nodes[from].history.iter().filter(past).copied().collect();
+        }
+    }
+
+    pub fn flushed(&mut self, from: usize, to: usize, line: u32, tip: Tip) {
+        let current = self.nodes[from].tip;
+        let Some(sender) = self.sender(from, to, line) else { return };
+        (sender.busy, sender.acked) = (false, tip);
+        let behind = sender.sent != current;
+        self.release_waiters(from);
+        if behind {
+            self.stream_to(from, to, line);
+        }
+    }
+
+    pub fn receiver_eof(&mut self, node: usize, line: u32) {
+        if self.nodes[node].line == line && self.nodes[node].receiver.is_some() {
+            let line = self.new_line(node);
+            self.later(self.setup.retry, Event::ReceiverTry { node, line });
+        }
+    }
+
+    pub fn receiver_timeout(&mut self, node: usize, line: u32) {
+        let Some(receiver) = self.nodes[node].receiver.filter(|_| self.nodes[node].line == line) else { return };
+        let end = receiver.heard + self.setup.receiver_timeout;
+        if self.now >= end {
+            self.receiver_eof(node, line);
+        } else {
+            self.at(end, Event::ReceiverTimeout { node, line });
+        }
+    }
+
+    // ---- commits ----
+
+    pub fn serve_write(&mut self, node: usize, session: u32, write: usize) {
+        if !self.nodes[node].primary {
+            return self.send(session, false, Msg::NotWritten { write });
+        }
+        let span = match self.random.below(100) {
+            0 => self.random.between(200 * MS, 1500 * MS),
+            1..10 => self.random.between(5 * MS, 50 * MS),
+            _ => self.random.between(300 * US, 3 * MS),
+        };
+        let run = self.servers[node].run;
+        self.nodes[node].running.push((session, write));
+        self.later(span, Event::Commit { node, run, session, write });
+    }
+
+    pub fn commit(&mut self, node: usize, run: u32, session: u32, write: usize) {
+        let data = &self.nodes[node];
+        let alive = self.servers[node].up && self.servers[node].run == run;
+        let orphan = run == data.orphan_run && self.now < data.orphans_until;
+        if !data.running.contains(&(session, write)) || !(alive || orphan) {
+            return;
+        }
+        self.nodes[node].running.retain(|running| *running != (session, write));
+        let record = self.append(node);
+        self.oracle.wrote(write, node, record);
+        if self.setup.sync > 0 {
+            self.nodes[node].waiters.push(Waiter { session, write, record });
+            // An orphan waits for standbys that nobody serves any more.
+            self.release_waiters(node);
+        } else {
+            self.acknowledge(session, write, false);
+        }
+    }
+
+    fn append(&mut self, node: usize) -> Tip {
+        let record = self.wal.append(self.nodes[node].tip, self.nodes[node].timeline);
+        self.nodes[node].tip = record;
+        self.nodes[node].replayed = record;
+        if self.servers[node].up {
+            self.push_streams(node);
+        }
+        record
+    }
+
+    fn acknowledge(&mut self, session: u32, write: usize, warned: bool) {
+        if self.sessions[session as usize].far == Side::Open {
+            self.send(session, false, Msg::Committed { write, warned });
+        }
+    }
+
+    fn release_waiters(&mut self, node: usize) {
+        let data = &self.nodes[node];
+        if data.waiters.is_empty() {
+            return;
+        }
+        let flushed = |waiter: &Waiter| {
+            let lsn = self.wal.lsn(waiter.record);
+            data.senders.iter().flatten().filter(|s| self.wal.lsn(s.acked) >= lsn).count() >= self.setup.sync
+        };
+        let (done, waiting): (Vec<Waiter>, Vec<Waiter>) = data.waiters.iter().partition(|w| flushed(w));
+        self.nodes[node].waiters = waiting;
+        for waiter in done {
+            self.acknowledge(waiter.session, waiter.write, false);
+        }
+    }
+
+    /// Somebody cancels what waits for standbys: it is acknowledged with a warning.
+    pub fn cancel_waiters(&mut self, node: usize) {
+        for waiter in std::mem::take(&mut self.nodes[node].waiters) {
+            self.acknowledge(waiter.session, waiter.write, true);
+        }
+    }
+
+    pub fn drop_running(&mut self, voter: usize, session: u32) {
+        if let Some(node) = self.nodes.get_mut(voter) {
+            node.waiters.retain(|w| w.session != session);
+        }
+    }
+
+    /// A client that does not go through a proxy.
+    pub fn direct_write(&mut self) {
+        let node = self.random.below(self.nodes.len());
+        if self.nodes[node].primary && self.servers[node].up && self.hosts[node].stalled == 0 {
+            self.append(node);
+        }
+        let span = self.random.between(500 * MS, 4 * SEC);
+        self.later(span, Event::DirectWrite);
+    }
+
+    // ---- what proxies order ----
+
+    pub fn detach_node(&mut self, node: usize, session: u32, id: ActionId) {
+        if self.nodes[node].primary {
+            return self.acted(session, id, Outcome::Failed("not in recovery".to_owned()));
+        }
+        if self.bug != Some(Bug::NoFreeze) && !self.pending(node) {
+            self.set_conninfo(node, None, 0);
+        }
+        let run = self.servers[node].run;
+        let span = self.random.between(35 * MS, 60 * MS);
+        self.later(span, Event::DeedEnd { node, run, session, id, detach: true });
+    }
+
+    pub fn deed_end(&mut self, node: usize, run: u32, session: u32, id: ActionId, detach: bool) {
+        if self.servers[node].run != run {
+            return;
+        }
+        let data = &self.nodes[node];
+        let outcome = if detach {
+            let (flush_lsn, replay_lsn) = (Lsn(self.wal.lsn(data.tip)), Lsn(self.wal.lsn(data.replayed)));
+            Outcome::Detached { flush_lsn, replay_lsn }
+        } else {
+            Outcome::Done
+        };
+        self.acted(session, id, outcome);
+    }
+
+    pub fn repoint_node(&mut self, node: usize, session: u32, id: ActionId, to: usize, epoch: u64) {
+        if self.nodes[node].primary {
+            return self.acted(session, id, Outcome::Failed("not in recovery".to_owned()));
+        }
+        self.set_conninfo(node, Some(to), epoch);
+        let (run, until) = (self.servers[node].run, self.now + REPOINT_LIMIT);
+        self.later(60 * MS, Event::Streaming { node, run, session, id, from: to, until });
+    }
+
+    pub fn streaming(&mut self, node: usize, run: u32, session: u32, (id, from): (ActionId, usize), until: Nanos) {
+        if self.servers[node].run != run {
+            return;
+        }
+        if self.nodes[node].receiver.is_some_and(|r| r.from == from) {
+            self.acted(session, id, Outcome::Done);
+        } else if self.now >= until {
+            self.acted(session, id, Outcome::Failed("it does not stream".to_owned()));
+        } else {
+            self.later(200 * MS, Event::Streaming { node, run, session, id, from, until });
+        }
+    }
+
+    pub fn promote_node(&mut self, node: usize, session: u32, id: ActionId, epoch: u64) {
+        let run = self.servers[node].run;
+        if self.nodes[node].primary {
+            return self.acted(session, id, Outcome::Done);
+        }
+        let span = self.random.between(50 * MS, 300 * MS) + self.nodes[node].slow_promotion;
+        self.later(span + 10 * MS, Event::DeedEnd { node, run, session, id, detach: false });
+        if self.nodes[node].promoting.is_none() {
+            self.nodes[node].promoting = Some(epoch);
+            self.nodes[node].replay_paused = false;
+            self.new_line(node);
+            self.promotion_executed(node, epoch);
+            self.later(span, Event::Promoted { node, run });
+        }
+    }
+
+    pub fn promoted(&mut self, node: usize, run: u32) {
+        let Some(epoch) = self.nodes[node].promoting.filter(|_| self.servers[node].run == run) else { return };
+        let lsn = self.wal.lsn(self.nodes[node].tip);
+        let (old, new) = (self.nodes[node].timeline, self.nodes[node].timeline + 1);
+        let data = &mut self.nodes[node];
+        data.promoting = None;
+        data.primary = true;
+        data.history.push((old, lsn));
+        (data.timeline, data.control) = (new, (old, 0));
+        let first = self.append(node);
+        note!(self, "n{node} is promoted to timeline {new} at {lsn}, epoch {epoch}");
+        self.promotion_done(first, epoch);
+    }
+
+    // ---- its life ----
+
+    pub fn stop_node(&mut self, node: usize, orphans: bool) {
+        self.new_line(node);
+        let until = self.now + self.random.between(200 * MS, 2 * SEC);
+        let run = self.servers[node].run - 1;
+        let data = &mut self.nodes[node];
+        data.promoting = None;
+        data.waiters.clear();
+        if orphans {
+            (data.orphans_until, data.orphan_run) = (until, run);
+            self.at(until, Event::OrphansEnd { node, run });
+        } else {
+            data.running.clear();
+        }
+        for to in 0..self.nodes.len() {
+            if let Some(sender) = self.nodes[node].senders[to].take() {
+                let span = self.random.between(5 * MS, 15 * MS);
+                if self.up(node, to) {
+                    self.later(span, Event::ReceiverEof { node: to, line: sender.line });
+                }
+            }
+        }
+    }
+
+    pub fn orphans_end(&mut self, node: usize, run: u32) {
+        if self.nodes[node].orphan_run != run {
+            return;
+        }
+        self.nodes[node].running.clear();
+        self.nodes[node].waiters.clear();
+        let orphan = |s: &crate::net::Session| {
+            s.server == node && s.far == Side::Open && matches!(s.purpose, Purpose::Client { .. })
+        };
+        let ending: Vec<u32> = (0u32..).zip(&self.sessions).filter(|(_, s)| orphan(s)).map(|(n, _)| n).collect();
+        if !self.servers[node].up {
+            ending.into_iter().for_each(|session| self.close_far(session));
+        }
+    }
+
+    pub fn start_node(&mut self, node: usize) {
+        let data = &mut self.nodes[node];
+        data.replayed = data.tip;
+        data.replay_paused = false;
+        data.control = (data.timeline, 0);
+        if !data.primary {
+            let line = self.new_line(node);
+            self.later(10 * MS, Event::ReceiverTry { node, line });
+        }
+    }
+
+    /// What `pg_rewind` leaves: the source's data, and a standby of it.
+    pub fn rewind(&mut self, node: usize, source: usize) {
+        let epoch = if self.random.chance(500) { self.nodes[source].conninfo.1 } else { 0 };
+        let (tip, timeline) = (self.nodes[source].tip, self.nodes[source].timeline);
+        let history = self.nodes[source].history.clone();
+        let data = &mut self.nodes[node];
+        (data.tip, data.replayed, data.timeline, data.control) = (tip, tip, timeline, (timeline, 0));
+        (data.history, data.primary, data.diverged) = (history, false, false);
+        data.conninfo = (Some(source), epoch);
+        data.wire += 1;
+    }
+}

@@ -1,0 +1,360 @@
+//! One simulated cluster: hosts, their clocks, the queue of what happens next.
+//!
+//! Invariants: everything follows from the seed; time moves only from one event to the next; a host that stands still
+//! handles nothing, and all that became due meanwhile in its order when it goes on.
+
+use crate::bug::Bug;
+use crate::check::Oracle;
+use crate::fault::Faults;
+use crate::net::{Link, Msg, Session};
+use crate::node::Node;
+use crate::proxy::Proxy;
+use crate::random::Random;
+use crate::server::Server;
+use crate::wal::{Tip, Wal};
+use pgregent::clock::Time;
+use pgregent::failover::action::ActionId;
+use pgregent::failover::event::Outcome;
+use pgregent::topology::{NodeReport, ProbeFailure};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+/// Real time in nanoseconds; no host sees it.
+pub type Nanos = u64;
+pub const US: Nanos = 1_000;
+pub const MS: Nanos = 1_000_000;
+pub const SEC: Nanos = 1_000_000_000;
+
+/// What one seed fixes for the whole run.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub nodes: usize,
+    pub witnesses: usize,
+    pub proxies: usize,
+    pub clients: usize,
+    /// `ANY k` of the other nodes; 0: asynchronous.
+    pub sync: usize,
+    /// `lease_duration`.
+    pub span: Nanos,
+    /// `wal_retrieve_retry_interval`.
+    pub retry: Nanos,
+    /// `wal_receiver_timeout`.
+    pub receiver_timeout: Nanos,
+    /// When faults end.
+    pub faults_end: Nanos,
+    /// Faults that are drawn beforehand.
+    pub faults: usize,
+    /// Faults that strike right after something decisive, in a thousand.
+    pub ambush: u64,
+}
+
+impl Setup {
+    pub fn voters(&self) -> usize {
+        self.nodes + self.witnesses
+    }
+
+    fn draw(random: &mut Random, seconds: u64) -> Self {
+        let shape = [(3, 0), (3, 0), (3, 0), (2, 1), (3, 2), (3, 1)][random.below(6)];
+        Self {
+            nodes: shape.0,
+            witnesses: shape.1,
+            proxies: if random.chance(600) { 2 } else { 3 },
+            clients: 2,
+            sync: usize::from(shape.0 == 3 && random.chance(400)),
+            span: 2 * SEC,
+            retry: if random.chance(700) { 200 * MS } else { 5 * SEC },
+            receiver_timeout: random.between(2, 60) * SEC,
+            faults_end: seconds * SEC,
+            faults: usize::try_from(random.between(2, 24)).unwrap_or(2),
+            ambush: if random.chance(500) { random.between(20, 300) } else { 0 },
+        }
+    }
+}
+
+/// A machine: a voter's, or a proxy's.
+#[derive(Debug, Default)]
+pub struct Host {
+    /// No power.
+    pub off: bool,
+    /// SIGSTOP, or the whole machine is suspended.
+    pub stalled: u32,
+    deferred: Vec<Event>,
+    /// Error of its clock's rate, parts per million.
+    ppm: i64,
+    offset: Nanos,
+}
+
+/// What happens next.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Arrive { session: u32, up: bool, seq: u32, msg: Msg },
+    Retransmit { session: u32, up: bool },
+    Knock { session: u32 },
+    Knocked { session: u32, welcome: bool },
+    OpenTimeout { session: u32 },
+    Reset { session: u32, up: bool },
+    Idle { voter: usize, session: u32 },
+    ProbeDue { proxy: usize, run: u32, node: usize, turn: u32 },
+    Probe { proxy: usize, run: u32, node: usize, turn: u32, sent_at: Time },
+    Probed { proxy: usize, run: u32, node: usize, turn: u32, outcome: Box<Result<NodeReport, ProbeFailure>>, tip: Tip },
+    ProbeTimeout { proxy: usize, run: u32, node: usize, turn: u32 },
+    ProbeLost { proxy: usize, run: u32, node: usize },
+    Attach { from: usize, to: usize, line: u32 },
+    Attached { from: usize, to: usize, line: u32 },
+    Stream { from: usize, to: usize, line: u32, tip: Tip },
+    Flushed { from: usize, to: usize, line: u32, tip: Tip },
+    Restream { from: usize, to: usize, line: u32 },
+    Keepalive { from: usize, to: usize, line: u32 },
+    ReceiverTry { node: usize, line: u32 },
+    ReceiverEof { node: usize, line: u32 },
+    ReceiverTimeout { node: usize, line: u32 },
+    Rewire { node: usize, run: u32, wire: u32 },
+    Commit { node: usize, run: u32, session: u32, write: usize },
+    Promoted { node: usize, run: u32 },
+    Streaming { node: usize, run: u32, session: u32, id: ActionId, from: usize, until: Nanos },
+    DeedEnd { node: usize, run: u32, session: u32, id: ActionId, detach: bool },
+    Started { voter: usize, run: u32 },
+    Start { voter: usize, run: u32 },
+    OrphansEnd { node: usize, run: u32 },
+    MachineTick { proxy: usize, run: u32 },
+    CoreTick { proxy: usize, run: u32 },
+    Recall { proxy: usize, run: u32 },
+    Reopen { proxy: usize, run: u32, voter: usize },
+    AskTimeout { proxy: usize, run: u32, voter: usize, session: u32, asked: u32 },
+    RecordTick { proxy: usize, run: u32 },
+    ActFailed { proxy: usize, run: u32, id: ActionId, outcome: Outcome },
+    ClientDue { proxy: usize, run: u32, client: usize },
+    Boot { proxy: usize },
+    Fault { index: usize },
+    FaultEnd { index: usize },
+    Person,
+    DirectWrite,
+    Heal,
+    Verdict,
+}
+
+struct Due {
+    at: Nanos,
+    order: u64,
+    via: Option<(usize, usize)>,
+    event: Event,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+pub struct World {
+    pub setup: Setup,
+    pub now: Nanos,
+    pub random: Random,
+    pub hosts: Vec<Host>,
+    pub links: Vec<Vec<Link>>,
+    pub sessions: Vec<Session>,
+    pub servers: Vec<Server>,
+    pub nodes: Vec<Node>,
+    pub wal: Wal,
+    pub proxies: Vec<Proxy>,
+    pub oracle: Oracle,
+    pub faults: Faults,
+    pub bug: Option<Bug>,
+    pub over: bool,
+    pub events: u64,
+    queue: BinaryHeap<Reverse<Due>>,
+    order: u64,
+    tracing: bool,
+    trace: Vec<String>,
+}
+
+/// Adds a line to the trace of a run that is traced; costs nothing otherwise.
+macro_rules! note {
+    ($world:expr, $($arg:tt)*) => {
+        if $world.traced() {
+            let text = format!($($arg)*);
+            $world.add_note(text);
+        }
+    };
+}
+pub(crate) use note;
+
+impl World {
+    pub fn new(seed: u64, seconds: u64, bug: Option<Bug>, tracing: bool) -> Self {
+        let mut random = Random::new(seed);
+        let setup = Setup::draw(&mut random, seconds);
+        let count = setup.voters() + setup.proxies;
+        let host = |random: &mut Random| Host {
+            ppm: i64::try_from(random.between(0, 20_000)).unwrap_or(0) - 10_000,
+            offset: random.between(SEC, 100 * SEC),
+            ..Host::default()
+        };
+        let hosts = (0..count).map(|_| host(&mut random)).collect();
+        let mut world = Self {
+            now: 0,
+            hosts,
+            links: vec![vec![Link::default(); count]; count],
+            sessions: Vec::new(),
+            servers: (0..setup.voters()).map(|v| Server::new(v >= setup.nodes)).collect(),
+            nodes: (0..setup.nodes).map(|n| Node::new(n, setup.nodes)).collect(),
+            wal: Wal::new(),
+            proxies: Vec::new(),
+            oracle: Oracle::default(),
+            faults: Faults::default(),
+            bug,
+            over: false,
+            events: 0,
+            queue: BinaryHeap::new(),
+            order: 0,
+            tracing,
+            trace: Vec::new(),
+            setup,
+            random,
+        };
+        note!(world, "{:?}", world.setup);
+        world.begin(seed);
+        world
+    }
+
+    fn begin(&mut self, seed: u64) {
+        for node in 1..self.setup.nodes {
+            self.later(MS, Event::ReceiverTry { node, line: 0 });
+        }
+        for index in 0..self.setup.proxies {
+            self.proxies.push(Proxy::new(self, index, seed));
+            let at = self.random.between(MS, 300 * MS);
+            self.later(at, Event::Boot { proxy: index });
+        }
+        self.draw_faults();
+        self.later(SEC, Event::Person);
+        self.later(SEC, Event::DirectWrite);
+        self.later(self.setup.faults_end, Event::Heal);
+    }
+
+    pub fn run(&mut self) {
+        while !self.over
+            && let Some(Reverse(due)) = self.queue.pop()
+        {
+            self.now = due.at;
+            self.events += 1;
+            if let Some((from, to)) = due.via
+                && !self.up(from, to)
+            {
+                self.lost_on_the_way(due.event);
+                continue;
+            }
+            self.take(due.event);
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        if let Some(host) = self.host_of(&event).filter(|h| self.hosts[*h].stalled > 0) {
+            self.hosts[host].deferred.push(event);
+            return;
+        }
+        self.handle(event);
+    }
+
+    /// The host goes on; all that became due meanwhile happens now.
+    pub fn go_on(&mut self, host: usize) {
+        self.hosts[host].stalled = self.hosts[host].stalled.saturating_sub(1);
+        if self.hosts[host].stalled > 0 {
+            return;
+        }
+        for event in std::mem::take(&mut self.hosts[host].deferred) {
+            // One of them may end the run, or the host's process.
+            if !self.over {
+                self.handle(event);
+            }
+        }
+    }
+
+    /// What waited for a process that no longer exists.
+    pub fn forget_deferred(&mut self, host: usize) {
+        self.hosts[host].deferred.clear();
+        self.hosts[host].stalled = 0;
+    }
+
+    pub fn later(&mut self, span: Nanos, event: Event) {
+        self.at(self.now + span, event);
+    }
+
+    pub fn at(&mut self, at: Nanos, event: Event) {
+        self.push(at, None, event);
+    }
+
+    pub fn push(&mut self, at: Nanos, via: Option<(usize, usize)>, event: Event) {
+        self.order += 1;
+        self.queue.push(Reverse(Due { at: at.max(self.now), order: self.order, via, event }));
+    }
+
+    /// The host's own clock.
+    pub fn local_at(&self, host: usize, real: Nanos) -> Nanos {
+        let host = &self.hosts[host];
+        let signed = i64::try_from(real).unwrap_or(i64::MAX);
+        let error = i128::from(signed) * i128::from(host.ppm) / 1_000_000;
+        host.offset + u64::try_from(i128::from(signed) + error).unwrap_or(0)
+    }
+
+    pub fn local(&self, host: usize) -> Nanos {
+        self.local_at(host, self.now)
+    }
+
+    /// The first moment at which the host's clock shows `local`, or now.
+    pub fn real(&self, host: usize, local: Nanos) -> Nanos {
+        let owner = &self.hosts[host];
+        let shown = i128::from(local.saturating_sub(owner.offset));
+        let mut at = u64::try_from(shown * 1_000_000 / i128::from(1_000_000 + owner.ppm)).unwrap_or(0);
+        while self.local_at(host, at) < local {
+            at += 1;
+        }
+        at.max(self.now)
+    }
+
+    pub fn proxy_host(&self, proxy: usize) -> usize {
+        self.setup.voters() + proxy
+    }
+
+    pub fn time(&self, proxy: usize) -> Time {
+        Time::from_nanos(self.local(self.proxy_host(proxy)))
+    }
+
+    pub fn traced(&self) -> bool {
+        self.tracing
+    }
+
+    pub fn add_note(&mut self, text: String) {
+        self.trace.push(format!("{:>10.4}  {text}", self.now as f64 / SEC as f64));
+    }
+
+    pub fn trace(&self) -> &[String] {
+        &self.trace
+    }
+}
+
+pub fn duration(nanos: Nanos) -> Duration {
+    Duration::from_nanos(nanos)
+}
+
+pub fn node_name(node: usize) -> String {
+    format!("n{node}")
+}
+
+pub fn voter_name(setup: &Setup, voter: usize) -> String {
+    if voter < setup.nodes { node_name(voter) } else { format!("w{}", voter - setup.nodes) }
+}
