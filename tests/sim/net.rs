@@ -27,6 +27,7 @@ pub enum Deed {
     Detach,
     Promote { epoch: u64 },
     Repoint { to: usize, epoch: u64 },
+    Reconnect,
     Record { to: usize, epoch: u64 },
 }
 

@@ -469,6 +469,17 @@ impl World {
         self.later(60 * MS, Event::Streaming { node, run, session, id, from: to, until });
     }
 
+    pub fn reconnect_node(&mut self, node: usize, session: u32, id: ActionId) {
+        let data = &mut self.nodes[node];
+        let (Some(from), false) = (data.conninfo.0.filter(|_| data.receiver.is_some()), data.primary) else {
+            return self.acted(session, id, Outcome::Failed("it does not stream".to_owned()));
+        };
+        data.wire += 1;
+        let (wire, run, until) = (data.wire, self.servers[node].run, self.now + SEC);
+        self.later(5 * MS, Event::Rewire { node, run, wire });
+        self.later(60 * MS, Event::Streaming { node, run, session, id, from, until });
+    }
+
     pub fn streaming(&mut self, node: usize, run: u32, session: u32, (id, from): (ActionId, usize), until: Nanos) {
         if self.servers[node].run != run {
             return;

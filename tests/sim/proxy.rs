@@ -412,6 +412,7 @@ impl World {
                 note!(self, "p{proxy} promotes n{} in epoch {epoch}", node.index());
                 self.act(proxy, id, node, Deed::Promote { epoch });
             }
+            Action::Reconnect { id, node, .. } => self.act(proxy, id, node, Deed::Reconnect),
             Action::Repoint { id, node, upstream, epoch } => {
                 self.act(proxy, id, node, Deed::Repoint { to: upstream.index(), epoch: epoch.0 });
             }

@@ -160,7 +160,8 @@ impl World {
         let heard = self.local(voter);
         let Some(holder) = self.servers[voter].holder(session) else { return };
         holder.heard = heard;
-        let needed = if matches!(deed, Deed::Repoint { .. }) { Lock::Shared } else { Lock::Exclusive };
+        let needed =
+            if matches!(deed, Deed::Repoint { .. } | Deed::Reconnect) { Lock::Shared } else { Lock::Exclusive };
         let allowed = holder.lock >= needed || self.bug == Some(Bug::Unlocked);
         let proxy = self.sessions[session as usize].proxy;
         note!(self, "{} is told by p{proxy}: {deed:?}{}", self.voter(voter), if allowed { "" } else { " (no lock)" });
@@ -175,6 +176,7 @@ impl World {
             Deed::Detach => self.detach_node(voter, session, id),
             Deed::Promote { epoch } => self.promote_node(voter, session, id, epoch),
             Deed::Repoint { to, epoch } => self.repoint_node(voter, session, id, to, epoch),
+            Deed::Reconnect => self.reconnect_node(voter, session, id),
         }
     }
 
