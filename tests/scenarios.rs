@@ -383,6 +383,7 @@ impl Player {
             replay_paused: words.contains(&"paused"),
             receiver,
             incarnation: i64::try_from(number("inc", 1)).unwrap(),
+            redo_lsn: lsn("redo").unwrap_or(Lsn(0)),
             version_num: 150_000,
             pending_write: value(words, "pending")
                 .map(|age| PendingWrite { age: span(age), wait: "IO:WALSync".to_owned() }),

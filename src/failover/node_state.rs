@@ -11,6 +11,7 @@ use super::policy::{HARD_OUTCOMES, Policy};
 use crate::clock::Time;
 use crate::ids::{SystemId, TimelineId};
 use crate::topology::{Health, NodeReport, Observation, ProbeFailure};
+use std::time::Duration;
 
 /// What the latest outcome said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +95,8 @@ pub(super) struct NodeState {
     pub repoints: Repoints,
     /// What sessions other than the probe's say.
     pub vitals: Vitals,
+    /// How long it is waited for while it restarts; `None`: for `primary_start_timeout`.
+    pub restart_limit: Option<Duration>,
     /// The last time that its receiver was told to connect anew.
     pub reconnect: Option<Reconnect>,
     /// A `ProbeNow` wanted from this time on.
@@ -122,6 +125,7 @@ impl NodeState {
             repoints: Repoints::default(),
             vitals: Vitals::default(),
             reconnect: None,
+            restart_limit: None,
             probe_due: None,
             probe_asked: None,
         }
@@ -209,7 +213,8 @@ impl NodeState {
             Condition::Failing { misses, .. } if misses >= policy.fall => Some(Evidence::Silent),
             Condition::Starting | Condition::Stopping => {
                 let since = self.trouble_since.unwrap_or(now);
-                (now.since(since) >= policy.primary_start_timeout).then_some(Evidence::Overdue)
+                let limit = self.restart_limit.unwrap_or(policy.primary_start_timeout);
+                (now.since(since) >= limit).then_some(Evidence::Overdue)
             }
             _ => None,
         }
@@ -251,7 +256,6 @@ mod tests {
     use crate::config::FailoverMode;
     use crate::failover::policy::AilingPolicy;
     use crate::ids::{Lsn, NodeId};
-    use std::time::Duration;
 
     fn policy() -> Policy {
         Policy {
@@ -279,6 +283,7 @@ mod tests {
             replay_paused: false,
             receiver: None,
             incarnation: 1,
+            redo_lsn: Lsn(0),
             version_num: 150_000,
             ..NodeReport::default()
         }

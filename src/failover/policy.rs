@@ -21,6 +21,10 @@ pub const HEARD_RECENTLY: Duration = Duration::from_secs(5);
 pub const RECONNECT_SPAN: Duration = Duration::from_secs(1);
 /// Least time between two such attempts of one standby.
 pub const RECONNECT_GAP: Duration = Duration::from_secs(2);
+/// WAL that a crash recovery replays per second, at the least; measured servers with ordinary disks do several times that.
+pub const RECOVERY_BYTES_PER_SECOND: u64 = 64 << 20;
+/// What a restart takes beside the replay, on a busy machine.
+pub const RECOVERY_BASE: Duration = Duration::from_secs(5);
 /// Least time between two `ProbeNow` of one node.
 pub const PROBE_NOW_GAP: Duration = Duration::from_millis(50);
 /// Outcomes in a row that end a postmaster's case, the last one being a refused connect.

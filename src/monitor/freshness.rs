@@ -319,6 +319,7 @@ mod tests {
             replay_paused: false,
             receiver: None,
             incarnation: 1,
+            redo_lsn: Lsn(0),
             version_num: 150_000,
             ..NodeReport::default()
         }

@@ -35,7 +35,7 @@ SELECT s.system_identifier, r.recovering, \
  w.status, w.sender_host, w.sender_port, \
  (extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::float8 AS message_age_ms, \
  a.incarnation, a.pending_ms, a.pending_wait, \
- current_setting('server_version_num')::int AS version_num, \
+ (pg_control_checkpoint()).redo_lsn AS redo_lsn, current_setting('server_version_num')::int AS version_num, \
  current_setting('synchronous_standby_names') AS sync_names, p.applications, p.states, p.sync_states, p.flushed \
 FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r \
 CROSS JOIN pg_control_system() s LEFT JOIN pg_stat_wal_receiver w ON true \
@@ -91,6 +91,7 @@ fn columns(row: &Row, sent_at: Time) -> Result<Option<NodeReport>, tokio_postgre
         replay_paused: row.try_get("replay_paused")?,
         receiver: receiver(row)?,
         incarnation,
+        redo_lsn: lsn("redo_lsn")?.map_or(Lsn(0), |l| Lsn(l.into())),
         version_num: row.try_get::<_, i32>("version_num")?.cast_unsigned(),
         sync: sync(row)?,
         pending_write: pending_write(row)?,

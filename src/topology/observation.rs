@@ -89,6 +89,8 @@ pub struct NodeReport {
     pub receiver: Option<ReceiverView>,
     /// Changes whenever shared memory was re-created (checkpointer's `backend_start`, microseconds).
     pub incarnation: i64,
+    /// Where a crash recovery would begin (`pg_control_checkpoint().redo_lsn`); 0: not known.
+    pub redo_lsn: Lsn,
     /// `server_version_num`.
     pub version_num: u32,
     /// Synchronous replication, on a standby as it would be after its promotion; `None` when it is not known (which is

@@ -86,6 +86,7 @@ fn report() -> impl Strategy<Value = NodeReport> {
             last_message_age: Duration::from_millis(age),
         }),
         incarnation,
+        redo_lsn: Lsn(0),
         version_num: 150_000,
         ..NodeReport::default()
     })

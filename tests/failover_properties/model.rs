@@ -206,6 +206,7 @@ impl World {
             replay_paused: false,
             receiver,
             incarnation: server.incarnation,
+            redo_lsn: Lsn(0),
             version_num: 150_000,
             ..NodeReport::default()
         })

@@ -140,6 +140,7 @@ impl World {
             replay_paused: data.replay_paused,
             receiver,
             incarnation: self.servers[node].incarnation,
+            redo_lsn: Lsn(0),
             version_num: 150_000,
             sync: Some(self.sync_view(node)),
             ..NodeReport::default()

@@ -37,6 +37,7 @@ mod observe;
 mod provoke;
 mod publish;
 mod register;
+mod restart;
 mod stable;
 mod standbys;
 mod status;

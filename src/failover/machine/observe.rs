@@ -65,6 +65,12 @@ impl Machine {
             self.want_probe(id);
         }
         let primary = self.state.expected()[0] == Some(id);
+        if primary {
+            // A node that stops has no recovery to estimate: its last checkpoint takes what it takes.
+            let recovers = self.node(id).condition == Condition::Starting;
+            let limit = recovers.then(|| self.restart_limit(id));
+            self.node_mut(id).restart_limit = limit;
+        }
         if primary && first {
             self.want_observers(id);
         }

@@ -167,7 +167,7 @@ impl Machine {
         let node = self.node(primary);
         let mut alarms: Vec<Time> = self.ailing_alarm(primary).into_iter().collect();
         if let Some(since) = node.trouble_since.filter(|_| node.restarting()) {
-            alarms.push(since + self.policy.primary_start_timeout);
+            alarms.push(since + node.restart_limit.unwrap_or(self.policy.primary_start_timeout));
         }
         if let Some(at) = node.evidence_at {
             alarms.push(at + RECEIVER_WAIT);

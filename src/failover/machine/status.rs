@@ -160,7 +160,8 @@ impl Machine {
 
     fn restart_hold(&self, primary: NodeId) -> Hold {
         let since = self.node(primary).trouble_since.unwrap_or(self.now);
-        let left = (since + self.policy.primary_start_timeout).since(self.now);
+        let left =
+            (since + self.node(primary).restart_limit.unwrap_or(self.policy.primary_start_timeout)).since(self.now);
         Hold::PrimaryRestarting { node: self.name(primary).clone(), left }
     }
 
