@@ -16,7 +16,7 @@ use crate::backend::Target;
 use crate::client::{Access, Admission, AuthDeps, Hashing, Inquirer, Signal};
 use crate::clock::Clock;
 use crate::config::{Config, Report};
-use crate::failover::controller::{ControlDeps, ControlHandle, ControlThread, spawn};
+use crate::failover::controller::{ControlChannel, ControlDeps, ControlHandle, ControlThread, spawn};
 use crate::failover::event::Command;
 use crate::failover::{Machine, Policy};
 use crate::ids::NodeId;
@@ -120,7 +120,8 @@ impl App {
         let clock = Clock::machine();
         let (publisher, topology) = topology_channel(Topology::starting(&names));
         let (facts, fact_receiver) = fact_channel();
-        let (server, orders) = make_server(&config, &clock, &metrics, &topology, &facts)?;
+        let channel = ControlChannel::default();
+        let (server, orders) = make_server(&config, &clock, &metrics, &topology, &facts, channel.handle())?;
         let readiness = Readiness::new();
         let stop_admin = CancellationToken::new();
         let admin = admin.map(|listener| AdminParts {
@@ -138,7 +139,7 @@ impl App {
             clock: clock.clone(),
             classifier: classifier_settings,
         };
-        let control = start_control(&config, &clock, &metrics, publisher, fact_receiver, (catalogs, admin))?;
+        let control = start_control(&config, &clock, &metrics, publisher, fact_receiver, channel, (catalogs, admin))?;
         for (node, configured) in (0..).map(NodeId).zip(&config.nodes).filter(|(_, node)| node.drain) {
             tracing::info!(node = %configured.name, "draining, as configured");
             server.deps.standings.of(node).set_service(Service::Draining);
@@ -396,6 +397,7 @@ fn make_server(
     metrics: &Arc<Metrics>,
     topology: &TopologyReader,
     facts: &FactSender,
+    control: ControlHandle,
 ) -> Result<(Arc<Server>, mpsc::Receiver<OrderRequest>)> {
     let nodes = config.nodes.iter().map(|node| PoolNode {
         name: Arc::clone(&node.name),
@@ -425,6 +427,7 @@ fn make_server(
         catalogs: Arc::clone(&deps.catalogs),
         decisions: Arc::clone(&deps.decisions),
         learned: Arc::clone(&deps.learned),
+        control,
         config: Arc::clone(&running),
         clock: clock.clone(),
     };
@@ -519,6 +522,7 @@ fn start_control(
     metrics: &Arc<Metrics>,
     publisher: TopologyPublisher,
     facts: FactReceiver,
+    channel: ControlChannel,
     (catalogs, admin): (CatalogDeps, Option<AdminParts>),
 ) -> Result<ControlThread> {
     let services = move |handle: ControlHandle| -> Vec<BoxFuture<'static, ()>> {
@@ -533,6 +537,7 @@ fn start_control(
         facts,
         metrics: Arc::new(Counted(Arc::clone(metrics))),
         services: Box::new(services),
+        channel,
     };
     let machine = Machine::new(Policy::from_config(config), clock.now());
     spawn(deps, machine).context("the control plane could not be started")
@@ -544,7 +549,7 @@ async fn serve_admin(parts: AdminParts, handle: ControlHandle) {
         Err(error) => return tracing::error!(%error, "the admin port cannot be served"),
     };
     let deps = Arc::clone(&parts.server.deps);
-    let facts = deps.facts.clone();
+    let (facts, clock) = (deps.facts.clone(), deps.clock.clone());
     let addresses = parts.config.nodes.iter();
     let admin = AdminDeps {
         cluster: parts.config.cluster.name.as_str().into(),
@@ -552,7 +557,7 @@ async fn serve_admin(parts: AdminParts, handle: ControlHandle) {
         before_scrape: Box::new(move |metrics| metrics.control.facts_dropped(facts.dropped())),
         topology: deps.topology.clone(),
         vitals: vitals_of(&deps),
-        status: Box::new(move || serde_json::to_value(&**handle.status().borrow()).unwrap_or_default()),
+        status: Box::new(move || handle.status().borrow().at(clock.now())),
         pools: pools_json(&deps, &parts.config),
         decisions: Arc::clone(&deps.decisions),
         readiness: parts.readiness,

@@ -7,6 +7,7 @@
 use pgregent::admin::{AdminDeps, HttpLimits, NodeAddress, Phase, Readiness, log, serve_limited};
 use pgregent::clock::{Clock, Time};
 use pgregent::config::LogConfig;
+use pgregent::failover::controller::{BrainSummary, ClusterStatus, HoldStatus, LeaseStatus, StandingStatus};
 use pgregent::ids::{Epoch, Lsn, NodeId, TimelineId};
 use pgregent::metrics::Metrics;
 use pgregent::route::outlier::Outlier;
@@ -25,6 +26,27 @@ use tokio_util::sync::CancellationToken;
 
 /// No single exchange of these tests may take longer.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the control plane believes.
+fn control() -> ClusterStatus {
+    let hold = |kind| HoldStatus { kind, node: Some("pg3".into()), needs_person: false, text: "a sentence".into() };
+    let lease = LeaseStatus { primary: "pg1".into(), epoch: Epoch(7), left_ms: 1_500 };
+    let standing = StandingStatus {
+        lease: Some(lease),
+        right: None,
+        lack: None,
+        highest_epoch: Epoch(7),
+        pending: None,
+        ordered: false,
+        quorum_lost_and_kept: false,
+    };
+    ClusterStatus {
+        failover: BrainSummary { state: "stable", mode: "automatic", paused: true, ..BrainSummary::default() },
+        holds: vec![hold("not_classified"), hold("not_classified")],
+        standing: Some(standing),
+        ..ClusterStatus::default()
+    }
+}
 
 /// A running HTTP service and everything that moves it.
 struct Admin {
@@ -71,7 +93,7 @@ impl Admin {
             metrics: Arc::clone(&metrics),
             before_scrape: Box::new(|metrics| metrics.control.facts_dropped(42)),
             topology,
-            status: Box::new(|| json!({ "mode": "automatic" })),
+            status: Box::new(control),
             decisions: Arc::default(),
             pools: Box::new(move || {
                 assert!(!panic.load(Ordering::SeqCst), "asked to");
@@ -159,7 +181,7 @@ async fn every_listed_endpoint_answers_get_and_head_and_nothing_else() {
     assert_eq!(missing.status, 404);
     let paths: Vec<&str> =
         missing.body.lines().filter(|line| line.starts_with('/')).filter_map(|line| line.split(' ').next()).collect();
-    assert_eq!(paths.len(), 10, "{}", missing.body);
+    assert_eq!(paths.len(), 11, "{}", missing.body);
     for path in paths {
         let got = admin.get(path).await;
         assert_eq!(got.status, 200, "{path}: {}", got.body);
@@ -210,6 +232,26 @@ async fn readiness_follows_phase_and_topology() {
 }
 
 #[tokio::test]
+async fn failover_is_told_as_json_and_as_metrics() {
+    let admin = Admin::start(HttpLimits::default()).await;
+    admin.healthy();
+    let told = admin.get("/api/v1/failover").await.json();
+    assert_eq!(told, serde_json::to_value(control()).unwrap());
+    let hold = json!({ "kind": "not_classified", "node": "pg3", "needs_person": false, "text": "a sentence" });
+    assert_eq!(told["holds"][0], hold);
+    assert_eq!(told["standing"]["lease"]["left_ms"], 1_500);
+    let text = admin.get("/metrics").await.body;
+    for line in [
+        r#"pgregent_failover_state{state="stable"} 1"#,
+        "pgregent_failover_paused 1",
+        r#"pgregent_holds{kind="not_classified"} 2"#,
+        "pgregent_lease_seconds 1.5",
+    ] {
+        assert!(text.lines().any(|have| have == line), "missing: {line}\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn the_cluster_is_told_as_json() {
     let admin = Admin::start_with(HttpLimits::default(), json!([{ "database": "app" }])).await;
     admin.healthy();
@@ -229,7 +271,7 @@ async fn the_cluster_is_told_as_json() {
     let expected = json!({
         "cluster": "main", "version": env!("CARGO_PKG_VERSION"), "phase": "serving",
         "epoch": 7, "primary": "pg1", "writes": "open", "why": null,
-        "control": { "mode": "automatic" },
+        "control": serde_json::to_value(control()).unwrap(),
         "nodes": [
             node("pg1", "10.0.0.1:5432", json!({ "role": "primary", "health": "healthy", "accepts_reads": true,
                 "timeline": 3, "lsn": "0/3000060", "fresh_age_ms": 0 })),

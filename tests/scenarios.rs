@@ -24,6 +24,7 @@
 //!          [highest=EPOCH] [pending=NODE] [ordered]     where this proxy stands with a store that several share
 //! wait 500ms                         time passes; the alarms that the machine set go off on the way
 //! holds                              prints why nothing happens
+//! outlook                            prints what a failover would come to if the primary were lost now
 //! ```
 //!
 //! Values of `lsn`, `tli`, `sys` and `inc` that a probe leaves out are those of the node's last probe.
@@ -143,6 +144,7 @@ impl Player {
         match words[0] {
             "wait" => self.wait(line, span(words[1])),
             "holds" => self.note(line, &self.holds()),
+            "outlook" => self.note(line, &self.outlook()),
             "running" => self.running(&words),
             "sync" => self.view(words[1]).standby_names = words[2..].join(" "),
             "senders" => {
@@ -287,6 +289,19 @@ impl Player {
             let _ = writeln!(out, "  hold: {hold}");
         }
         if out.is_empty() { "  nothing is held\n".to_owned() } else { out }
+    }
+
+    fn outlook(&self) -> String {
+        let outlook = self.machine.outlook();
+        let mut out = format!("  would promote {}\n", outlook.candidate.as_deref().unwrap_or("nobody"));
+        for (policy, node) in self.policy.nodes.iter().zip(&outlook.nodes).filter(|(_, node)| node.in_question) {
+            let veto = node.veto.map_or_else(|| "yes".to_owned(), |veto| format!("no: {veto}"));
+            let _ = writeln!(out, "    {} {}: {veto}", policy.name, node.condition);
+        }
+        for hold in outlook.holds {
+            let _ = writeln!(out, "  would be held: {hold}");
+        }
+        out
     }
 
     fn end(mut self) -> String {

@@ -1,4 +1,4 @@
-//! Copies the topology into its gauges right before a scrape.
+//! Copies the topology and the failover machine's state into their gauges right before a scrape.
 //!
 //! So the gauges agree with one snapshot, and publishing a snapshot costs the controller nothing.
 //! Invariants: what is not known is NaN. Absent on purpose: counters (those are counted where it happens).
@@ -6,6 +6,7 @@
 use super::ready::WritesNow;
 use super::report::fresh_age;
 use crate::clock::Time;
+use crate::failover::controller::{ClusterStatus, StandingStatus};
 use crate::metrics::{Metrics, NodeRole, WritesState};
 use crate::route::{Latency, Vitals};
 use crate::topology::{Health, Role, Topology};
@@ -37,6 +38,24 @@ pub(super) fn show(metrics: &Metrics, topology: &Topology, vitals: &[Vitals], wr
         node.ejected.set(i64::from(vitals.ejected.is_some()));
         node.show_service(vitals.service.word());
     }
+}
+
+/// Shows where the failover machine stands.
+pub(super) fn show_failover(metrics: &Metrics, status: &ClusterStatus) {
+    let control = &metrics.control;
+    control.failover_state.show(&[(status.failover.state, 1)]);
+    control.failover_paused.set(i64::from(status.failover.paused));
+    let mut holds: Vec<(&'static str, i64)> = Vec::new();
+    for hold in &status.holds {
+        match holds.iter_mut().find(|(kind, _)| *kind == hold.kind) {
+            Some((_, count)) => *count += 1,
+            None => holds.push((hold.kind, 1)),
+        }
+    }
+    control.holds.show(&holds);
+    let lease = |standing: &StandingStatus| standing.lease.as_ref().map_or(0, |lease| lease.left_ms);
+    let left = status.standing.as_ref().map(|standing| Duration::from_millis(lease(standing)));
+    control.lease_seconds.set(seconds(left));
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; exact up to 2^53 bytes")]

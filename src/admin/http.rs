@@ -11,6 +11,7 @@ use super::report::{Around, ClusterReport};
 use super::{decisions, gauges, page};
 use crate::clock::Clock;
 use crate::decision::Decisions;
+use crate::failover::controller::ClusterStatus;
 use crate::ids::NodeId;
 use crate::metrics::{Metrics, TEXT_FORMAT};
 use crate::route::Vitals;
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 pub const RENDERS_MAX: usize = 2;
 
 /// Every endpoint: path, and what it tells.
-pub(super) const ENDPOINTS: [(&str, &str); 10] = [
+pub(super) const ENDPOINTS: [(&str, &str); 11] = [
     ("/", "status page"),
     ("/metrics", "metrics in the Prometheus text format"),
     ("/health/live", "200: this process runs"),
@@ -40,6 +41,7 @@ pub(super) const ENDPOINTS: [(&str, &str); 10] = [
     ("/primary", "200: a writable primary is reachable through this proxy"),
     ("/replica", "200: a readable standby is reachable through this proxy"),
     ("/api/v1/cluster", "the cluster as this proxy sees it, JSON"),
+    ("/api/v1/failover", "where the failover machine stands, what it would do and what it did last, JSON"),
     ("/api/v1/pools", "the pools of this proxy, JSON"),
     ("/api/v1/decisions", "where statements went last and why, JSON; ?user= database= node= class= reason= limit="),
 ];
@@ -56,6 +58,9 @@ pub struct NodeAddress {
 /// Gives a JSON value on demand; called on a blocking thread, so it may take a lock but must not wait for clients.
 pub type JsonSource = Box<dyn Fn() -> Value + Send + Sync>;
 
+/// Gives what the control plane believes, as of now; must return at once.
+pub type StatusSource = Box<dyn Fn() -> ClusterStatus + Send + Sync>;
+
 /// Gives how each node does; must return at once.
 pub type VitalsSource = Box<dyn Fn() -> Vec<Vitals> + Send + Sync>;
 
@@ -71,8 +76,8 @@ pub struct AdminDeps {
     pub topology: TopologyReader,
     /// How the nodes do, by `NodeId::index`.
     pub vitals: VitalsSource,
-    /// What the controller adds to the cluster's JSON, as `control`.
-    pub status: JsonSource,
+    /// What the control plane believes; the cluster's JSON has it as `control`.
+    pub status: StatusSource,
     /// The pools' JSON.
     pub pools: JsonSource,
     /// Where statements went last.
@@ -117,6 +122,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/primary", get(primary))
         .route("/replica", get(standby))
         .route("/api/v1/cluster", get(cluster))
+        .route("/api/v1/failover", get(failover))
         .route("/api/v1/pools", get(pools))
         .route("/api/v1/decisions", get(latest_decisions))
         .fallback(unknown_path)
@@ -152,6 +158,7 @@ impl Shared {
         (deps.before_scrape)(&deps.metrics);
         let topology = deps.topology.snapshot();
         gauges::show(&deps.metrics, &topology, &(deps.vitals)(), &self.writes(&topology), deps.clock.now());
+        gauges::show_failover(&deps.metrics, &(deps.status)());
         deps.metrics.render()
     }
 
@@ -164,7 +171,7 @@ impl Shared {
             writes: self.writes(&topology),
             now: deps.clock.now(),
             vitals: (deps.vitals)(),
-            control: (deps.status)(),
+            control: serde_json::to_value((deps.status)()).unwrap_or_default(),
         };
         ClusterReport::new(&topology, around, |place| deps.nodes.get(place).map_or("", |node| &node.address))
     }
@@ -249,6 +256,13 @@ async fn standby(State(shared): Deps) -> Response {
 async fn cluster(State(shared): Deps) -> Response {
     match blocking(shared, Shared::report).await {
         Ok(report) => Json(report).into_response(),
+        Err(failed) => failed,
+    }
+}
+
+async fn failover(State(shared): Deps) -> Response {
+    match blocking(shared, |shared| (shared.deps.status)()).await {
+        Ok(status) => Json(status).into_response(),
         Err(failed) => failed,
     }
 }

@@ -20,5 +20,5 @@ mod ready;
 mod report;
 
 pub use guard::{CONNECTION_TIME_MAX, CONNECTIONS_MAX, HttpLimits, REQUEST_BYTES_MAX, STOP_GRACE};
-pub use http::{AdminDeps, JsonSource, NodeAddress, VitalsSource, serve, serve_limited};
+pub use http::{AdminDeps, JsonSource, NodeAddress, StatusSource, VitalsSource, serve, serve_limited};
 pub use ready::{Phase, Readiness};

@@ -39,6 +39,8 @@ impl SqlState {
     pub const TOO_MANY_CONNECTIONS: Self = Self("53300");
     /// program_limit_exceeded
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self("54000");
+    /// object_not_in_prerequisite_state
+    pub const NOT_IN_PREREQUISITE_STATE: Self = Self("55000");
     /// query_canceled
     pub const QUERY_CANCELED: Self = Self("57014");
     /// admin_shutdown
@@ -62,7 +64,7 @@ const PASSED_ON: &[SqlState] = &[
     SqlState("42704"),
     SqlState("42P02"),
     SqlState("53300"),
-    SqlState("55000"),
+    SqlState::NOT_IN_PREREQUISITE_STATE,
     SqlState("55P02"),
     SqlState("55P04"),
     // A cancel request that comes while the settings are made.

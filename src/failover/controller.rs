@@ -13,14 +13,18 @@ mod brain;
 mod compose;
 mod status;
 mod thread;
+mod view;
 
 pub use compose::LagLimits;
 pub use status::{BrainSummary, ClusterStatus, FailoverStatus, NodeStatus, RECENT_MAX, RecentEvent};
-pub use thread::{CommandError, ControlDeps, ControlHandle, ControlThread, Services, spawn};
+pub use thread::{CommandError, ControlChannel, ControlDeps, ControlHandle, ControlThread, Services, spawn};
+pub use view::{CandidateStatus, HoldStatus, LeaseStatus, OutlookStatus, RightStatus, StandingStatus};
 
 use super::action::{Action, ActionId, Level, Notice, Plan};
 use super::event::{Event, Outcome};
 use super::execute::SharedExecutor;
+use super::hold::Hold;
+use super::machine::Outlook;
 use super::standing::Standing;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
@@ -39,6 +43,7 @@ use thread::Request;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use view::HoldLog;
 
 /// How long the store may take to keep a record; a disk that needs longer is in trouble.
 pub const RECORD_LIMIT: Duration = Duration::from_secs(10);
@@ -57,8 +62,10 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 pub trait Brain: Send + 'static {
     /// One input in, outputs out, to be started in order.
     fn step(&mut self, event: Event, now: Time) -> Vec<Action>;
-    /// Why it does not act, for people; empty when nothing keeps it.
-    fn holds(&self) -> Vec<String>;
+    /// Why it does not act; empty when nothing keeps it.
+    fn holds(&self) -> Vec<Hold>;
+    /// What a failover would come to now.
+    fn outlook(&self) -> Outlook;
     /// Its state, for people.
     fn summary(&self) -> BrainSummary;
 }
@@ -136,6 +143,7 @@ struct Controller<B> {
     reports: Vec<Option<NodeReport>>,
     failures: Vec<Option<ProbeFailure>>,
     recent: Recent,
+    hold_log: HoldLog,
     /// When the status was last made, and whether something worth a new one has happened since.
     status_at: Time,
     status_due: bool,
@@ -479,7 +487,9 @@ impl<B: Brain> Controller<B> {
         let now = self.clock.now();
         if self.status_due || now.since(self.status_at) >= STATUS_INTERVAL {
             (self.status_due, self.status_at) = (false, now);
-            self.status.send_replace(Arc::new(self.compose_status()));
+            let status = self.compose_status();
+            self.hold_log.note(&status.holds);
+            self.status.send_replace(Arc::new(status));
         }
     }
 }

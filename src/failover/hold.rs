@@ -249,6 +249,78 @@ pub enum Veto {
 }
 
 impl Hold {
+    /// A word for programs; part of what JSON, metrics and the console say.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotRecalled => "not_recalled",
+            Self::NotClassified { .. } => "not_classified",
+            Self::NoPrimaryKnown => "no_primary_known",
+            Self::SystemUnclear => "system_unclear",
+            Self::Paused => "paused",
+            Self::ManualMode => "manual_mode",
+            Self::FollowMode => "follow_mode",
+            Self::MinGap { .. } => "min_gap",
+            Self::HourLimit { .. } => "hour_limit",
+            Self::PrimaryRestarting { .. } => "primary_restarting",
+            Self::PrimaryDemoted { .. } => "primary_demoted",
+            Self::PrimaryAlive { .. } => "primary_alive",
+            Self::PrimarySuspect { .. } => "primary_suspect",
+            Self::PrimaryAils { .. } => "primary_ails",
+            Self::NobodyServes => "nobody_serves",
+            Self::OldPrimaryAnswers { .. } => "old_primary_answers",
+            Self::AwaitingReceiver { .. } => "awaiting_receiver",
+            Self::AwaitingReport { .. } => "awaiting_report",
+            Self::StandbyHears { .. } => "standby_hears",
+            Self::TwoPrimaries { .. } => "two_primaries",
+            Self::UnrecordedPrimary { .. } => "unrecorded_primary",
+            Self::RetryLater { .. } => "retry_later",
+            Self::NoStandby => "no_standby",
+            Self::NoCandidate { .. } => "no_candidate",
+            Self::AwaitingRight { .. } => "awaiting_right",
+            Self::OutOfRecovery { .. } => "out_of_recovery",
+            Self::NoLease { .. } => "no_lease",
+            Self::SyncTooFew { .. } => "sync_too_few",
+            Self::Waiting { .. } => "waiting",
+        }
+    }
+
+    /// The one node that it is about, if it is about one.
+    #[must_use]
+    pub fn node(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::NotClassified { node }
+            | Self::PrimaryRestarting { node, .. }
+            | Self::PrimaryDemoted { node, .. }
+            | Self::PrimaryAlive { node }
+            | Self::PrimarySuspect { node }
+            | Self::PrimaryAils { node, .. }
+            | Self::OldPrimaryAnswers { node }
+            | Self::AwaitingReceiver { node }
+            | Self::AwaitingReport { node }
+            | Self::StandbyHears { node, .. }
+            | Self::UnrecordedPrimary { node, .. }
+            | Self::NoCandidate { node, .. } => Some(node),
+            Self::Waiting { node, .. } => node.as_ref(),
+            Self::NotRecalled
+            | Self::NoPrimaryKnown
+            | Self::SystemUnclear
+            | Self::Paused
+            | Self::ManualMode
+            | Self::FollowMode
+            | Self::MinGap { .. }
+            | Self::HourLimit { .. }
+            | Self::NobodyServes
+            | Self::OutOfRecovery { .. }
+            | Self::TwoPrimaries { .. }
+            | Self::RetryLater { .. }
+            | Self::NoStandby
+            | Self::AwaitingRight { .. }
+            | Self::NoLease { .. }
+            | Self::SyncTooFew { .. } => None,
+        }
+    }
+
     /// Whether it stands until a person acts (the others end by themselves).
     #[must_use]
     pub fn needs_person(&self) -> bool {
@@ -281,6 +353,27 @@ impl Hold {
             | Self::AwaitingReport { .. }
             | Self::RetryLater { .. }
             | Self::Waiting { .. } => false,
+        }
+    }
+}
+
+impl Veto {
+    /// A word for programs; part of what JSON and the console say.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotAsked => "not_asked",
+            Self::PriorityZero => "priority_zero",
+            Self::Maintenance => "maintenance",
+            Self::NotHealthy => "not_healthy",
+            Self::NotInRecovery => "not_in_recovery",
+            Self::OtherSystem { .. } => "other_system",
+            Self::OtherTimeline { .. } => "other_timeline",
+            Self::ReplayPaused => "replay_paused",
+            Self::Behind { .. } => "behind",
+            Self::BehindMembers { .. } => "behind_members",
+            Self::PromotionFailed => "promotion_failed",
+            Self::NotDetached => "not_detached",
         }
     }
 }

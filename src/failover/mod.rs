@@ -20,5 +20,5 @@ pub mod state;
 pub mod sync;
 
 pub use hold::Hold;
-pub use machine::{LastFailover, Machine, Summary};
+pub use machine::{LastFailover, Machine, NodeOutlook, Outlook, Summary};
 pub use policy::Policy;

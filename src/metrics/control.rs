@@ -1,10 +1,10 @@
-//! The control plane: epoch, failovers, notices, facts.
+//! The control plane: epoch, lease, failovers, holds, notices, facts.
 //!
 //! Invariants: exactly one state of writes shows 1. Absent on purpose: what a state means (`failover`
 //! decides).
 
 use super::make::Maker;
-use super::{Histogram, IntCounter, IntGauge, Reasons};
+use super::{Gauge, Histogram, IntCounter, IntGauge, Reasons};
 
 /// What a gauge shows when the value is not known. (0 would say "no lag".)
 pub(super) const UNKNOWN: f64 = f64::NAN;
@@ -43,6 +43,14 @@ pub struct ControlMetrics {
     pub failovers: Reasons<IntCounter>,
     /// From the loss of the primary until writes flow again, seconds.
     pub failover_seconds: Histogram,
+    /// The failover machine's state: 1 for the present one.
+    pub failover_state: Reasons<IntGauge>,
+    /// Whether an operator said pause.
+    pub failover_paused: IntGauge,
+    /// What keeps the machine from acting, by kind.
+    pub holds: Reasons<IntGauge>,
+    /// Time left of the lease for writes.
+    pub lease_seconds: Gauge,
     /// Notices by kind.
     pub notices: Reasons<IntCounter>,
     facts_dropped: IntCounter,
@@ -58,6 +66,21 @@ impl ControlMetrics {
             failover_seconds: maker.failover_times(
                 "failover_seconds",
                 "Time from the loss of the primary until writes flowed again (seconds).",
+            ),
+            failover_state: maker.gauge_reasons(
+                "failover_state",
+                "Whether the failover machine is in this state (0 or 1).",
+                "state",
+            ),
+            failover_paused: maker.gauge("failover_paused", "Whether an operator paused failover (0 or 1)."),
+            holds: maker.gauge_reasons(
+                "holds",
+                "What keeps the failover machine from acting, by kind (count).",
+                "kind",
+            ),
+            lease_seconds: maker.float_gauge(
+                "lease_seconds",
+                "Time left of this proxy's lease for writes, NaN where none is needed (seconds).",
             ),
             notices: maker.reasons("notices_total", "Notices of the control plane, by kind (count).", "kind"),
             facts_dropped: maker.counter(

@@ -52,6 +52,13 @@ impl Maker {
         self.add(IntGaugeVec::new(opts(name, help), labels))
     }
 
+    /// A gauge that can be [`UNKNOWN`](super::control::UNKNOWN), and is until it is set.
+    pub(super) fn float_gauge(&self, name: &str, help: &str) -> Gauge {
+        let gauge = self.add(Gauge::with_opts(opts(name, help)));
+        gauge.set(super::control::UNKNOWN);
+        gauge
+    }
+
     /// Gauges that can be [`UNKNOWN`](super::control::UNKNOWN).
     pub(super) fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
         self.add(GaugeVec::new(opts(name, help), labels))

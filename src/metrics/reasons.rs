@@ -51,6 +51,20 @@ impl Reasons<super::IntCounter> {
     }
 }
 
+impl Reasons<super::IntGauge> {
+    /// Shows these, and 0 for every other that was ever shown.
+    pub fn show(&self, present: &[(&'static str, i64)]) {
+        for (reason, gauge) in self.seen.read().iter() {
+            if !present.iter().any(|(shown, _)| shown == reason) {
+                gauge.set(0);
+            }
+        }
+        for (reason, value) in present {
+            self.handle(reason).set(*value);
+        }
+    }
+}
+
 impl<M> fmt::Debug for Reasons<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut seen: Vec<_> = self.seen.read().keys().copied().collect();

@@ -15,6 +15,8 @@ fn touch_all(metrics: &Metrics) {
     metrics.clients.error(Fault::Node, "lost");
     metrics.control.failovers.inc("done");
     metrics.control.notices.inc("primary_lost");
+    metrics.control.failover_state.show(&[("stable", 1)]);
+    metrics.control.holds.show(&[("paused", 1)]);
     metrics.route.reruns.inc("read_only");
     metrics.route.reruns_refused.inc("conflict");
     metrics.route.trials.inc("moved");
@@ -50,12 +52,16 @@ pgregent_connections_total counter
 pgregent_ejections_total counter
 pgregent_epoch gauge
 pgregent_facts_dropped_total counter
+pgregent_failover_paused gauge
 pgregent_failover_seconds histogram
+pgregent_failover_state gauge
 pgregent_failovers_total counter
 pgregent_fresh_age_seconds gauge
 pgregent_hints_ignored_total counter
+pgregent_holds gauge
 pgregent_lag_bytes gauge
 pgregent_learned_writes gauge
+pgregent_lease_seconds gauge
 pgregent_logins_total counter
 pgregent_node_accepts_reads gauge
 pgregent_node_ejected gauge
@@ -186,6 +192,11 @@ fn one_of_several_states_is_shown() {
     metrics.node(NodeId(0)).show_role(NodeRole::Primary);
     metrics.node(NodeId(0)).show_role(NodeRole::Standby);
     assert_eq!(roles(&metrics.render()), [r#"pgregent_node_role{node="pg1",role="standby"} 1"#]);
+    metrics.control.holds.show(&[("paused", 1), ("no_candidate", 2)]);
+    metrics.control.holds.show(&[("no_candidate", 1)]);
+    let text = metrics.render();
+    assert!(text.contains(r#"pgregent_holds{kind="paused"} 0"#), "{text}");
+    assert!(text.contains(r#"pgregent_holds{kind="no_candidate"} 1"#), "{text}");
     metrics.control.show_writes(WritesState::Open);
     metrics.control.show_writes(WritesState::Refused);
     let text = metrics.render();

@@ -7,7 +7,7 @@ use super::frontend;
 use crate::error::ClientError;
 use bytes::{Bytes, BytesMut};
 use pgwire::messages::Message;
-use pgwire::messages::response::ErrorResponse;
+use pgwire::messages::response::{ErrorResponse, NoticeResponse};
 use pgwire::messages::startup::{BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey};
 
 /// Appends one message whose body `fill` writes.
@@ -41,6 +41,13 @@ pub fn error(out: &mut Vec<u8>, error: &ClientError) {
     fields.extend(error.hint.as_ref().map(|text| (b'H', clean(text))));
     fields.extend(error.routine.map(|name| (b'R', name.to_owned())));
     append(out, &ErrorResponse::new(fields));
+}
+
+/// NoticeResponse of the severity NOTICE.
+pub fn notice(out: &mut Vec<u8>, message: &str) {
+    let field = |code: u8, text: &str| (code, clean(text));
+    let fields = vec![field(b'S', "NOTICE"), field(b'V', "NOTICE"), field(b'C', "00000"), field(b'M', message)];
+    append(out, &NoticeResponse::new(fields));
 }
 
 /// A NUL inside a field would end it early and garble what follows.

@@ -5,6 +5,7 @@ use pgregent::clock::Time;
 use pgregent::failover::action::{Action, ActionId, Level, NodePlan, Notice, Plan};
 use pgregent::failover::controller::{Brain, BrainSummary, COMMAND_REFUSED};
 use pgregent::failover::event::{Command, Event, Outcome, Record};
+use pgregent::failover::{Hold, Outlook};
 use pgregent::ids::{Epoch, NodeId, SystemId, TimelineId};
 use pgregent::topology::{Health, NodeReport, ProbeFailure, Role, Writes};
 
@@ -113,8 +114,12 @@ impl Brain for FirstStandby {
         }
     }
 
-    fn holds(&self) -> Vec<String> {
+    fn holds(&self) -> Vec<Hold> {
         vec![]
+    }
+
+    fn outlook(&self) -> Outlook {
+        Outlook::default()
     }
 
     fn summary(&self) -> BrainSummary {

@@ -11,7 +11,9 @@ use brain::FirstStandby;
 use cluster::{Cluster, Shape};
 use pgregent::clock::{Clock, Time};
 use pgregent::config::Config;
-use pgregent::failover::controller::{Brain, CommandError, ControlDeps, ControlThread, NoMetrics, spawn};
+use pgregent::failover::controller::{
+    Brain, CommandError, ControlChannel, ControlDeps, ControlThread, NoMetrics, spawn,
+};
 use pgregent::failover::event::{Command, Outcome};
 use pgregent::failover::execute::Executor;
 use pgregent::failover::{Machine, Policy};
@@ -333,6 +335,7 @@ fn control_plane<B: Brain>(cluster: &Cluster, brain: impl FnOnce(&Config, Time) 
         facts: receiver,
         metrics: Arc::new(NoMetrics),
         services: Box::new(|_| vec![]),
+        channel: ControlChannel::default(),
     };
     Plane { thread: spawn(deps, brain).unwrap(), reader, facts, clock }
 }

@@ -14,6 +14,7 @@ mod support;
 
 mod death;
 mod fresh;
+mod orders;
 mod standbys;
 mod strange;
 mod sync;

@@ -51,8 +51,11 @@ impl Pair {
     }
 
     pub fn client(&self, proxy: usize) -> RawClient {
-        let login = Login::new("app", "app", "app");
-        RawClient::login(self.proxies[proxy].port, &login).unwrap_or_else(|gone| panic!("a client logs in: {gone:?}"))
+        self.login(proxy, &Login::new("app", "app", "app"))
+    }
+
+    pub fn login(&self, proxy: usize, login: &Login) -> RawClient {
+        RawClient::login(self.proxies[proxy].port, login).unwrap_or_else(|gone| panic!("a client logs in: {gone:?}"))
     }
 
     pub fn log(&self, proxy: usize) -> String {
@@ -61,14 +64,17 @@ impl Pair {
 
     /// The control plane's picture.
     pub fn status(&self, proxy: usize) -> Value {
-        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.proxies[proxy].admin)) else { return Value::Null };
+        serde_json::from_str(&self.http(proxy, "/api/v1/failover")).unwrap_or(Value::Null)
+    }
+
+    /// The body of a GET on the admin port; empty where nobody listens.
+    pub fn http(&self, proxy: usize, path: &str) -> String {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.proxies[proxy].admin)) else { return String::new() };
         stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.write_all(b"GET /api/v1/cluster HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        let value: Value = serde_json::from_str(body).unwrap_or(Value::Null);
-        value.get("control").cloned().unwrap_or(value)
+        answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())
     }
 
     pub fn node_status(&self, proxy: usize, name: &str) -> Value {

@@ -1,4 +1,4 @@
-//! What a console client may say: SHOW, RELOAD, DRAIN and the like, and what drivers say unasked.
+//! What a console client may say: SHOW, RELOAD, DRAIN, FAILOVER and the like, and what drivers say unasked.
 //!
 //! Pure. Invariants: every command that is listed by SHOW HELP works; what is not understood is an error
 //! that says where to look. Absent on purpose: carrying anything out (`session`).
@@ -36,6 +36,10 @@ pub enum Command {
     Reload,
     /// ENABLE, DRAIN or MAINTENANCE of the node of this name.
     Serve(Service, String),
+    /// FAILOVER, perhaps TO the node of this name.
+    Failover(Option<String>),
+    /// PAUSE FAILOVER, or RESUME FAILOVER.
+    PauseFailover(bool),
     /// FORGET LEARNED
     ForgetLearned,
     /// EXPLAIN ROUTE of this text.
@@ -70,6 +74,10 @@ pub fn parse(words: &[Word]) -> Result<Command, ClientError> {
         ("enable", rest) => serve(Service::Enabled, rest),
         ("drain", rest) => serve(Service::Draining, rest),
         ("maintenance", rest) => serve(Service::Maintenance, rest),
+        ("failover", []) => Ok(Command::Failover(None)),
+        ("failover", [to, name @ ..]) if to.is("to") => Ok(Command::Failover(Some(node_name(name)?))),
+        ("pause", [word]) if word.is("failover") => Ok(Command::PauseFailover(true)),
+        ("resume", [word]) if word.is("failover") => Ok(Command::PauseFailover(false)),
         ("forget", [word]) if word.is("learned") => Ok(Command::ForgetLearned),
         ("explain", [word, Word::Quoted(text)]) if word.is("route") => Ok(Command::ExplainRoute(text.clone())),
         _ => Err(unknown()),
@@ -80,12 +88,16 @@ fn name_of(word: &Word) -> Result<String, ClientError> {
     word.text().map(str::to_owned).ok_or_else(unknown)
 }
 
-/// `NODE name`; a name may have a `-` in it.
+/// `NODE name`
 fn serve(service: Service, rest: &[Word]) -> Result<Command, ClientError> {
-    let name = match rest {
-        [node, name @ ..] if node.is("node") && !name.is_empty() => name,
-        _ => return Err(unknown()),
-    };
+    match rest {
+        [node, name @ ..] if node.is("node") => Ok(Command::Serve(service, node_name(name)?)),
+        _ => Err(unknown()),
+    }
+}
+
+/// A node's name, which may have a `-` in it.
+fn node_name(name: &[Word]) -> Result<String, ClientError> {
     let mut text = String::new();
     for word in name {
         match word {
@@ -94,7 +106,7 @@ fn serve(service: Service, rest: &[Word]) -> Result<Command, ClientError> {
             Word::Symbol(_) => return Err(unknown()),
         }
     }
-    Ok(Command::Serve(service, text))
+    if text.is_empty() { Err(unknown()) } else { Ok(text) }
 }
 
 fn show(rest: &[Word]) -> Result<Command, ClientError> {
@@ -212,6 +224,24 @@ mod tests {
             assert!(matches!(&got, Command::Serve(of, node) if *of == service && node == name), "{got:?}");
         }
         for text in ["DRAIN", "DRAIN NODE", "DRAIN pg2", "ENABLE NODE (pg2)"] {
+            assert_eq!(read(text).unwrap_err().sqlstate.0, "42601", "{text}");
+        }
+    }
+
+    #[test]
+    fn failovers_are_ordered_paused_and_resumed() {
+        for (text, name) in
+            [("FAILOVER", None), ("failover to eu-1.pg2", Some("eu-1.pg2")), ("Failover TO \"PG-2\"", Some("PG-2"))]
+        {
+            let got = read(text).unwrap();
+            assert!(matches!(&got, Command::Failover(to) if to.as_deref() == name), "{got:?}");
+        }
+        assert!(matches!(read("PAUSE FAILOVER"), Ok(Command::PauseFailover(true))));
+        assert!(matches!(read("resume failover"), Ok(Command::PauseFailover(false))));
+        // PAUSE and RESUME alone are PgBouncer's, and mean something else there.
+        for text in
+            ["PAUSE", "RESUME", "PAUSE app", "FAILOVER pg2", "FAILOVER TO", "FAILOVER TO (pg2)", "FAILOVER TO \"\""]
+        {
             assert_eq!(read(text).unwrap_err().sqlstate.0, "42601", "{text}");
         }
     }

@@ -2,12 +2,13 @@
 //! drivers, and for exporters made for PgBouncer.
 //!
 //! A console client logs in like any other and must be named in the config. Invariants: nothing here
-//! touches a session or a pool but through copies ([`snapshot`]); what acts (RELOAD, DRAIN NODE and the like) is
-//! handed to whoever owns the config and is for `console_users` only; console clients are bounded in
+//! touches a session or a pool but through copies ([`snapshot`]); what acts (RELOAD, DRAIN NODE, FAILOVER and the like)
+//! is handed to whoever owns the config, or to the failover machine, and is for `console_users` only; console clients are bounded in
 //! number and do not need a place among the clients served. Absent on purpose: SQL.
 
 mod command;
 mod explain;
+mod orders;
 mod session;
 mod show;
 mod snapshot;

@@ -11,23 +11,19 @@ use super::show::{Flavour, Report};
 use super::table::{self, Column, Format, Formats, Row};
 use super::variables::Variables;
 use super::words::{Word, statements};
-use super::{Access, Console, ConsoleClient, Order};
+use super::{Console, ConsoleClient};
 use crate::error::{ClientError, Severity, SqlState};
 use crate::net::Stream;
-use crate::route::Service;
 use crate::wire::{FrameError, HEADER_LEN, Reader, TxStatus, backend as tags, encode, frontend, header};
 use hashbrown::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// Longest message of a console client, bytes.
 const MESSAGE_MAX: usize = 64 * 1024;
 /// Prepared statements and portals of one client, each.
 const NAMES_MAX: usize = 1_000;
-/// How long an order may take.
-const ORDER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why a console client's connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,25 +74,25 @@ struct Portal {
 
 /// What a statement answers.
 #[derive(Debug)]
-struct Outcome {
+pub(super) struct Outcome {
     columns: Option<Vec<Column>>,
     rows: Vec<Row>,
     tag: String,
 }
 
 impl Outcome {
-    fn done(tag: impl Into<String>) -> Self {
+    pub(super) fn done(tag: impl Into<String>) -> Self {
         Self { columns: None, rows: Vec::new(), tag: tag.into() }
     }
 }
 
 /// The client.
 pub(super) struct ConsoleSession {
-    console: Arc<Console>,
+    pub(super) console: Arc<Console>,
     stream: Stream,
-    client: ConsoleClient,
+    pub(super) client: ConsoleClient,
     input: Vec<u8>,
-    out: Vec<u8>,
+    pub(super) out: Vec<u8>,
     variables: Variables,
     status: TxStatus,
     statements: HashMap<Box<[u8]>, Vec<Word>>,
@@ -105,7 +101,7 @@ pub(super) struct ConsoleSession {
     skipping: bool,
 }
 
-type Answer<T> = Result<T, ClientError>;
+pub(super) type Answer<T> = Result<T, ClientError>;
 
 fn violation(message: impl Into<String>) -> ClientError {
     ClientError::error(SqlState::PROTOCOL_VIOLATION, message.into())
@@ -442,11 +438,10 @@ impl ConsoleSession {
                 self.statements.clear();
                 Outcome::done("DEALLOCATE ALL")
             }
-            Command::Reload => {
-                self.order(Order::Reload, "RELOAD", "the config was not reloaded").await?;
-                Outcome::done("RELOAD")
-            }
+            Command::Reload => self.reload().await?,
             Command::Serve(service, name) => self.serve(service, &name).await?,
+            Command::Failover(to) => self.fail_over(to.as_deref()).await?,
+            Command::PauseFailover(on) => self.pause_failover(on).await?,
             Command::ForgetLearned => self.forget_learned()?,
             Command::ExplainRoute(text) => {
                 let rows = explain::explain(&self.console.sources.look(), &text);
@@ -474,48 +469,6 @@ impl ConsoleSession {
     fn change_status(&mut self, status: TxStatus, tag: &'static str) -> Outcome {
         self.status = status;
         Outcome::done(tag)
-    }
-
-    fn forget_learned(&self) -> Answer<Outcome> {
-        if self.client.access != Access::Full {
-            let error = ClientError::error(SqlState("42501"), "permission denied: FORGET LEARNED is for console_users");
-            return Err(error.hint("Name the user in [admin] console_users."));
-        }
-        Ok(Outcome::done(format!("FORGET {}", self.console.sources.learned.forget())))
-    }
-
-    async fn serve(&mut self, service: Service, name: &str) -> Answer<Outcome> {
-        let topology = self.console.sources.topology.snapshot();
-        let of = |same: &dyn Fn(&str) -> bool| topology.nodes.iter().find(|view| same(&view.name));
-        // Names that are not quoted have lost their capitals.
-        let view = of(&|known| known == name).or_else(|| of(&|known| known.eq_ignore_ascii_case(name)));
-        let Some(node) = view.map(|view| view.id) else {
-            let error = ClientError::error(SqlState("42704"), format!("node \"{name}\" does not exist"));
-            return Err(error.hint("SHOW NODES lists the nodes."));
-        };
-        let tag = match service {
-            Service::Enabled => "ENABLE NODE",
-            Service::Draining => "DRAIN NODE",
-            Service::Maintenance => "MAINTENANCE NODE",
-        };
-        self.order(Order::Serve(node, service), tag, "the node serves as before").await?;
-        Ok(Outcome::done(tag))
-    }
-
-    /// Has an order carried out; `unchanged` is what holds if it was not.
-    async fn order(&mut self, order: Order, command: &str, unchanged: &str) -> Answer<()> {
-        if self.client.access != Access::Full {
-            let message = format!("permission denied: {command} is for console_users");
-            let error = ClientError::error(SqlState("42501"), message);
-            return Err(error.hint("Name the user in [admin] console_users."));
-        }
-        let failed = |why: String| ClientError::error(SqlState("F0000"), unchanged.to_owned()).detail(why);
-        let (reply, answer) = oneshot::channel();
-        let asked = self.console.orders.try_send((order, reply));
-        asked.map_err(|_| failed("Other orders are under way, or the proxy is stopping.".to_owned()))?;
-        let carried = tokio::time::timeout(ORDER_LIMIT, answer).await;
-        let Ok(Ok(carried)) = carried else { return Err(failed("Nobody answered.".to_owned())) };
-        carried.map_err(failed)
     }
 }
 

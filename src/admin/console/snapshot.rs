@@ -1,6 +1,6 @@
 //! Everything the SHOW commands look at, taken at one moment.
 //!
-//! Invariant: made by copying from handles; but for the decisions nothing of it is held afterwards. Absent on purpose:
+//! Invariant: made by copying from handles; but for the decisions and the status nothing of it is held afterwards. Absent on purpose:
 //! changing anything.
 
 use crate::catalog::{Catalog, CatalogTable};
@@ -8,6 +8,7 @@ use crate::client::{CancelRegistry, ClientView};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::decision::Decisions;
+use crate::failover::controller::{ClusterStatus, ControlHandle};
 use crate::ids::{NodeId, PoolKey};
 use crate::pool::{BackendView, PoolSet, PoolStats, Totals};
 use crate::route::LearnedWrites;
@@ -35,6 +36,8 @@ pub struct Sources {
     pub catalogs: Arc<CatalogTable>,
     /// Where statements went last.
     pub decisions: Arc<Decisions>,
+    /// The control plane: what it believes, and who gives it commands.
+    pub control: ControlHandle,
     /// Settings in use; a reload replaces them.
     pub config: Arc<ArcSwap<Config>>,
     /// Time.
@@ -68,6 +71,8 @@ pub struct Snapshot {
     pub decisions: Arc<Decisions>,
     /// What standbys have refused, the newest first.
     pub learned: Vec<(Arc<[u8]>, Lesson)>,
+    /// What the control plane believes, as of its making.
+    pub control: Arc<ClusterStatus>,
     /// Settings in use.
     pub config: Arc<Config>,
 }
@@ -100,6 +105,7 @@ impl Sources {
             vitals: self.standings.iter().map(vitals).collect(),
             catalogs: self.catalogs.all().into_iter().map(|(name, slot, _)| (name, slot.load_full())).collect(),
             learned: self.learned.lessons(now),
+            control: Arc::clone(&self.control.status().borrow()),
             config,
         }
     }

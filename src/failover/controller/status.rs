@@ -4,10 +4,12 @@
 //! events is bounded; no connection string, password or client data is in it. Absent on purpose:
 //! wall-clock times (ages instead).
 
+use super::view::{CandidateStatus, HoldStatus, OutlookStatus, StandingStatus};
 use super::{Brain, Controller};
 use crate::clock::Time;
 use crate::failover::action::{Level, Notice};
 use crate::failover::event::Outcome;
+use crate::failover::machine::Outlook;
 use crate::ids::{Epoch, NodeId, SystemId, TimelineId};
 use crate::topology::{NodeView, Role, Writes};
 use serde::Serialize;
@@ -17,9 +19,13 @@ use std::time::Duration;
 /// Recent events kept.
 pub const RECENT_MAX: usize = 64;
 
-/// The cluster as the control plane sees it; `/api/v1/cluster` is this as JSON.
+/// The cluster as the control plane sees it; `/api/v1/failover` is this as JSON, and `/api/v1/cluster` has it as
+/// `control`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ClusterStatus {
+    /// When it was taken: ages and times left in it are as of then ([`ClusterStatus::at`]).
+    #[serde(skip)]
+    pub taken_at: Time,
     /// `[cluster] name`.
     pub cluster: String,
     /// Who-is-primary number.
@@ -33,9 +39,13 @@ pub struct ClusterStatus {
     /// What the machine says about itself.
     pub failover: BrainSummary,
     /// Why it does not act.
-    pub holds: Vec<String>,
+    pub holds: Vec<HoldStatus>,
+    /// What a failover would come to now.
+    pub outlook: OutlookStatus,
     /// Where the right to change the primary is kept.
     pub coordination: &'static str,
+    /// Where this proxy stands with a store that several share; `None` with one of its own.
+    pub standing: Option<StandingStatus>,
     /// All nodes, in configuration order.
     pub nodes: Vec<NodeStatus>,
     /// What happened last, oldest first.
@@ -51,6 +61,10 @@ pub struct BrainSummary {
     pub mode: &'static str,
     /// An operator said pause.
     pub paused: bool,
+    /// The primary's timeline.
+    pub timeline: Option<TimelineId>,
+    /// Cluster identity; a text, since it does not fit a JSON number.
+    pub system_id: Option<String>,
     /// Failovers carried out since the start.
     pub failovers: u64,
     /// The last of them; how long its steps took is in [`ClusterStatus::recent`].
@@ -70,12 +84,17 @@ pub struct FailoverStatus {
     pub cause: String,
     /// From giving up the old primary to writes flowing again, ms.
     pub took_ms: u64,
+    /// When writes flowed again.
+    #[serde(skip)]
+    pub done_at: Time,
+    /// How long ago that was, ms.
+    pub age_ms: u64,
     /// WAL seen somewhere that the new primary lacked, bytes.
     pub missing_bytes: u64,
 }
 
 /// One node.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct NodeStatus {
     /// Configured name.
     pub name: String,
@@ -120,6 +139,8 @@ pub struct NodeStatus {
     pub version_num: Option<u32>,
     /// Why the node is not used.
     pub note: Option<String>,
+    /// What is believed of it, and whether it could be promoted.
+    pub candidate: Option<CandidateStatus>,
 }
 
 /// One thing that happened.
@@ -201,11 +222,34 @@ impl Recent {
     }
 }
 
+impl ClusterStatus {
+    /// The same picture with ages and times left as of `now`.
+    #[must_use]
+    pub fn at(&self, now: Time) -> Self {
+        let span = now.since(self.taken_at);
+        let mut status = Self { taken_at: now.max(self.taken_at), ..self.clone() };
+        status.failover.last_failover.iter_mut().for_each(|last| older(&mut last.age_ms, span));
+        status.outlook.age(span);
+        status.standing.iter_mut().for_each(|standing| standing.age(span));
+        for node in &mut status.nodes {
+            node.report_age_ms.iter_mut().for_each(|age| older(age, span));
+            node.fresh_as_of_age_ms.iter_mut().for_each(|age| older(age, span));
+            node.candidate.iter_mut().for_each(|candidate| candidate.age(span));
+        }
+        status.recent.iter_mut().for_each(|event| older(&mut event.age_ms, span));
+        status
+    }
+}
+
 impl<B: Brain> Controller<B> {
     /// The picture as of now.
     pub(super) fn compose_status(&self) -> ClusterStatus {
         let now = self.clock.now();
         let Some(snapshot) = self.published.as_ref() else { return ClusterStatus::default() };
+        let outlook = self.brain.outlook();
+        let standing = self.standing.as_ref().map(|standing| StandingStatus::new(&standing.borrow(), now));
+        let mut failover = self.brain.summary();
+        failover.last_failover.iter_mut().for_each(|last| last.age_ms = millis(now.since(last.done_at)));
         let name = |id: NodeId| self.config.nodes.get(id.index()).map(|node| node.name.to_string());
         let (writes, writes_why) = match &snapshot.writes {
             Writes::Open => ("open", None),
@@ -213,20 +257,23 @@ impl<B: Brain> Controller<B> {
             Writes::Refused { why } => ("refused", Some(why.to_string())),
         };
         ClusterStatus {
+            taken_at: now,
             cluster: self.config.cluster.name.clone(),
             epoch: snapshot.epoch,
             primary: snapshot.primary.and_then(name),
             writes,
             writes_why,
-            failover: self.brain.summary(),
-            holds: self.brain.holds(),
+            failover,
+            holds: self.brain.holds().iter().map(HoldStatus::from).collect(),
+            outlook: OutlookStatus::from(&outlook),
             coordination: self.store.name(),
-            nodes: snapshot.nodes.iter().map(|view| self.node_status(view, now)).collect(),
+            standing,
+            nodes: snapshot.nodes.iter().map(|view| self.node_status(view, &outlook, now)).collect(),
             recent: self.recent.list(now, name),
         }
     }
 
-    fn node_status(&self, view: &NodeView, now: Time) -> NodeStatus {
+    fn node_status(&self, view: &NodeView, outlook: &Outlook, now: Time) -> NodeStatus {
         let at = view.id.index();
         let config = &self.config.nodes[at];
         let report = self.reports[at].as_ref();
@@ -258,17 +305,30 @@ impl<B: Brain> Controller<B> {
             fresh_as_of_age_ms: proven.then(|| millis(now.since(view.fresh_as_of))),
             version_num: report.map(|report| report.version_num),
             note: view.note.as_deref().map(str::to_owned),
+            candidate: outlook.nodes.get(at).map(|node| CandidateStatus::new(node, now)),
         }
     }
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An age, that much later.
+pub(super) fn older(age_ms: &mut u64, span: Duration) {
+    *age_ms = age_ms.saturating_add(millis(span));
+}
+
+/// A time left, that much later.
+pub(super) fn sooner(left_ms: &mut u64, span: Duration) {
+    *left_ms = left_ms.saturating_sub(millis(span));
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::view::RightStatus;
     use super::*;
+    use crate::failover::standing::Standing;
 
     #[test]
     fn recent_events_are_bounded_and_dated() {
@@ -280,5 +340,24 @@ mod tests {
         let list = recent.list(Time::from_nanos(1_000_000_000), |_| Some("pg1".into()));
         assert_eq!(list.len(), RECENT_MAX);
         assert_eq!((list[0].text.as_str(), list[0].age_ms, list[0].node.as_deref()), ("5", 995, Some("pg1")));
+    }
+    #[test]
+    fn a_status_is_shown_as_of_later() {
+        let mut recent = Recent::default();
+        let notice = Notice { level: Level::Info, kind: "test", node: None, text: String::new() };
+        recent.notice(&notice, Time::from_nanos(0));
+        let taken_at = Time::from_nanos(2_000_000_000);
+        let left = |left_ms| Some(RightStatus { left_ms, nodes: None });
+        let standing = StandingStatus { right: left(900), ..StandingStatus::new(&Standing::default(), taken_at) };
+        let status = ClusterStatus {
+            taken_at,
+            recent: recent.list(taken_at, |_| None),
+            standing: Some(standing),
+            ..ClusterStatus::default()
+        };
+        let later = status.at(taken_at + Duration::from_millis(700));
+        assert_eq!((later.recent[0].age_ms, &later.standing.as_ref().unwrap().right), (2_700, &left(200)));
+        let much_later = status.at(taken_at + Duration::from_secs(700));
+        assert_eq!(much_later.standing.unwrap().right, left(0));
     }
 }

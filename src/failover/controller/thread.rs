@@ -6,6 +6,7 @@
 //! facts).
 
 use super::status::{ClusterStatus, Recent};
+use super::view::HoldLog;
 use super::{Brain, ControlMetrics, Controller};
 use crate::clock::{Clock, Time};
 use crate::config::{Config, CoordinationKind};
@@ -48,6 +49,32 @@ pub struct ControlDeps {
     pub metrics: Arc<dyn ControlMetrics>,
     /// What else runs on the thread.
     pub services: Services,
+    /// By which others talk to it.
+    pub channel: ControlChannel,
+}
+
+/// The way to the control plane, made before it, so that whatever it needs may hold a handle already.
+#[derive(Debug)]
+pub struct ControlChannel {
+    handle: ControlHandle,
+    requests: mpsc::Receiver<Request>,
+    status: watch::Sender<Arc<ClusterStatus>>,
+}
+
+impl Default for ControlChannel {
+    fn default() -> Self {
+        let (requests, requests_rx) = mpsc::channel(REQUESTS_MAX);
+        let (status_tx, status) = watch::channel(Arc::new(ClusterStatus::default()));
+        Self { handle: ControlHandle { requests, status }, requests: requests_rx, status: status_tx }
+    }
+}
+
+impl ControlChannel {
+    /// To give to whoever needs it.
+    #[must_use]
+    pub fn handle(&self) -> ControlHandle {
+        self.handle.clone()
+    }
 }
 
 /// Why a command was not done.
@@ -62,6 +89,7 @@ pub enum CommandError {
 }
 
 /// A command on its way.
+#[derive(Debug)]
 pub(super) struct Request {
     pub(super) command: Command,
     pub(super) reply: oneshot::Sender<Result<String, CommandError>>,
@@ -85,7 +113,8 @@ impl ControlHandle {
         answer.await.map_err(|_| CommandError::Stopped)?
     }
 
-    /// The present status, to look at and to wait for changes of. Ages in it are as of its making.
+    /// The present status, to look at and to wait for changes of. Ages in it are as of its making
+    /// ([`ClusterStatus::at`]).
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Arc<ClusterStatus>> {
         self.status.clone()
@@ -133,11 +162,9 @@ impl Drop for ControlThread {
 /// When the state directory cannot be used (another proxy holds it, say) or no thread can be made.
 pub fn spawn<B: Brain>(deps: ControlDeps, brain: B) -> io::Result<ControlThread> {
     let (store, executor) = open_store(&deps.config, &deps.clock)?;
-    let (requests, requests_rx) = mpsc::channel(REQUESTS_MAX);
-    let (status_tx, status) = watch::channel(Arc::new(ClusterStatus::default()));
-    let handle = ControlHandle { requests, status };
+    let handle = deps.channel.handle();
     let stop = CancellationToken::new();
-    let parts = Parts { store, executor, requests: requests_rx, status: status_tx };
+    let parts = Parts { store, executor };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (thread_handle, thread_stop) = (handle.clone(), stop.clone());
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
@@ -168,8 +195,6 @@ fn open_store(config: &Arc<Config>, clock: &Clock) -> io::Result<(Arc<dyn Store>
 struct Parts {
     store: Arc<dyn Store>,
     executor: Arc<Executor>,
-    requests: mpsc::Receiver<Request>,
-    status: watch::Sender<Arc<ClusterStatus>>,
 }
 
 async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: ControlHandle, stop: CancellationToken) {
@@ -196,9 +221,9 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
         standing: parts.store.standing(),
         store: parts.store,
         metrics: deps.metrics,
-        requests: parts.requests,
+        requests: deps.channel.requests,
         stop,
-        status: parts.status,
+        status: deps.channel.status,
         actions: JoinSet::new(),
         under_way: HashMap::new(),
         wake_at: None,
@@ -209,6 +234,7 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
         reports: vec![None; nodes],
         failures: vec![None; nodes],
         recent: Recent::default(),
+        hold_log: HoldLog::default(),
         status_at: Time::ZERO,
         status_due: true,
     };

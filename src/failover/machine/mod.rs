@@ -34,6 +34,7 @@ mod change;
 mod claims;
 mod command;
 mod observe;
+mod outlook;
 mod provoke;
 mod publish;
 mod register;
@@ -43,6 +44,7 @@ mod standbys;
 mod status;
 mod sync;
 
+pub use outlook::{NodeOutlook, Outlook};
 pub(in crate::failover) use provoke::Reconnect;
 pub use status::{LastFailover, Summary};
 

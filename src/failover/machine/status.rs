@@ -200,19 +200,7 @@ impl Machine {
 
     /// Everything that keeps an automatic failover from starting.
     pub(super) fn failover_holds(&self, outage: &Outage) -> Vec<Hold> {
-        let mut holds = Vec::new();
-        match self.policy.mode {
-            FailoverMode::Automatic => {}
-            FailoverMode::Manual => holds.push(Hold::ManualMode),
-            FailoverMode::Follow => holds.push(Hold::FollowMode),
-        }
-        if self.paused {
-            holds.push(Hold::Paused);
-        }
-        holds.extend(self.limit_holds());
-        if self.now < self.retry_at {
-            holds.push(Hold::RetryLater { left: self.retry_at.since(self.now) });
-        }
+        let mut holds = self.own_holds();
         holds.extend(outage.old.and_then(|old| self.old_hold(outage, old)));
         let unsettled = self.policy.ids().filter(|id| self.unsettled_promotion(*id));
         holds.extend(unsettled.map(|id| Hold::AwaitingReport { node: self.name(id).clone() }));
@@ -227,18 +215,42 @@ impl Machine {
         holds
     }
 
+    /// What keeps an automatic failover from starting whatever the nodes say.
+    pub(super) fn own_holds(&self) -> Vec<Hold> {
+        let mut holds = Vec::new();
+        match self.policy.mode {
+            FailoverMode::Automatic => {}
+            FailoverMode::Manual => holds.push(Hold::ManualMode),
+            FailoverMode::Follow => holds.push(Hold::FollowMode),
+        }
+        if self.paused {
+            holds.push(Hold::Paused);
+        }
+        holds.extend(self.limit_holds());
+        if self.now < self.retry_at {
+            holds.push(Hold::RetryLater { left: self.retry_at.since(self.now) });
+        }
+        holds
+    }
+
+    /// Time left until the next automatic failover may begin, by `failover_min_gap`.
+    pub(super) fn gap_left(&self) -> Duration {
+        self.failovers.back().map_or(Duration::ZERO, |last| (*last + self.policy.min_gap).since(self.now))
+    }
+
+    /// Automatic failovers within the last hour.
+    pub(super) fn within_hour(&self) -> usize {
+        self.failovers.iter().filter(|at| !(**at + HOUR).since(self.now).is_zero()).count()
+    }
+
     fn limit_holds(&self) -> Vec<Hold> {
         let mut holds = Vec::new();
-        let left = |at: Time, span: Duration| (at + span).since(self.now);
-        if let Some(last) = self.failovers.back()
-            && !left(*last, self.policy.min_gap).is_zero()
-        {
-            holds.push(Hold::MinGap { left: left(*last, self.policy.min_gap) });
+        if !self.gap_left().is_zero() {
+            holds.push(Hold::MinGap { left: self.gap_left() });
         }
         let max = self.policy.max_per_hour;
-        let count = self.failovers.iter().filter(|at| !left(**at, HOUR).is_zero()).count();
-        if count >= usize::try_from(max).unwrap_or(usize::MAX) {
-            let oldest = self.failovers.front().map_or(Duration::ZERO, |at| left(*at, HOUR));
+        if self.within_hour() >= usize::try_from(max).unwrap_or(usize::MAX) {
+            let oldest = self.failovers.front().map_or(Duration::ZERO, |at| (*at + HOUR).since(self.now));
             holds.push(Hold::HourLimit { max, left: oldest });
         }
         holds

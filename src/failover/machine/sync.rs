@@ -118,6 +118,16 @@ impl Machine {
         }
     }
 
+    /// The bar of an election in which all standbys that answer now stand still, by their present positions.
+    pub(super) fn bar_if_still(&self, outage: &Outage, candidates: &[Candidate]) -> Bar {
+        let bar = self.bar(outage, false);
+        let answering = candidates.iter().filter(|c| matches!(c.health, Health::Healthy | Health::Suspect));
+        match self.vouched(answering) {
+            Vouched::UpTo(floor) => Bar { floor: Some(floor), ..bar },
+            Vouched::Asynchronous | Vouched::TooFew(_) => bar,
+        }
+    }
+
     /// WAL that a candidate may lack: where members vouch for every commit, what else there is was promised to nobody.
     pub(super) fn lag_bytes_max(&self) -> u64 {
         if self.sync_hold().is_none() { self.lag_of_vouched() } else { self.policy.lag_bytes_max }

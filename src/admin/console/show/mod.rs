@@ -10,6 +10,7 @@ mod clients;
 mod config;
 mod databases;
 mod decisions;
+mod failover;
 mod learned;
 mod lists;
 mod nodes;
@@ -92,6 +93,10 @@ pub static SHOWS: &[&Show] = &[
     &servers::SERVERS,
     &pools::POOLS,
     &nodes::NODES,
+    &failover::FAILOVER,
+    &failover::HOLDS,
+    &failover::CANDIDATES,
+    &failover::EVENTS,
     &databases::DATABASES,
     &databases::USERS,
     &catalog::CATALOG,
@@ -134,6 +139,16 @@ fn help(_: &Snapshot) -> Vec<Row> {
         ),
         ("MAINTENANCE NODE name".to_owned(), "The node gets no reads and is not promoted. Not for console_readers."),
         ("ENABLE NODE name".to_owned(), "Ends both. Not for console_readers."),
+        (
+            "FAILOVER [TO name]".to_owned(),
+            "Promotes the best standby, or this one, although the primary may live: it is given up first. \
+             Not for console_readers.",
+        ),
+        (
+            "PAUSE FAILOVER".to_owned(),
+            "Nothing is decided without an order until RESUME FAILOVER. Not for console_readers.",
+        ),
+        ("RESUME FAILOVER".to_owned(), "Ends that. Not for console_readers."),
         (
             "FORGET LEARNED".to_owned(),
             "Lets standbys be asked again for what they refused (SHOW LEARNED). Not for console_readers.",

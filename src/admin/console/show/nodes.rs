@@ -1,6 +1,6 @@
 //! SHOW NODES: who is primary, who takes reads, how far behind, and how much of each is in use.
 //!
-//! Invariant: what is not known is NULL. Absent on purpose: why no failover happens (`/api/v1/cluster`).
+//! Invariant: what is not known is NULL. Absent on purpose: why no failover happens (`failover`).
 
 use super::super::snapshot::Snapshot;
 use super::super::table::{Row, Value, int8, text};

@@ -8,7 +8,11 @@ use crate::catalog::{self, Catalog};
 use crate::client::{ClientIdentity, ClientKind, ClientView, Holding, PinRecord, Replication};
 use crate::clock::Time;
 use crate::config::Config;
-use crate::ids::{BackendId, NodeId, PoolKey, SessionId};
+use crate::failover::controller::{
+    BrainSummary, CandidateStatus, ClusterStatus, FailoverStatus, HoldStatus, LeaseStatus, NodeStatus, OutlookStatus,
+    RecentEvent, StandingStatus,
+};
+use crate::ids::{BackendId, Epoch, NodeId, PoolKey, SessionId};
 use crate::net::{Peer, Stream};
 use crate::pool::{BackendPlace, BackendView, PoolStats, Totals};
 use crate::topology::{Role, Topology};
@@ -121,6 +125,89 @@ fn catalog() -> Arc<Catalog> {
     Arc::new(Catalog::new(Arc::new(catalog::build(rows, &settings, true)), at(70)))
 }
 
+/// Taken at second 99: paused, the second node would be promoted, the third never answered; a failover 40 s ago.
+fn picture() -> ClusterStatus {
+    let hold = |kind, node: Option<&str>, text: &str| HoldStatus {
+        kind,
+        node: node.map(str::to_owned),
+        needs_person: kind == "paused",
+        text: text.to_owned(),
+    };
+    let candidate = |in_question, why: Option<&str>| CandidateStatus {
+        condition: "answering",
+        misses: 0,
+        trouble_ms: None,
+        evidence: None,
+        priority: 100,
+        maintenance: false,
+        sync_member: false,
+        detached: false,
+        position: Some("0/3000060".to_owned()),
+        behind_bytes: Some(0),
+        in_question,
+        veto: why.map(|_| "not_healthy"),
+        why: why.map(str::to_owned),
+    };
+    let node = |name: &str, candidate| NodeStatus {
+        name: name.to_owned(),
+        candidate: Some(candidate),
+        ..NodeStatus::default()
+    };
+    ClusterStatus {
+        taken_at: at(99),
+        primary: Some("pg1".to_owned()),
+        epoch: Epoch(4),
+        failover: BrainSummary {
+            state: "stable",
+            mode: "automatic",
+            paused: true,
+            failovers: 1,
+            last_failover: Some(FailoverStatus {
+                from: Some("pg2".to_owned()),
+                to: "pg1".to_owned(),
+                epoch: Epoch(4),
+                cause: "it refuses connections".to_owned(),
+                took_ms: 87,
+                done_at: at(59),
+                age_ms: 40_000,
+                missing_bytes: 0,
+            }),
+            ..BrainSummary::default()
+        },
+        holds: vec![hold("paused", None, "paused by an operator")],
+        outlook: OutlookStatus {
+            candidate: Some("pg2".to_owned()),
+            holds: vec![hold("paused", None, "paused by an operator"), hold("min_gap", None, "too recent")],
+            gap_left_ms: 20_000,
+            ..OutlookStatus::default()
+        },
+        standing: Some(StandingStatus {
+            lease: Some(LeaseStatus { primary: "pg1".to_owned(), epoch: Epoch(4), left_ms: 1_900 }),
+            right: None,
+            lack: None,
+            highest_epoch: Epoch(4),
+            pending: None,
+            ordered: false,
+            quorum_lost_and_kept: false,
+        }),
+        nodes: vec![
+            node("pg1", candidate(false, None)),
+            node("pg2", candidate(true, None)),
+            node("pg3", candidate(true, Some("it does not answer"))),
+        ],
+        recent: vec![RecentEvent {
+            at_s: 59.0,
+            age_ms: 40_000,
+            level: "info",
+            kind: "promote",
+            node: Some("pg1".to_owned()),
+            text: "done".to_owned(),
+            took_ms: Some(31.25),
+        }],
+        ..ClusterStatus::default()
+    }
+}
+
 /// At second 100: one client holds a backend, pinned since 40; one waits since 97.5; one replicates.
 async fn moment() -> Snapshot {
     let (used, free) = (control(5432).await, control(5432).await);
@@ -160,6 +247,7 @@ async fn moment() -> Snapshot {
             Arc::from([&b"select f(\x01) from t where a in (\x01) and b like "[..], &[b'x'; 300]].concat()),
             crate::route::Lesson { reason: "read_only", since: at(40), until: at(640), times: 2 },
         )],
+        control: Arc::new(picture()),
         config: Arc::new(Config::parse(CONFIG, "test").unwrap()),
     }
 }
@@ -315,4 +403,34 @@ async fn learned_statements_are_shown_without_their_literals() {
     for (column, value) in [("reason", "read_only"), ("since", "60"), ("expires", "540"), ("times", "2")] {
         assert_eq!(told(&snapshot, "learned", Flavour::Own, 0, column), value);
     }
+}
+
+#[tokio::test]
+async fn failover_is_told_as_of_the_answer() {
+    let snapshot = moment().await;
+    let own = |name: &str, row, column: &str| told(&snapshot, name, Flavour::Own, row, column);
+    let rows = (find("failover").unwrap().report(Flavour::Own).rows)(&snapshot);
+    for (item, value) in [
+        ("state", "stable"),
+        ("paused", "yes"),
+        ("primary", "pg1"),
+        ("epoch", "4"),
+        ("lease_left_ms", "900"),
+        ("would_promote", "pg2"),
+        ("holds", "paused"),
+        ("would_be_held", "paused, min_gap"),
+        ("failover_gap_left_ms", "19000"),
+        ("last_took_ms", "87"),
+        ("last_age_ms", "41000"),
+    ] {
+        assert!(rows.contains(&vec![Value::from(item), Value::from(value)]), "{item}: {rows:?}");
+    }
+    assert!(rows.contains(&vec![Value::from("right_left_ms"), Value::Null]), "{rows:?}");
+    let whens: Vec<_> = (0..3).map(|row| own("holds", row, "when")).collect();
+    assert_eq!(whens, ["now", "at a failover", "at a failover"]);
+    assert_eq!((own("holds", 0, "needs_person"), own("holds", 2, "needs_person")), ("yes".into(), "no".into()));
+    let verdicts: Vec<_> = (0..3).map(|row| own("candidates", row, "verdict")).collect();
+    assert_eq!(verdicts, ["is the primary", "would be promoted", "no: it does not answer"]);
+    let event: Vec<_> = ["age_ms", "kind", "node", "took_ms"].map(|column| own("events", 0, column)).to_vec();
+    assert_eq!(event, ["41000", "promote", "pg1", "31.2"]);
 }
