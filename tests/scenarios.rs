@@ -556,6 +556,7 @@ fn parse_fact(node: NodeId, word: &str) -> Fact {
         "lost" => Fact::BackendLost(node),
         "shutdown" => Fact::ShutdownSaid(node),
         "write-refused" => Fact::WriteRefused(node),
+        "role-changed" => Fact::RoleChanged(node),
         other => panic!("unknown fact {other}"),
     }
 }

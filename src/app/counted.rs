@@ -5,6 +5,7 @@
 use crate::failover::controller::ControlMetrics;
 use crate::ids::NodeId;
 use crate::metrics::Metrics;
+use crate::topology::{ProbeFailure, Sign, SignKind, WriteSign};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,24 @@ impl ControlMetrics for Counted {
         let metrics = self.0.node(node);
         metrics.probes.inc(outcome);
         metrics.probe_seconds.observe(took.as_secs_f64());
+    }
+
+    fn signed(&self, sign: &Sign) {
+        let metrics = self.0.node(sign.node);
+        let took = sign.at.since(sign.began).as_secs_f64();
+        match &sign.what {
+            SignKind::Connect(outcome) => {
+                metrics.connect_probes.inc(outcome.as_ref().map_or_else(ProbeFailure::label, |()| "ok"));
+                metrics.connect_probe_seconds.observe(took);
+            }
+            SignKind::Write(outcome) => {
+                metrics.write_probes.inc(outcome.label());
+                if *outcome == WriteSign::Committed {
+                    metrics.write_probe_seconds.observe(took);
+                }
+            }
+            SignKind::Traffic => {}
+        }
     }
 
     fn acted(&self, kind: &'static str, succeeded: bool, took: Duration) {

@@ -33,7 +33,8 @@ use crate::ids::{Epoch, NodeId};
 use crate::monitor::freshness::Freshness;
 use crate::monitor::{Aim, Monitor, Report};
 use crate::topology::{
-    Fact, FactReceiver, NodeReport, Observation, ProbeFailure, Role, Topology, TopologyPublisher, WriteDemand, Writes,
+    Fact, FactReceiver, NodeReport, Observation, ProbeFailure, Role, Sign, Topology, TopologyPublisher, WriteDemand,
+    Writes,
 };
 use status::Recent;
 use std::collections::HashMap;
@@ -74,6 +75,8 @@ pub trait Brain: Send + 'static {
 pub trait ControlMetrics: Send + Sync {
     /// A probe ended; `outcome` is `ok` or the failure's label.
     fn probed(&self, node: NodeId, outcome: &'static str, took: Duration);
+    /// Another session than the probe's said something.
+    fn signed(&self, sign: &Sign);
     /// An action ended; `kind` is `record`, `detach`, `promote`, `repoint` or `reconnect`.
     fn acted(&self, kind: &'static str, succeeded: bool, took: Duration);
     /// The machine told people something; `kind` is from a closed set.
@@ -86,6 +89,7 @@ pub struct NoMetrics;
 
 impl ControlMetrics for NoMetrics {
     fn probed(&self, _: NodeId, _: &'static str, _: Duration) {}
+    fn signed(&self, _: &Sign) {}
     fn acted(&self, _: &'static str, _: bool, _: Duration) {}
     fn noticed(&self, _: &'static str) {}
 }
@@ -255,6 +259,7 @@ impl<B: Brain> Controller<B> {
         match report {
             Report::Probed { observation, took } => self.apply_observation(observation, took),
             Report::Signed(sign) => {
+                self.metrics.signed(&sign);
                 self.step(Event::Signed(sign));
             }
             Report::Sampled { node, round, sent_at, flush_lsn, insert_lsn } => {

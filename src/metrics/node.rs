@@ -137,6 +137,14 @@ pub struct NodeMetrics {
     pub probe_seconds: Histogram,
     /// Probes by result: `ok`, or the label of the failure.
     pub probes: Reasons<IntCounter>,
+    /// Fresh connections by result: `ok`, or the label of the failure.
+    pub connect_probes: Reasons<IntCounter>,
+    /// How long they took, seconds.
+    pub connect_probe_seconds: Histogram,
+    /// Commits of the write probe by result.
+    pub write_probes: Reasons<IntCounter>,
+    /// How long those that ended took, seconds.
+    pub write_probe_seconds: Histogram,
     /// 1 while the node is healthy.
     pub up: IntGauge,
     /// 1 while the node takes reads.
@@ -203,6 +211,10 @@ struct Families {
     connect_seconds: HistogramVec,
     probe_seconds: HistogramVec,
     probes: IntCounterVec,
+    connect_probes: IntCounterVec,
+    connect_probe_seconds: HistogramVec,
+    write_probes: IntCounterVec,
+    write_probe_seconds: HistogramVec,
     up: IntGaugeVec,
     accepts_reads: IntGaugeVec,
     role: IntGaugeVec,
@@ -232,6 +244,10 @@ impl Families {
             connect_seconds: m.times("connect_seconds", "Time from connect to the end of the login at the node (seconds).", &["node"]),
             probe_seconds: m.times("probe_seconds", "Time from a probe to its answer (seconds).", &["node"]),
             probes: m.counters("probes_total", "Probes of the node, by result (count).", &["node", "result"]),
+            connect_probes: m.counters("connect_probes_total", "Fresh connections that prove that the node accepts any, by result (count).", &["node", "result"]),
+            connect_probe_seconds: m.times("connect_probe_seconds", "Time from such a connect until the node is ready for a query (seconds).", &["node"]),
+            write_probes: m.counters("write_probes_total", "Commits that prove that WAL can be written, by result; one that hangs counts as pending again and again (count).", &["node", "result"]),
+            write_probe_seconds: m.times("write_probe_seconds", "Time that such a commit took (seconds).", &["node"]),
             up: m.gauges("node_up", "Whether the node is healthy (0 or 1).", &["node"]),
             accepts_reads: m.gauges("node_accepts_reads", "Whether the node takes reads (0 or 1).", &["node"]),
             role: m.gauges("node_role", "Whether the node has this role (0 or 1).", &["node", "role"]),
@@ -266,6 +282,10 @@ impl Families {
             connect_seconds: self.connect_seconds.with_label_values(&own),
             probe_seconds: self.probe_seconds.with_label_values(&own),
             probes: counter_reasons(&self.probes, Some(Arc::clone(name))),
+            connect_probes: counter_reasons(&self.connect_probes, Some(Arc::clone(name))),
+            connect_probe_seconds: self.connect_probe_seconds.with_label_values(&own),
+            write_probes: counter_reasons(&self.write_probes, Some(Arc::clone(name))),
+            write_probe_seconds: self.write_probe_seconds.with_label_values(&own),
             up: self.up.with_label_values(&own),
             accepts_reads: self.accepts_reads.with_label_values(&own),
             in_flight: self.in_flight.with_label_values(&own),

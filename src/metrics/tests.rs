@@ -26,6 +26,8 @@ fn touch_all(metrics: &Metrics) {
     node.backend_connects.inc("ok");
     node.backend_discards.inc("lifetime");
     node.probes.inc("ok");
+    node.connect_probes.inc("ok");
+    node.write_probes.inc("ok");
     node.ejections.inc("slow");
 }
 
@@ -47,6 +49,8 @@ pgregent_classify_misses_total counter
 pgregent_client_errors_total counter
 pgregent_clients gauge
 pgregent_clients_waiting gauge
+pgregent_connect_probe_seconds histogram
+pgregent_connect_probes_total counter
 pgregent_connect_seconds histogram
 pgregent_connections_total counter
 pgregent_ejections_total counter
@@ -89,6 +93,8 @@ pgregent_statements_total counter
 pgregent_transaction_seconds histogram
 pgregent_trials_total counter
 pgregent_waiters gauge
+pgregent_write_probe_seconds histogram
+pgregent_write_probes_total counter
 pgregent_writes gauge
 process_cpu_seconds_total counter
 process_max_fds gauge

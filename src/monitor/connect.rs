@@ -104,6 +104,11 @@ impl Connector {
     /// # Errors
     /// Why not, after at most `limit`.
     pub async fn open(&self, limit: Duration) -> Result<HeldSession, ProbeFailure> {
+        tokio::time::timeout(limit, self.attempt()).await.unwrap_or(Err(ProbeFailure::TimedOut))
+    }
+
+    /// The same without a limit.
+    pub(super) async fn attempt(&self) -> Result<HeldSession, ProbeFailure> {
         let attempt = async {
             let (client, connection) = self.connect().await?;
             let task = tokio::spawn(async move {
@@ -117,10 +122,7 @@ impl Connector {
             session.client.batch_execute(quiet).await?;
             Ok(session)
         };
-        match tokio::time::timeout(limit, attempt).await {
-            Ok(opened) => opened.map_err(|e| classify(&e)),
-            Err(_) => Err(ProbeFailure::TimedOut),
-        }
+        attempt.await.map_err(|e: tokio_postgres::Error| classify(&e))
     }
 }
 

@@ -3,7 +3,7 @@
 //! One task per node keeps a probe session and reports [`Observation`]s; one task samples the
 //! primary's WAL position when clients have written; one task per node follows a standby's replay
 //! until it has caught up with the newest sample ([`freshness`]); one task per node commits now and then
-//! where the primary is, which proves that WAL can be written. Apart from that, one task reads the
+//! where the primary is, which proves that WAL can be written; one task per node connects anew now and then. Apart from that, one task reads the
 //! catalogs of databases in use ([`catalogs`]).
 //!
 //! Invariants: every call to a node has its own deadline and its own task, so that a hung node
@@ -15,8 +15,11 @@ pub mod catalogs;
 mod connect;
 pub mod freshness;
 mod node;
+mod pace;
+mod patience;
 mod probe;
 mod sampler;
+mod visit;
 mod write;
 
 pub use connect::{Connector, HeldSession};
@@ -26,6 +29,7 @@ use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::ids::{Lsn, NodeId};
 use crate::topology::{Observation, Sign, WriteDemand};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -111,7 +115,23 @@ impl Monitor {
             let connector = Connector::new(config, id);
             let wake = Arc::new(Notify::new());
             wakes.push(Arc::clone(&wake));
-            tasks.spawn(node::watch(node::NodeTask::new(config, id, clock, connector.clone(), wake, tx.clone())));
+            let calls = node::Calls {
+                wake,
+                doubt: Arc::default(),
+                traffic: demand.traffic(),
+                connects: Arc::new(Mutex::new(pace::Pace::new(clock.now()))),
+            };
+            if !config.cluster.connect_probe_interval.is_zero() {
+                tasks.spawn(visit::watch(visit::VisitTask::new(
+                    config,
+                    id,
+                    clock,
+                    connector.clone(),
+                    &calls,
+                    tx.clone(),
+                )));
+            }
+            tasks.spawn(node::watch(node::NodeTask::new(config, id, clock, connector.clone(), calls, tx.clone())));
             if !config.cluster.write_probe_interval.is_zero() {
                 let (connector, clock, aims) = (connector.clone(), clock.clone(), aims.clone());
                 tasks.spawn(write::watch(write::WriteTask::new(

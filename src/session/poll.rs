@@ -332,6 +332,7 @@ impl Session {
             }
             Ok(read) => {
                 self.count(Direction::FromNodes, read);
+                self.deps.facts.heard(attachment.target.node);
                 attachment.checkout.count_received(read);
                 Poll::Ready(self.on_node_bytes(attachment))
             }

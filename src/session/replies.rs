@@ -15,7 +15,7 @@ use crate::metrics::Class;
 use crate::net::Buffer;
 use crate::relay::Scanned;
 use crate::sql::{Access, StringSyntax};
-use crate::topology::Role;
+use crate::topology::{Fact, Role};
 use crate::wire::{HEADER_LEN, TxStatus, backend as tags, encode};
 use std::sync::Arc;
 
@@ -267,6 +267,10 @@ impl Session {
         let (name, value) = tags::parameter(body).map_err(|_| Loss::Garbage)?;
         attachment.checkout.parameters.note(name, value);
         if crate::backend::is_node_local(name) {
+            let standby = attachment.target.role != Role::Primary;
+            if name == b"in_hot_standby" && (value == b"on") != standby {
+                self.deps.facts.send(Fact::RoleChanged(attachment.target.node));
+            }
             return Ok(Fate::Swallow);
         }
         let name_text = String::from_utf8_lossy(name);

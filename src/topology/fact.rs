@@ -27,6 +27,8 @@ pub enum Fact {
     ShutdownSaid(NodeId),
     /// The node we call primary refused a write with 25006.
     WriteRefused(NodeId),
+    /// A backend reported that recovery began or ended there (`in_hot_standby`).
+    RoleChanged(NodeId),
 }
 
 impl Fact {
@@ -38,7 +40,8 @@ impl Fact {
             | Self::ConnectTimedOut(n)
             | Self::BackendLost(n)
             | Self::ShutdownSaid(n)
-            | Self::WriteRefused(n) => n,
+            | Self::WriteRefused(n)
+            | Self::RoleChanged(n) => n,
         }
     }
 }
@@ -52,6 +55,8 @@ struct Shared {
     lazy_flushed_by: AtomicU64,
     sample_wanted: AtomicBool,
     wake: Notify,
+    /// A bit per node that sent a byte since somebody last began to listen.
+    heard: AtomicU64,
 }
 
 impl Shared {
@@ -97,6 +102,14 @@ impl FactSender {
         if !self.shared.sample_wanted.load(Ordering::Acquire) && !self.shared.sample_wanted.swap(true, Ordering::AcqRel)
         {
             self.shared.wake.notify_one();
+        }
+    }
+
+    /// Notes that a node sent something to a client's session. Nearly always one look at a word that nobody changes.
+    pub fn heard(&self, node: NodeId) {
+        let bit = bit_of(node);
+        if self.shared.heard.load(Ordering::Relaxed) & bit != bit {
+            self.shared.heard.fetch_or(bit, Ordering::Relaxed);
         }
     }
 
@@ -157,6 +170,36 @@ impl WriteDemand {
     pub fn floor(&self) -> Floor {
         self.shared.floor()
     }
+
+    /// The handle by which a probe hears what else a node sent.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        Traffic { shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// Tells whether clients' sessions hear from a node.
+#[derive(Clone, Debug)]
+pub struct Traffic {
+    shared: Arc<Shared>,
+}
+
+impl Traffic {
+    /// Forgets what was heard from the node so far.
+    pub fn listen(&self, node: NodeId) {
+        self.shared.heard.fetch_and(!bit_of(node), Ordering::Relaxed);
+    }
+
+    /// Whether some session had a byte from the node since the last [`Traffic::listen`].
+    #[must_use]
+    pub fn heard(&self, node: NodeId) -> bool {
+        self.shared.heard.load(Ordering::Relaxed) & bit_of(node) != 0
+    }
+}
+
+/// Nodes beyond the word have none, and are never heard.
+fn bit_of(node: NodeId) -> u64 {
+    1u64.checked_shl(u32::from(node.0)).unwrap_or(0)
 }
 
 /// Makes the two ends.
@@ -178,6 +221,18 @@ mod tests {
             tx.send(Fact::BackendLost(NodeId(0)));
         }
         assert_eq!(tx.dropped(), 7);
+    }
+
+    #[test]
+    fn a_byte_is_heard_by_who_listens_before() {
+        let (tx, rx) = fact_channel();
+        let traffic = rx.write_demand().traffic();
+        traffic.listen(NodeId(1));
+        (0..2).for_each(|_| tx.heard(NodeId(1)));
+        tx.heard(NodeId(200));
+        assert!(traffic.heard(NodeId(1)) && !traffic.heard(NodeId(0)) && !traffic.heard(NodeId(200)));
+        traffic.listen(NodeId(1));
+        assert!(!traffic.heard(NodeId(1)));
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ mod observation;
 mod permit;
 mod publish;
 
-pub use fact::{FACTS_MAX, Fact, FactReceiver, FactSender, WriteDemand, fact_channel};
+pub use fact::{FACTS_MAX, Fact, FactReceiver, FactSender, Traffic, WriteDemand, fact_channel};
 pub use floor::{CausalToken, Floor, NotAToken};
 pub use observation::{
     NodeReport, Observation, PendingWrite, ProbeFailure, ReceiverView, SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX, Sign,

@@ -14,6 +14,7 @@ mod support;
 
 mod death;
 mod fresh;
+mod half_dead;
 mod orders;
 mod standbys;
 mod strange;

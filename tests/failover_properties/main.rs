@@ -15,7 +15,9 @@ use pgregent::config::FailoverMode;
 use pgregent::failover::action::Action;
 use pgregent::failover::event::{Command, Event, Outcome, Record};
 use pgregent::ids::{Epoch, Lsn, NodeId, TimelineId};
-use pgregent::topology::{Fact, NodeReport, Observation, ProbeFailure, ReceiverView};
+use pgregent::topology::{
+    Fact, NodeReport, Observation, PendingWrite, ProbeFailure, ReceiverView, Sign, SignKind, WriteSign,
+};
 use proptest::prelude::*;
 use std::time::Duration;
 use watch::{NODES, OTHER_SYSTEM, SYSTEM, Watch, address, name};
@@ -26,6 +28,7 @@ enum Op {
     Report { node: u16, report: NodeReport, early: u64 },
     Fail(u16, ProbeFailure),
     Fact(u16, u8),
+    Sign { node: u16, kind: u8, took: u64 },
     Answer { which: usize, good: bool, lsn: u64 },
     Pass(u64),
     Tick,
@@ -38,7 +41,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => proptest::option::of((node.clone(), 1..5u64, 1..3u32)).prop_map(Op::Recalled),
         12 => (node.clone(), report(), 0..200u64).prop_map(|(node, report, early)| Op::Report { node, report, early }),
         8 => (node.clone(), failure()).prop_map(|(node, failure)| Op::Fail(node, failure)),
-        1 => (node.clone(), 0..5u8).prop_map(|(node, kind)| Op::Fact(node, kind)),
+        1 => (node.clone(), 0..6u8).prop_map(|(node, kind)| Op::Fact(node, kind)),
+        5 => (node.clone(), 0..8u8, 0..15_000u64).prop_map(|(node, kind, took)| Op::Sign { node, kind, took }),
         12 => (any::<usize>(), prop::bool::weighted(0.85), 0..3000u64)
             .prop_map(|(which, good, lsn)| Op::Answer { which, good, lsn }),
         4 => prop_oneof![0..100u64, 0..3000u64, 0..20_000u64].prop_map(Op::Pass),
@@ -88,6 +92,7 @@ fn report() -> impl Strategy<Value = NodeReport> {
         incarnation,
         redo_lsn: Lsn(0),
         version_num: 150_000,
+        pending_write: (lsn > 1500).then(|| PendingWrite { age: Duration::from_millis(lsn * 3), wait: String::new() }),
         ..NodeReport::default()
     })
 }
@@ -122,7 +127,21 @@ fn play(watch: &mut Watch, op: Op) {
             Fact::BackendLost,
             Fact::ShutdownSaid,
             Fact::WriteRefused,
+            Fact::RoleChanged,
         ][usize::from(kind)](NodeId(node))),
+        Op::Sign { node, kind, took } => {
+            let what = match kind {
+                0 | 1 => SignKind::Write(WriteSign::Pending),
+                2 => SignKind::Write(WriteSign::DiskFull),
+                3 => SignKind::Write(WriteSign::Committed),
+                4 => SignKind::Write(WriteSign::Unknown),
+                5 => SignKind::Connect(Err(ProbeFailure::TimedOut)),
+                6 => SignKind::Connect(Ok(())),
+                _ => SignKind::Traffic,
+            };
+            let began = watch.now - Duration::from_millis(took);
+            Event::Signed(Sign { node: NodeId(node), began, at: watch.now, what })
+        }
         Op::Answer { which, good, lsn } => {
             if !watch.open.is_empty() {
                 let at = which % watch.open.len();

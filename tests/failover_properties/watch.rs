@@ -9,7 +9,7 @@ use pgregent::failover::event::{Command, Event, Outcome, Record};
 use pgregent::failover::policy::{AilingPolicy, NodePolicy};
 use pgregent::failover::{Hold, Machine, Policy};
 use pgregent::ids::{Epoch, NodeId, SystemId, TimelineId};
-use pgregent::topology::{NodeReport, Observation, ProbeFailure, Role, Writes};
+use pgregent::topology::{NodeReport, Observation, ProbeFailure, Role, Sign, SignKind, WriteSign, Writes};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ pub struct Watch {
     promoted: HashMap<Epoch, NodeId>,
     sent: HashMap<NodeId, Time>,
     latest: HashMap<NodeId, Result<NodeReport, ProbeFailure>>,
+    /// Whose last sign was a bad one: of the write probe, of a fresh connection.
+    ails: HashMap<NodeId, (bool, bool)>,
     pub plan: Option<Plan>,
     /// The recorded system, or that of the first primary.
     system: Option<SystemId>,
@@ -78,6 +80,7 @@ impl Watch {
             promoted: HashMap::new(),
             sent: HashMap::new(),
             latest: HashMap::new(),
+            ails: HashMap::new(),
             plan: None,
             system: None,
             timeline_published: TimelineId(0),
@@ -99,6 +102,7 @@ impl Watch {
     pub fn step(&mut self, event: Event) -> Vec<Action> {
         match &event {
             Event::Observed(o) => self.note_report(o),
+            Event::Signed(sign) => self.note_sign(sign),
             Event::Command(Command::Failover { .. }) => self.ordered = true,
             _ => {}
         }
@@ -125,6 +129,16 @@ impl Watch {
             }
         }
         actions
+    }
+
+    fn note_sign(&mut self, sign: &Sign) {
+        let (hangs, shut) = self.ails.entry(sign.node).or_default();
+        match &sign.what {
+            SignKind::Write(WriteSign::Pending | WriteSign::DiskFull) => *hangs = true,
+            SignKind::Write(WriteSign::Committed) => *hangs = false,
+            SignKind::Connect(outcome) => *shut = outcome.is_err(),
+            SignKind::Write(_) | SignKind::Traffic => {}
+        }
     }
 
     fn note_report(&mut self, observation: &Observation) {
@@ -188,7 +202,8 @@ impl Watch {
         {
             let s = self.machine.summary();
             let ours = Some(report.system_id) == s.system_id && Some(report.timeline) >= s.timeline;
-            let claims = !report.in_recovery && ours;
+            let (hangs, shut) = self.ails.get(&old).copied().unwrap_or_default();
+            let claims = !report.in_recovery && ours && !hangs && !shut;
             assert!(!claims || old == node, "promotion while the primary answers");
         }
     }
