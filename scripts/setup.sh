@@ -41,6 +41,7 @@ need make command -v make
 need pkg-config command -v pkg-config
 need pgbouncer has_one_of /usr/sbin/pgbouncer /usr/bin/pgbouncer
 need openssl command -v openssl
+need etcd-server command -v etcd
 need sqlsmith command -v sqlsmith
 need python3 command -v python3
 need util-linux command -v ipcrm

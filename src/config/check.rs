@@ -8,8 +8,9 @@ use super::problem::Notes;
 use super::raw::{Fields, Raw};
 use super::value::{Flaw, quoted};
 use super::{
-    AdminConfig, AuthConfig, ClusterConfig, Config, LogConfig, NodeConfig, NodeTlsConfig, Pattern, PoolConfig,
-    RedirectConfig, RouteConfig, Secret, ServerConfig, UserConfig, WitnessConfig, files, tls,
+    AdminConfig, AuthConfig, ClusterConfig, Config, EtcdConfig, LogConfig, NodeConfig, NodeTlsConfig, Pattern,
+    PoolConfig, RedirectConfig, RouteConfig, Secret, ServerConfig, TlsFiles, UserConfig, WitnessConfig, files, pem,
+    tls,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ pub(super) struct Tables<'t, 'i> {
     pub(super) tls: Fields<'t, 'i>,
     pub(super) admin: Fields<'t, 'i>,
     pub(super) cluster: Fields<'t, 'i>,
+    pub(super) etcd: Fields<'t, 'i>,
     pub(super) nodes: Vec<Fields<'t, 'i>>,
     pub(super) witnesses: Vec<Fields<'t, 'i>>,
     pub(super) pool: Fields<'t, 'i>,
@@ -39,6 +41,7 @@ impl<'t, 'i> Tables<'t, 'i> {
             tls: raw.one("tls", notes),
             admin: raw.one("admin", notes),
             cluster: raw.one("cluster", notes),
+            etcd: raw.one("etcd", notes),
             nodes: raw.many("node", notes),
             witnesses: raw.many("witness", notes),
             pool: raw.one("pool", notes),
@@ -60,6 +63,7 @@ impl<'t, 'i> Tables<'t, 'i> {
             server: server(&self.server, folder, notes),
             tls: tls::towards_clients(&self.tls, folder, notes),
             admin: admin(&self.admin, notes),
+            etcd: etcd(&self.etcd, folder, notes),
             nodes: self
                 .nodes
                 .iter()
@@ -166,6 +170,22 @@ fn cluster(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ClusterConfi
 fn witness(f: &Fields<'_, '_>, tls: &NodeTlsConfig, notes: &mut Notes) -> WitnessConfig {
     let (host, port) = f.address("address", notes).unwrap_or_default();
     WitnessConfig { name: Arc::from(f.text("name", notes).unwrap_or_default()), host, port, tls: tls.clone() }
+}
+
+fn etcd(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> EtcdConfig {
+    let file = |key: &str, notes: &mut Notes| pem::file(f, key, folder, notes);
+    let (cert, key, ca) = (file("cert_file", notes), file("key_file", notes), file("ca_file", notes));
+    let files = TlsFiles { cert, key, ca, ..TlsFiles::default() };
+    let cert = ("cert_file", files.cert.as_deref());
+    EtcdConfig {
+        endpoints: f.texts("endpoints", notes).unwrap_or_default(),
+        prefix: f.text("prefix", notes).unwrap_or_default(),
+        user: f.text("user", notes),
+        password: secret(f, "password", "password_file", folder, notes).unwrap_or_default(),
+        authorities: pem::authorities(f, ("ca_file", files.ca.as_deref()), ("", None), notes),
+        identity: pem::identity(f, cert, ("key_file", files.key.as_deref()), notes),
+        files,
+    }
 }
 
 fn node(f: &Fields<'_, '_>, node_budget: usize, tls: &NodeTlsConfig, folder: &Path, notes: &mut Notes) -> NodeConfig {

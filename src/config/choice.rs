@@ -39,7 +39,7 @@ macro_rules! choice {
 }
 
 choice!(FailoverMode { Automatic = "automatic", Manual = "manual", Follow = "follow" });
-choice!(CoordinationKind { Single = "single", Voters = "voters" });
+choice!(CoordinationKind { Single = "single", Voters = "voters", Etcd = "etcd" });
 choice!(QuorumLoss { StopWrites = "stop_writes", KeepPrimary = "keep_primary" });
 choice!(Pinning { Allow = "allow", Refuse = "refuse" });
 choice!(PoolMode { Session = "session", Transaction = "transaction", Statement = "statement" });

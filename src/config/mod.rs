@@ -57,6 +57,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// `[cluster]`
     pub cluster: ClusterConfig,
+    /// `[etcd]`, for `coordination = "etcd"`.
+    pub etcd: EtcdConfig,
     /// `[[node]]`, in file order; the index is the `NodeId`.
     pub nodes: Vec<NodeConfig>,
     /// `[pool]`
@@ -133,6 +135,8 @@ pub enum CoordinationKind {
     Single,
     /// Several proxies, on the nodes and witnesses themselves.
     Voters,
+    /// Several proxies, in etcd.
+    Etcd,
 }
 
 /// What a proxy does with writes when most voters do not answer.
@@ -142,6 +146,25 @@ pub enum QuorumLoss {
     StopWrites,
     /// Writes go on to the last primary; two proxies that are cut off from each other may then use two.
     KeepPrimary,
+}
+
+/// `[etcd]`: where proxies that share the nodes agree.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EtcdConfig {
+    /// Client URLs of its members.
+    pub endpoints: Vec<String>,
+    /// Before all keys. Default `pgregent`.
+    pub prefix: String,
+    /// Login, if etcd asks for one.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Secret,
+    /// Who vouches for the members' certificates.
+    pub authorities: Option<Authorities>,
+    /// What we present if a member asks.
+    pub identity: Option<Identity>,
+    /// The files named.
+    pub files: TlsFiles,
 }
 
 /// `[cluster]`: the cluster, its monitor and its failover policy.

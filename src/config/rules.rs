@@ -44,6 +44,8 @@ const RULES: &[Rule] = &[
     auth_query_is_whole,
     admin_is_apart,
     functions_are_on_one_list,
+    etcd_is_whole,
+    etcd_is_reachable,
 ];
 
 /// Applies all rules.
@@ -384,4 +386,52 @@ fn functions_are_on_one_list(t: &Tables<'_, '_>, config: &Config, notes: &mut No
         let flaw = Flaw::new(format!("{} is in write_functions too", quoted(name)));
         t.route.problem("read_functions", flaw.suggest("keep it in one of them"), notes);
     }
+}
+
+fn etcd_is_whole(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let used = config.cluster.coordination == CoordinationKind::Etcd;
+    if used && config.etcd.endpoints.is_empty() {
+        let flaw = Flaw::new("missing, although [cluster] coordination is \"etcd\"");
+        let suggestion = r#"write endpoints = ["http://10.0.0.31:2379", ...], all members of one etcd cluster"#;
+        t.etcd.problem("endpoints", flaw.suggest(suggestion), notes);
+    }
+    if !used && t.etcd.has("endpoints") {
+        let flaw = Flaw::new("has no effect without [cluster] coordination = \"etcd\"");
+        t.etcd.warn("endpoints", flaw.suggest("write that, or leave [etcd] out"), notes);
+    }
+    if config.etcd.user.is_none() {
+        for key in ["password", "password_file"].iter().filter(|key| t.etcd.has(key)) {
+            let flaw = Flaw::new("has no effect without user");
+            t.etcd.warn(key, flaw.suggest("add user, or leave this out"), notes);
+        }
+    }
+}
+
+fn etcd_is_reachable(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let endpoints = &config.etcd.endpoints;
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let flaw = if !is_client_url(endpoint) {
+            Flaw::new(format!("{} is not a client URL of etcd", quoted(endpoint)))
+                .suggest("write one such as \"http://10.0.0.31:2379\"")
+        } else if endpoints[..index].contains(endpoint) {
+            Flaw::new(format!("{} is listed twice", quoted(endpoint))).suggest("list each member once")
+        } else if endpoint.starts_with("https://") && config.etcd.authorities.is_none() && !t.etcd.has("ca_file") {
+            Flaw::new(format!("{} has to be verified", quoted(endpoint))).suggest("add ca_file")
+        } else {
+            continue;
+        };
+        t.etcd.problem("endpoints", flaw, notes);
+    }
+}
+
+/// `http://host:port` or `https://host:port`, without a path.
+fn is_client_url(endpoint: &str) -> bool {
+    let rest = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+    let Some(rest) = rest else { return false };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let Some((host, port)) = rest.rsplit_once(':') else { return false };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let named = |host: &str| !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    let addressed = bare.map_or_else(|| named(host), |ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
+    addressed && port.parse::<u16>().is_ok_and(|port| port != 0)
 }

@@ -18,9 +18,6 @@ const NAME_BYTES_MAX: usize = 63;
 /// Items of a list.
 const LIST_LEN_MAX: usize = 1_000;
 
-/// Words that are known, but not in this version: (word, why).
-const LATER: &[(&str, &str)] = &[("etcd", "the etcd store is not available in this version")];
-
 /// A value that is of its kind.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
@@ -170,9 +167,6 @@ fn range_told(min: &str, max: &str, zero: Zero, off: &str) -> String {
 fn read_word(word: &str, words: &[&str]) -> Result<Value, Flaw> {
     if words.contains(&word) {
         return Ok(Value::Text(word.to_owned()));
-    }
-    if let (Some((_, why)), [first, ..]) = (LATER.iter().find(|(later, _)| *later == word), words) {
-        return Err(Flaw::new(format!("{}: {why}", quoted(word))).suggest(format!("use \"{first}\" with one proxy")));
     }
     let flaw = Flaw::new(format!("{} is not known here", quoted(word)));
     Err(match nearest(word, words.iter().copied()) {

@@ -3,12 +3,14 @@
 //! Invariants: a record that was confirmed is what every later [`Store::recall`] returns, until a
 //! later one replaces it; a record that would go backwards is refused. Absent on purpose: any
 //! knowledge of PostgreSQL roles, and any decision. `single`: one proxy, a local file; `voters`: several, on
-//! the nodes themselves; all pass [`conformance`].
+//! the nodes themselves; `etcd`: several, in etcd; all pass [`conformance`].
 
 pub mod conformance;
+mod etcd;
 mod single;
 pub mod voters;
 
+pub use etcd::{EtcdError, EtcdStore};
 pub use single::SingleStore;
 pub(crate) use single::replace_file;
 
@@ -93,6 +95,9 @@ pub enum StoreError {
         /// What kept the others from it.
         why: String,
     },
+    /// etcd did not do it.
+    #[error(transparent)]
+    Etcd(EtcdError),
     /// The store's worker ended (the process is stopping).
     #[error("the store is stopping")]
     Stopping,

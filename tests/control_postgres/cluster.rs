@@ -5,7 +5,7 @@
 //! proxy.
 
 use pgregent::config::{
-    AdminConfig, AuthConfig, AuthMethod, BalanceKind, ClusterConfig, Config, Consistency, CoordinationKind,
+    AdminConfig, AuthConfig, AuthMethod, BalanceKind, ClusterConfig, Config, Consistency, CoordinationKind, EtcdConfig,
     FailoverMode, ForeignTables, LogConfig, NodeConfig, Pinning, PoolConfig, PoolMode, RouteConfig, Secret,
     ServerConfig,
 };
@@ -183,6 +183,7 @@ pub fn node_config(name: &str, port: u16) -> NodeConfig {
 pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
     let ms = Duration::from_millis;
     Config {
+        etcd: EtcdConfig::default(),
         tls: Default::default(),
         server: ServerConfig {
             listen: vec![],

@@ -9,6 +9,7 @@
 pub mod bystander;
 pub mod cluster;
 pub mod drivers;
+pub mod etcd;
 pub mod fakenode;
 pub mod guard;
 pub mod load;

@@ -33,7 +33,7 @@ fn until_written(pair: &Pair, proxy: usize) -> Duration {
 
 #[test]
 fn one_of_two_proxies_promotes_and_the_other_follows() {
-    let pair = Pair::start(&[]);
+    let pair = Pair::start("voters", &[]);
     for proxy in [0, 1] {
         until_written(&pair, proxy);
         assert_eq!(pair.status(proxy)["coordination"], "voters");
@@ -71,7 +71,7 @@ fn one_of_two_proxies_promotes_and_the_other_follows() {
 
 #[test]
 fn a_frozen_proxy_delays_a_failover_by_its_lease_at_most() {
-    let pair = Pair::start(&[]);
+    let pair = Pair::start("voters", &[]);
     let mut client = pair.client(1);
     client.simple("INSERT INTO ledger DEFAULT VALUES").unwrap();
     std::thread::sleep(LEASE + LEASE / 2);
@@ -95,7 +95,7 @@ fn a_frozen_proxy_delays_a_failover_by_its_lease_at_most() {
 
 #[test]
 fn without_a_majority_writes_stop_within_a_lease_and_come_back() {
-    let pair = Pair::start(&[("cluster", "failover_min_gap = \"0s\"")]);
+    let pair = Pair::start("voters", &[("cluster", "failover_min_gap = \"0s\"")]);
     let mut client = pair.client(0);
     client.simple("INSERT INTO ledger DEFAULT VALUES").unwrap();
     for node in ["pg2", "pg3"] {
@@ -118,7 +118,7 @@ fn without_a_majority_writes_stop_within_a_lease_and_come_back() {
 
 #[test]
 fn a_proxy_killed_in_the_middle_of_a_change_leaves_it_to_the_other() {
-    let pair = Pair::start(&[]);
+    let pair = Pair::start("voters", &[]);
     for proxy in [0, 1] {
         until_written(&pair, proxy);
     }

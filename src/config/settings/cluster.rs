@@ -64,7 +64,8 @@ pub(super) static CLUSTER: Section = Section {
             Toml(r#""single""#),
             Whole(|c| Shown::of(c.cluster.coordination.word())),
             "Where the right to change the primary is kept. single: in this one proxy. voters: on the nodes and witnesses \
-             themselves, for two or more proxies; all of them must use the same nodes, witnesses, name and monitor_database.",
+             themselves, for two or more proxies; all of them must use the same nodes, witnesses, name and monitor_database. \
+             etcd: in etcd, for two or more proxies; see [etcd].",
         ),
         row(
             "lease_duration",

@@ -8,6 +8,7 @@
 mod cluster;
 mod data;
 mod doors;
+mod etcd;
 mod tls;
 
 use super::value::{format_duration, format_size};
@@ -202,6 +203,7 @@ pub static SECTIONS: &[&Section] = &[
     &tls::TLS,
     &doors::ADMIN,
     &cluster::CLUSTER,
+    &etcd::ETCD,
     &cluster::NODE,
     &cluster::WITNESS,
     &data::POOL,

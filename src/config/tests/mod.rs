@@ -104,7 +104,7 @@ fn unknown_tables() {
     with("[nodes]\n", "E p.toml:10:2: [nodes]: unknown table; did you mean [[node]]?");
     with(
         "[banana]\n",
-        "E p.toml:10:2: [banana]: unknown table; known are [server], [tls], [admin], [cluster], [[node]], [[witness]], [pool], [route], [[route.redirect]], \
+        "E p.toml:10:2: [banana]: unknown table; known are [server], [tls], [admin], [cluster], [etcd], [[node]], [[witness]], [pool], [route], [[route.redirect]], \
          [auth], [[auth.user]], [log]",
     );
     alone(&format!("size = 3\n{BASE}"), "E p.toml:1:1: [size]: unknown table; it belongs in [pool]");
@@ -212,10 +212,33 @@ fn wrong_values() {
 }
 
 #[test]
-fn what_is_not_available_yet_says_so() {
+fn etcd_needs_endpoints_that_are_client_urls() {
     with(
         "[cluster]\ncoordination = \"etcd\"\n",
-        r#"E p.toml:11:16: [cluster] coordination: "etcd": the etcd store is not available in this version; use "single" with one proxy"#,
+        r#"E p.toml:1:1: [etcd] endpoints: missing, although [cluster] coordination is "etcd"; write endpoints = ["http://10.0.0.31:2379", ...], all members of one etcd cluster"#,
+    );
+    for (endpoints, expected) in [
+        (
+            "\"10.0.0.1:2379\"",
+            r#""10.0.0.1:2379" is not a client URL of etcd; write one such as "http://10.0.0.31:2379""#,
+        ),
+        ("\"http://h\"", r#""http://h" is not a client URL of etcd; write one such as "http://10.0.0.31:2379""#),
+        (
+            "\"http://h:2379/v3\"",
+            r#""http://h:2379/v3" is not a client URL of etcd; write one such as "http://10.0.0.31:2379""#,
+        ),
+        ("\"http://h:2379\", \"http://h:2379\"", r#""http://h:2379" is listed twice; list each member once"#),
+        ("\"https://h:2379\"", r#""https://h:2379" has to be verified; add ca_file"#),
+    ] {
+        with(
+            &format!("[cluster]\ncoordination = \"etcd\"\n[etcd]\nendpoints = [{endpoints}]\n"),
+            &format!("E p.toml:13:13: [etcd] endpoints: {expected}"),
+        );
+    }
+    with(
+        "[etcd]\nendpoints = [\"http://[::1]:2379\"]\npassword = \"x\"\n",
+        "W p.toml:11:13: [etcd] endpoints: has no effect without [cluster] coordination = \"etcd\"; write that, or leave [etcd] out\n\
+         W p.toml:12:12: [etcd] password: has no effect without user; add user, or leave this out",
     );
 }
 

@@ -33,6 +33,8 @@ fn every_row_is_shown_and_within_names_a_row() {
 #[test]
 fn every_row_is_read_into_the_place_it_shows() {
     let values = [
+        ("cluster.coordination", "\"etcd\"\n[etcd]\nendpoints = [\"http://h:2379\"]", "etcd"),
+        ("etcd.endpoints", r#"["http://h:2379"]"#, "http://h:2379"),
         ("listen", r#"["127.0.0.2:7000"]"#, "127.0.0.2:7000"),
         ("admin.listen", r#""127.0.0.2:7001""#, "127.0.0.2:7001"),
         ("server.unix_socket_permissions", r#""0770""#, "0770"),
@@ -125,6 +127,7 @@ fn the_reference_is_valid_once_uncommented() {
     let written = Config::parse(&text, "p.toml").unwrap();
     let plain = "[[node]]\nname = \"pg1\"\naddress = \"10.0.0.11\"\nreplication_address = \"10.0.1.11:5432\"\n\
                  [[node]]\nname = \"pg2\"\naddress = \"10.0.0.12\"\n[cluster]\nmonitor_password = \"change me\"\n\
+                 [etcd]\nuser = \"pgregent\"\npassword = \"change me\"\n\
                  [[auth.user]]\nname = \"alice\"\npassword = \"change me\"\n\
                  [[witness]]\nname = \"witness1\"\naddress = \"10.0.0.21\"\n\
                  [[route.redirect]]\nname = \"reports\"\nport = 5432\n";

@@ -11,9 +11,10 @@ use super::{Brain, ControlMetrics, Controller};
 use crate::clock::{Clock, Time};
 use crate::config::{Config, CoordinationKind};
 use crate::coordination::voters::{self, VotersStore};
-use crate::coordination::{SingleStore, Store};
+use crate::coordination::{EtcdStore, SingleStore, Store};
 use crate::failover::event::Command;
 use crate::failover::execute::Executor;
+use crate::failover::standing::Standing;
 use crate::monitor::Monitor;
 use crate::monitor::freshness::Freshness;
 use crate::topology::{FactReceiver, TopologyPublisher};
@@ -25,11 +26,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Commands that may wait for the controller; more wait in [`ControlHandle::send`].
 const REQUESTS_MAX: usize = 16;
 /// How long file work under way may keep the thread from ending.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// How long the store may take to let go of a lease in the end.
+const RELEASE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Makes the futures that run on the control plane's runtime beside it (the HTTP server, say). They
 /// are dropped when the control plane stops.
@@ -188,6 +192,10 @@ fn open_store(config: &Arc<Config>, clock: &Clock) -> io::Result<(Arc<dyn Store>
             let chooser = Arc::clone(&executor) as Arc<dyn voters::Chooser>;
             Ok((Arc::new(VotersStore::new(config, clock, locks, chooser, rand::random())), executor))
         }
+        CoordinationKind::Etcd => {
+            let store = EtcdStore::new(config, clock).map_err(io::Error::other)?;
+            Ok((Arc::new(store), Arc::new(Executor::new(config, None).map_err(io::Error::other)?)))
+        }
     }
 }
 
@@ -202,9 +210,7 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
     for service in (deps.services)(handle) {
         services.spawn(service);
     }
-    if let Some(task) = parts.store.task() {
-        services.spawn(task);
-    }
+    let store = parts.store.task().map(|task| AbortOnDropHandle::new(tokio::spawn(task)));
     let nodes = deps.config.nodes.len();
     let monitor = Monitor::start(&deps.config, &deps.clock, deps.facts.write_demand());
     let controller = Controller {
@@ -218,7 +224,7 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
         facts_ended: false,
         freshness: Freshness::new(nodes),
         executor: parts.executor,
-        standing: parts.store.standing(),
+        standing: parts.store.standing().map(unread),
         store: parts.store,
         metrics: deps.metrics,
         requests: deps.channel.requests,
@@ -238,7 +244,17 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
         status_at: Time::ZERO,
         status_due: true,
     };
-    // The controller ends its actions, revokes the permit and ends the monitor; then the services go.
+    // The controller ends its actions, revokes the permit and ends the monitor; then the services go. The
+    // store, which the controller had, lets go of what it holds, so that no other proxy waits for it to run out.
     controller.run().await;
     services.shutdown().await;
+    if let Some(store) = store {
+        let _ = tokio::time::timeout(RELEASE_LIMIT, store).await;
+    }
+}
+
+/// The machine must hear that others share the store before it does anything.
+fn unread(mut standing: watch::Receiver<Standing>) -> watch::Receiver<Standing> {
+    standing.mark_changed();
+    standing
 }

@@ -1,0 +1,164 @@
+//! A throwaway etcd cluster on free loopback ports, whose members can be stopped and killed one by one.
+//!
+//! Invariants: a member keeps its data and ports from one run to the next; everything is gone when the test
+//! process ends. Absent on purpose: an etcd client (tests look through the store, or at the HTTP gateway).
+
+use super::guard::{ClusterGuard, ProcessGuard};
+use super::{free_port, wait_for};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Debian's place, or the one that the environment names.
+fn program() -> PathBuf {
+    std::env::var_os("PGREGENT_ETCD").map_or_else(|| PathBuf::from("/usr/bin/etcd"), PathBuf::from)
+}
+
+/// Certificates for clients' connections.
+pub struct ClientTls<'a> {
+    /// Of each member.
+    pub cert: &'a Path,
+    /// Its key.
+    pub key: &'a Path,
+    /// Who vouches for clients; each needs a certificate.
+    pub ca: &'a Path,
+}
+
+/// The cluster.
+pub struct Etcd {
+    members: Vec<Member>,
+    directory: PathBuf,
+    tls: Vec<String>,
+    _guard: ClusterGuard,
+}
+
+struct Member {
+    client: u16,
+    peer: u16,
+    runs: usize,
+    process: Option<ProcessGuard>,
+}
+
+impl Etcd {
+    /// Starts so many members.
+    pub fn start(members: usize) -> Self {
+        Self::start_with(members, None)
+    }
+
+    /// Starts so many members that speak TLS, or not.
+    pub fn start_with(members: usize, tls: Option<&ClientTls<'_>>) -> Self {
+        let directory = std::env::temp_dir().join(format!("pgregent-etcd-{}-{}", std::process::id(), free_port()));
+        fs::create_dir_all(&directory).expect("the temporary directory is writable");
+        let tls = tls.map_or_else(Vec::new, |tls| {
+            let file = |option: &str, path: &Path| format!("--{option}={}", path.display());
+            let mut options = vec![file("cert-file", tls.cert), file("key-file", tls.key)];
+            options.extend([file("trusted-ca-file", tls.ca), "--client-cert-auth".to_owned()]);
+            options
+        });
+        let member = |_| Member { client: free_port(), peer: free_port(), runs: 0, process: None };
+        let guard = ClusterGuard::new(&directory);
+        let mut etcd = Self { members: (0..members).map(member).collect(), directory, tls, _guard: guard };
+        for member in 0..members {
+            etcd.spawn(member);
+        }
+        for member in 0..members {
+            etcd.wait(member);
+        }
+        etcd
+    }
+
+    /// Client URLs of all members.
+    pub fn endpoints(&self) -> Vec<String> {
+        let scheme = self.scheme();
+        self.members.iter().map(|member| format!("{scheme}://127.0.0.1:{}", member.client)).collect()
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_empty() { "http" } else { "https" }
+    }
+
+    fn spawn(&mut self, index: usize) {
+        let peers: Vec<String> =
+            self.members.iter().enumerate().map(|(i, m)| format!("m{i}={}", url(m.peer))).collect();
+        let (peers, scheme) = (peers.join(","), self.scheme());
+        let member = &mut self.members[index];
+        member.runs += 1;
+        let clients = format!("{scheme}://127.0.0.1:{}", member.client);
+        let mut options = vec![
+            format!("--name=m{index}"),
+            format!("--data-dir={}", self.directory.join(format!("data{index}")).display()),
+            format!("--listen-client-urls={clients}"),
+            format!("--advertise-client-urls={clients}"),
+            format!("--listen-peer-urls={}", url(member.peer)),
+            format!("--initial-advertise-peer-urls={}", url(member.peer)),
+            format!("--initial-cluster={peers}"),
+            // Another leader within a second, so that a time to live of two outlasts the election.
+            "--heartbeat-interval=50".to_owned(),
+            "--election-timeout=500".to_owned(),
+            "--logger=zap".to_owned(),
+            "--log-level=warn".to_owned(),
+        ];
+        options.extend(self.tls.iter().cloned());
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let run = self.directory.join(format!("run{index}-{}", member.runs));
+        fs::create_dir_all(&run).expect("the directory is writable");
+        let log = File::create(self.directory.join(format!("etcd{index}-{}.log", member.runs))).expect("a log");
+        member.process = Some(ProcessGuard::spawn(&program(), &options, &run, log));
+    }
+
+    /// Waits until the member listens, and, in plain text, until it is healthy.
+    fn wait(&self, index: usize) {
+        let port = self.members[index].client;
+        wait_for(&format!("etcd member {index}"), START_TIMEOUT, || {
+            if self.tls.is_empty() {
+                http(port, "GET", "/health", "").is_some_and(|answer| answer.contains("true"))
+            } else {
+                TcpStream::connect(("127.0.0.1", port)).is_ok()
+            }
+        });
+    }
+
+    /// Kills a member at once.
+    pub fn kill(&mut self, index: usize) {
+        self.members[index].process = None;
+    }
+
+    /// Starts a killed member again, on its data.
+    pub fn restart(&mut self, index: usize) {
+        self.spawn(index);
+        self.wait(index);
+    }
+
+    /// Stops a member where it stands, or lets it go on.
+    pub fn freeze(&self, index: usize, on: bool) {
+        let process = self.members[index].process.as_ref().expect("it runs");
+        process.signal(if on { "STOP" } else { "CONT" });
+    }
+
+    /// A call of the first member's HTTP gateway, which must succeed.
+    pub fn post(&self, path: &str, body: &str) {
+        let answer = http(self.members[0].client, "POST", path, body).expect("etcd answers");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path} {body}: {answer}");
+    }
+}
+
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+fn http(port: u16, method: &str, path: &str, body: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(START_TIMEOUT)).ok()?;
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).ok()?;
+    stream.write_all(body.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
