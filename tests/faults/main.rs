@@ -27,7 +27,12 @@ use std::time::Duration;
 use support::number;
 
 /// Rows that every test run can afford.
-const SHORT: [&str; 3] = ["kill -9 of the postmaster", "everything frozen for 1 s", "primary cut off from everybody"];
+const SHORT: [&str; 4] = [
+    "kill -9 of the postmaster",
+    "everything frozen for 1 s",
+    "primary cut off from everybody",
+    "proxy | primary, both ways",
+];
 /// A slow machine, a debug build, and other tests beside it.
 const SHORT_FACTOR: u32 = 5;
 /// How long nothing may be mistaken for a failure in the short version.

@@ -126,6 +126,15 @@ fn isolate(scene: &Scene) {
     }
 }
 
+fn flap(scene: &Scene) {
+    for _ in 0..3 {
+        scene.net().cut_both("proxy1", &scene.primary);
+        pause(1000);
+        scene.net().mend();
+        pause(1000);
+    }
+}
+
 fn others(scene: &Scene) -> Vec<String> {
     let proxies = (1..=scene.rig.addresses().len()).map(|number| format!("proxy{number}"));
     scene.standbys.iter().cloned().chain(proxies).collect()
@@ -197,6 +206,12 @@ const SERVERS: &[Row] = &[
         hold_ms: 5000,
         lossless: true,
         ..ROW
+    },
+    // Older sessions go on: it takes connect_probe_fail to give it up.
+    Row {
+        name: "postmaster alone frozen for good",
+        fault: |scene| signal(scene.primary().pid().unwrap(), "STOP"),
+        ..FAILOVER
     },
     Row { name: "max_connections exhausted", fault: exhaust, hold_ms: 5000, lossless: true, ..ROW },
     Row { name: "one backend killed (crash restart)", fault: kill_one_backend, lossless: true, ..ROW },
@@ -281,6 +296,7 @@ const LINKS: &[Row] = &[
         ..Row { network: true, ..FAILOVER }
     },
     Row { name: "proxy | primary, both ways", fault: |scene| scene.net().cut_both("proxy1", &scene.primary), ..CUT },
+    Row { name: "proxy | primary, a second on, a second off", fault: flap, lossless: true, ..CUT },
     Row { name: "proxy > primary", fault: |scene| scene.net().cut("proxy1", &scene.primary), ..CUT },
     Row { name: "primary > proxy", fault: |scene| scene.net().cut(&scene.primary, "proxy1"), ..CUT },
     Row {
@@ -356,6 +372,16 @@ const PROXIES: &[Row] = &[
         expect: |_| Expect::Stay,
         hold_ms: 6000,
         fault: |scene| scene.standbys.iter().for_each(|host| scene.net().cut_both(&scene.primary, host)),
+        lossless: true,
+        ..PAIR
+    },
+    // No majority of voters: writes stop with the lease.
+    Row {
+        name: "two proxies: both standbys lost",
+        expect: |_| Expect::Stay,
+        hold_ms: 5000,
+        fault: |scene| (0..2).for_each(|index| scene.standby(index).kill9_all().unwrap()),
+        undo: |scene| (0..2).for_each(|index| scene.standby(index).start().unwrap()),
         lossless: true,
         ..PAIR
     },

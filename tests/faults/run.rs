@@ -116,11 +116,11 @@ fn open_primary(control: &Value) -> Option<String> {
     (control["writes"] == "open").then(|| control["primary"].as_str().map(str::to_owned))?
 }
 
-/// What the proxy said about the primary, in words: the first notice that somebody should look at.
+/// What the proxy said about the primary, in words: the last notice that decided something.
 fn verdict(control: &Value, since: Instant) -> String {
     let told = told(control, since).into_iter();
     let mut told = told.filter(|event| {
-        ["primary_lost", "split_brain", "primary_restarting"].iter().any(|kind| event["kind"] == *kind)
+        ["primary_lost", "split_brain", "primary_restarting", "held"].iter().any(|kind| event["kind"] == *kind)
     });
     let text = told.next_back().map(|event| event["text"].as_str().unwrap_or_default().to_owned());
     text.unwrap_or_else(|| "nothing".to_owned())

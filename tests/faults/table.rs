@@ -70,7 +70,7 @@ impl Table {
     /// When anything is not as it has to be.
     pub fn finish(self) {
         println!(
-            "\n{:<42} {:>4} {:>8} {:>8} {:>8} {:>5} {:>5}  {:<11} {:<24} verdict",
+            "\n{:<46} {:>4} {:>8} {:>8} {:>8} {:>5} {:>5}  {:<11} {:<24} verdict",
             if self.order.sync { "fault (synchronous replication)" } else { "fault" },
             "runs",
             "median s",
@@ -94,7 +94,7 @@ impl Table {
     fn print(&self, line: &Line) -> Vec<String> {
         let mut failures = Vec::new();
         if let Some(why) = &line.skipped {
-            println!("{:<42} skipped: {why}", line.name);
+            println!("{:<46} skipped: {why}", line.name);
             if !self.order.allow_skips {
                 failures.push(format!("skipped: {why} (ALLOW_SKIPS=1 allows it)"));
             }
@@ -110,7 +110,7 @@ impl Table {
         }
         let errors: Vec<String> = errors.iter().map(|(state, count)| format!("{state} x{count}")).collect();
         println!(
-            "{:<42} {:>4} {:>8} {:>8} {:>8} {:>5} {:>5}  {:<11} {:<24} {}",
+            "{:<46} {:>4} {:>8} {:>8} {:>8} {:>5} {:>5}  {:<11} {:<24} {}",
             line.name,
             line.outcomes.len(),
             seconds(median),

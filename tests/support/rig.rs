@@ -325,7 +325,8 @@ impl Drop for Rig {
 
 /// The program to test.
 pub fn program() -> PathBuf {
-    std::env::var_os(PROGRAM_VARIABLE).map_or_else(|| env!("CARGO_BIN_EXE_pgregent").into(), PathBuf::from)
+    let named = std::env::var_os(PROGRAM_VARIABLE).filter(|name| !name.is_empty());
+    named.map_or_else(|| env!("CARGO_BIN_EXE_pgregent").into(), PathBuf::from)
 }
 
 pub fn login() -> Login {
