@@ -6,7 +6,9 @@
 //!
 //! ```text
 //! cluster a b c mode=automatic priority=a:100,b:200 lag=1048576 min_gap=60s per_hour=3
-//!         start_timeout=30s promote_timeout=30s fall=3 rise=2     (on one line; all settings optional)
+//!         start_timeout=30s promote_timeout=30s fall=3 rise=2
+//!         fencing=command fence_sql hooks=before_promotion,on_rejoin synchronous=1 degrade
+//!                                    (on one line; all settings optional)
 //! recall none | recall epoch=7 primary=a tli=3
 //! running a lsn=0/500 tli=1 [shared] recalled as primary of epoch 1, everyone streams from it (no trace)
 //! probe NODE primary|standby [lsn= replay= tli= sys= inc= from=NODE|ADDRESS age= paused sent=-20ms pending=]
@@ -15,6 +17,7 @@
 //! write NODE ok|pending|full|failed|forbidden|read-only|unknown [took=]     the write probe
 //! heard NODE                         a client's session had a byte from it
 //! fact NODE refused|timeout|lost|shutdown|write-refused
+//! done HOOK | done name NODE | done fence NODE | done unfence NODE (and failed)
 //! done record | done detach NODE [lsn= replay=] | done promote NODE | done repoint NODE | done reconnect NODE
 //! failed record|detach|promote|repoint|reconnect [NODE] [WHY]
 //! sync NODE [SETTING]                what its synchronous_standby_names is from its next probe on
@@ -32,24 +35,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/scenario.rs"]
+mod scenario;
+
 use pgregent::clock::Time;
-use pgregent::config::FailoverMode;
 use pgregent::failover::action::{Action, ActionId, Level, NodePlan, Notice, Plan};
 use pgregent::failover::event::{Command, Event, Outcome, Record};
-use pgregent::failover::policy::{AilingPolicy, NodePolicy};
 use pgregent::failover::standing::{Lack, Lease, Right, Standing};
 use pgregent::failover::{Machine, Policy};
 use pgregent::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
 use pgregent::topology::{
-    Fact, NodeReport, Observation, PendingWrite, ProbeFailure, ReceiverView, Sign, SignKind, SyncStandby, SyncState,
-    SyncView, WriteSign, Writes,
+    NodeReport, Observation, PendingWrite, ReceiverView, Sign, SignKind, SyncView, WriteSign, Writes,
 };
+use scenario::{SYSTEM, parse_cluster, parse_fact, parse_failure, parse_record, sender, span, value};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const SYSTEM: u64 = 7000;
 const SCENARIOS_MIN: usize = 30;
 
 #[test]
@@ -250,6 +253,31 @@ impl Player {
             }
             Action::Claim(claim) => {
                 let _ = writeln!(out, "  claim {}", format!("{claim:?}").to_lowercase());
+            }
+            Action::Hook(id, call) => {
+                self.open.push((id, call.kind.word(), None));
+                let called = |node: Option<NodeId>| node.map_or("-", |n| self.called(n));
+                let _ = writeln!(
+                    out,
+                    "  run {} for {} epoch={} old={} new={} tli={} ({})",
+                    call.kind.word(),
+                    self.called(call.node),
+                    call.epoch,
+                    called(call.old),
+                    called(call.new),
+                    call.timeline.map_or_else(|| "-".to_owned(), |t| t.to_string()),
+                    call.reason
+                );
+            }
+            Action::NameSync { id, node, names, epoch } => {
+                self.open.push((id, "name", Some(node)));
+                let names = if names.is_empty() { "nobody" } else { &names };
+                let _ = writeln!(out, "  name {names} on {} epoch={epoch}", self.called(node));
+            }
+            Action::FenceSql { id, node, epoch, on } => {
+                let kind = if on { "fence" } else { "unfence" };
+                self.open.push((id, kind, Some(node)));
+                let _ = writeln!(out, "  {kind} {} by SQL epoch={epoch}", self.called(node));
             }
             Action::ProbeNow(node) => {
                 let _ = writeln!(out, "  probe {} now", self.called(node));
@@ -483,95 +511,4 @@ fn show_node(name: &str, node: &NodePlan) -> String {
         let _ = write!(out, " ({note})");
     }
     out
-}
-
-fn parse_cluster(line: &str) -> Policy {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    assert_eq!(words[0], "cluster", "the first line describes the cluster");
-    let priority = |name: &str| {
-        let given = value(&words, "priority").into_iter().flat_map(|v| v.split(','));
-        given.filter_map(|p| p.split_once(':')).find(|(n, _)| *n == name).map_or(100, |(_, p)| p.parse().unwrap())
-    };
-    let names = words[1..].iter().filter(|w| !w.contains('='));
-    let number = |key: &str, otherwise: u64| value(&words, key).map_or(otherwise, |v| v.parse().unwrap());
-    let time = |key: &str, otherwise: u64| value(&words, key).map_or(Duration::from_secs(otherwise), span);
-    Policy {
-        mode: match value(&words, "mode").unwrap_or("automatic") {
-            "automatic" => FailoverMode::Automatic,
-            "manual" => FailoverMode::Manual,
-            "follow" => FailoverMode::Follow,
-            other => panic!("unknown mode {other}"),
-        },
-        nodes: names
-            .map(|n| NodePolicy {
-                name: (*n).into(),
-                addresses: vec![format!("{n}:5432")],
-                priority: priority(n),
-                application_name: (*n).into(),
-            })
-            .collect(),
-        fall: u32::try_from(number("fall", 3)).unwrap(),
-        rise: u32::try_from(number("rise", 2)).unwrap(),
-        min_gap: time("min_gap", 60),
-        max_per_hour: u32::try_from(number("per_hour", 3)).unwrap(),
-        primary_start_timeout: time("start_timeout", 30),
-        lag_bytes_max: number("lag", 1 << 20),
-        promote_timeout: time("promote_timeout", 30),
-        ailing: AilingPolicy::default(),
-    }
-}
-
-fn sender(name: &str) -> SyncStandby {
-    SyncStandby { application_name: name.to_owned(), streaming: true, sync_state: SyncState::Quorum, flush_lsn: None }
-}
-
-fn parse_record(words: &[&str]) -> Option<Record> {
-    (words[1] != "none").then(|| Record {
-        system_id: SystemId(SYSTEM),
-        epoch: Epoch(value(words, "epoch").unwrap().parse().unwrap()),
-        primary: value(words, "primary").unwrap().to_owned(),
-        timeline: TimelineId(value(words, "tli").unwrap().parse().unwrap()),
-    })
-}
-
-fn parse_failure(word: &str) -> ProbeFailure {
-    match word {
-        "refused" => ProbeFailure::Refused,
-        "unreachable" => ProbeFailure::Unreachable,
-        "timeout" => ProbeFailure::TimedOut,
-        "lost" => ProbeFailure::SessionLost,
-        "starting" => ProbeFailure::StartingUp,
-        "stopping" => ProbeFailure::ShuttingDown,
-        "full" => ProbeFailure::TooManyConnections,
-        "starved" => ProbeFailure::Starved,
-        "rejected" => ProbeFailure::Rejected("password authentication failed".to_owned()),
-        other => panic!("unknown failure {other}"),
-    }
-}
-
-fn parse_fact(node: NodeId, word: &str) -> Fact {
-    match word {
-        "refused" => Fact::ConnectRefused(node),
-        "timeout" => Fact::ConnectTimedOut(node),
-        "lost" => Fact::BackendLost(node),
-        "shutdown" => Fact::ShutdownSaid(node),
-        "write-refused" => Fact::WriteRefused(node),
-        "role-changed" => Fact::RoleChanged(node),
-        other => panic!("unknown fact {other}"),
-    }
-}
-
-fn value<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
-    words.iter().find_map(|w| w.split_once('=').filter(|(k, _)| *k == key).map(|(_, v)| v))
-}
-
-fn span(text: &str) -> Duration {
-    let digits = text.trim_end_matches(char::is_alphabetic);
-    let number: f64 = digits.parse().unwrap_or_else(|_| panic!("not a span: {text}"));
-    match &text[digits.len()..] {
-        "ms" => Duration::from_secs_f64(number / 1000.0),
-        "s" => Duration::from_secs_f64(number),
-        "m" => Duration::from_secs_f64(number * 60.0),
-        other => panic!("unknown unit {other} in {text}"),
-    }
 }

@@ -59,7 +59,7 @@ const DATA_PLANE: &[&str] =
     &["serve", "client", "session", "relay", "pool", "route", "sql", "wire", "backend", "auth", "net"];
 const CONTROL_PLANE: &[&str] = &["monitor", "failover", "coordination"];
 /// Modules that perform I/O in `failover`; all its other files are pure.
-const FAILOVER_IO: &[&str] = &["failover::controller", "failover::execute"];
+const FAILOVER_IO: &[&str] = &["failover::controller", "failover::execute", "failover::hooks"];
 /// Who may name the one publisher.
 const PUBLISHERS: &[&str] = &["topology", "failover::controller", "failover::execute", "app"];
 

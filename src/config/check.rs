@@ -8,9 +8,9 @@ use super::problem::Notes;
 use super::raw::{Fields, Raw};
 use super::value::{Flaw, quoted};
 use super::{
-    AdminConfig, AuthConfig, ClusterConfig, Config, EtcdConfig, LogConfig, NodeConfig, NodeTlsConfig, Pattern,
-    PoolConfig, RedirectConfig, RouteConfig, Secret, ServerConfig, TlsFiles, UserConfig, WitnessConfig, files, pem,
-    tls,
+    AdminConfig, AuthConfig, ClusterConfig, Config, EtcdConfig, HooksConfig, LogConfig, NodeConfig, NodeTlsConfig,
+    Pattern, PoolConfig, RedirectConfig, RouteConfig, Secret, ServerConfig, TlsFiles, UserConfig, WitnessConfig, files,
+    pem, tls,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -24,6 +24,7 @@ pub(super) struct Tables<'t, 'i> {
     pub(super) admin: Fields<'t, 'i>,
     pub(super) cluster: Fields<'t, 'i>,
     pub(super) etcd: Fields<'t, 'i>,
+    pub(super) hooks: Fields<'t, 'i>,
     pub(super) nodes: Vec<Fields<'t, 'i>>,
     pub(super) witnesses: Vec<Fields<'t, 'i>>,
     pub(super) pool: Fields<'t, 'i>,
@@ -42,6 +43,7 @@ impl<'t, 'i> Tables<'t, 'i> {
             admin: raw.one("admin", notes),
             cluster: raw.one("cluster", notes),
             etcd: raw.one("etcd", notes),
+            hooks: raw.one("hooks", notes),
             nodes: raw.many("node", notes),
             witnesses: raw.many("witness", notes),
             pool: raw.one("pool", notes),
@@ -72,6 +74,7 @@ impl<'t, 'i> Tables<'t, 'i> {
             route: route(&self.route, self.redirects.iter().map(|fields| redirect(fields, notes)).collect(), notes),
             auth: auth(&self.auth, users, &cluster, folder, notes),
             log: log(&self.log, notes),
+            hooks: hooks(&self.hooks, notes),
             cluster,
             pool,
         }
@@ -163,6 +166,10 @@ fn cluster(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ClusterConfi
         primary_start_timeout: f.duration("primary_start_timeout", notes),
         failover_lag_bytes_max: f.number("failover_lag_bytes_max", notes).unwrap_or_default(),
         promote_timeout: f.duration("promote_timeout", notes),
+        fencing: f.choice("fencing", notes),
+        fence_sql: f.flag("fence_sql", notes).unwrap_or_default(),
+        synchronous_standbys: f.count("synchronous_standbys", notes),
+        synchronous_degrade: f.choice("synchronous_degrade", notes),
         tls: tls::towards_nodes(f, None, folder, notes),
     }
 }
@@ -185,6 +192,18 @@ fn etcd(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> EtcdConfig {
         authorities: pem::authorities(f, ("ca_file", files.ca.as_deref()), ("", None), notes),
         identity: pem::identity(f, cert, ("key_file", files.key.as_deref()), notes),
         files,
+    }
+}
+
+fn hooks(f: &Fields<'_, '_>, notes: &mut Notes) -> HooksConfig {
+    let mut program = |key| f.texts(key, notes).unwrap_or_default();
+    HooksConfig {
+        fence_command: program("fence_command"),
+        before_promotion: program("before_promotion"),
+        after_promotion: program("after_promotion"),
+        on_role_change: program("on_role_change"),
+        on_rejoin: program("on_rejoin"),
+        timeout: f.duration("timeout", notes),
     }
 }
 

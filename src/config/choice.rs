@@ -5,8 +5,8 @@
 //! aliases; one word means one thing.
 
 use super::{
-    AuthMethod, BalanceKind, ChannelBinding, Consistency, CoordinationKind, FailoverMode, ForeignTables, Pinning,
-    PoolMode, QuorumLoss, SslMode, TargetSessionAttrs, TlsMode, TlsVersion,
+    AuthMethod, BalanceKind, ChannelBinding, Consistency, CoordinationKind, Degrade, FailoverMode, Fencing,
+    ForeignTables, Pinning, PoolMode, QuorumLoss, SslMode, TargetSessionAttrs, TlsMode, TlsVersion,
 };
 
 /// A setting that is one of a few words.
@@ -41,6 +41,8 @@ macro_rules! choice {
 choice!(FailoverMode { Automatic = "automatic", Manual = "manual", Follow = "follow" });
 choice!(CoordinationKind { Single = "single", Voters = "voters", Etcd = "etcd" });
 choice!(QuorumLoss { StopWrites = "stop_writes", KeepPrimary = "keep_primary" });
+choice!(Fencing { Proxy = "proxy", Command = "command" });
+choice!(Degrade { Never = "never", Allow = "allow" });
 choice!(Pinning { Allow = "allow", Refuse = "refuse" });
 choice!(PoolMode { Session = "session", Transaction = "transaction", Statement = "statement" });
 choice!(Consistency { Eventual = "eventual", Session = "session", Global = "global" });

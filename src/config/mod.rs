@@ -61,6 +61,8 @@ pub struct Config {
     pub etcd: EtcdConfig,
     /// `[[node]]`, in file order; the index is the `NodeId`.
     pub nodes: Vec<NodeConfig>,
+    /// `[hooks]`
+    pub hooks: HooksConfig,
     /// `[pool]`
     pub pool: PoolConfig,
     /// `[route]`
@@ -126,6 +128,43 @@ pub enum FailoverMode {
     Manual,
     /// Another tool (Patroni, repmgr, …) promotes; the proxy follows.
     Follow,
+}
+
+/// What a promotion waits for, so that the old primary writes nothing any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fencing {
+    /// That the proxy's own sessions with it are cut.
+    #[default]
+    Proxy,
+    /// That `fence_command` ends with exit status 0, too.
+    Command,
+}
+
+/// Whether commits may stop waiting for standbys that are not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Degrade {
+    /// They wait.
+    #[default]
+    Never,
+    /// They wait for those that are there.
+    Allow,
+}
+
+/// `[hooks]`: programs that run when the primary changes; an empty list is none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HooksConfig {
+    /// Turns the old primary off.
+    pub fence_command: Vec<String>,
+    /// May speak against a candidate.
+    pub before_promotion: Vec<String>,
+    /// After a promotion of this proxy's.
+    pub after_promotion: Vec<String>,
+    /// After any change of primary.
+    pub on_role_change: Vec<String>,
+    /// When a former primary streams as a standby again.
+    pub on_rejoin: Vec<String>,
+    /// How long each may run. Default 30 s.
+    pub timeout: Duration,
 }
 
 /// Where the right to change the primary is kept.
@@ -222,6 +261,14 @@ pub struct ClusterConfig {
     pub failover_lag_bytes_max: u64,
     /// How long a promotion may take before the next candidate is tried. Default 30 s.
     pub promote_timeout: Duration,
+    /// What a promotion waits for. Default proxy.
+    pub fencing: Fencing,
+    /// Whether a former primary that still takes writes is made read-only and its sessions are ended. Default true.
+    pub fence_sql: bool,
+    /// The k of `ANY k (…)` that is kept on the primary; 0: the setting is left alone. Default 0.
+    pub synchronous_standbys: usize,
+    /// Whether k may shrink while standbys are missing. Default never.
+    pub synchronous_degrade: Degrade,
     /// How connections to nodes are protected, where a node does not say otherwise.
     pub tls: NodeTlsConfig,
 }

@@ -7,7 +7,7 @@ use super::check::Tables;
 use super::problem::Notes;
 use super::suggest::nearest;
 use super::value::{Flaw, format_address, format_duration, quoted};
-use super::{AuthMethod, Config, CoordinationKind, FailoverMode, NodeConfig, Secret};
+use super::{AuthMethod, Config, CoordinationKind, FailoverMode, Fencing, NodeConfig, Secret};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -34,6 +34,7 @@ const RULES: &[Rule] = &[
     somebody_may_be_read,
     voters_make_a_majority,
     some_node_is_in_our_zone,
+    fencing_has_its_command,
     probes_hurry_when_in_doubt,
     pools_fit_nodes,
     somebody_may_log_in,
@@ -173,6 +174,24 @@ fn voters_make_a_majority(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes
         let suggestion =
             "add a third node or a [[witness]] (any small PostgreSQL server elsewhere), or write failover = \"manual\"";
         t.cluster.problem("coordination", Flaw::new(text).suggest(suggestion), notes);
+    }
+}
+
+fn fencing_has_its_command(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    match (config.cluster.fencing, config.hooks.fence_command.is_empty()) {
+        (Fencing::Command, true) => {
+            let flaw = Flaw::new("\"command\" needs a program that turns nodes off");
+            t.cluster.problem("fencing", flaw.suggest("write [hooks] fence_command = [\"…\"]"), notes);
+        }
+        (Fencing::Proxy, false) => {
+            let flaw = Flaw::new("is never run, because [cluster] fencing is \"proxy\"");
+            t.hooks.warn("fence_command", flaw.suggest("write [cluster] fencing = \"command\""), notes);
+        }
+        (Fencing::Command, false) | (Fencing::Proxy, true) => {}
+    }
+    if config.cluster.synchronous_standbys >= config.nodes.len().max(1) {
+        let flaw = Flaw::new("more than there can be standbys: every commit would wait for ever");
+        t.cluster.problem("synchronous_standbys", flaw.suggest("write less than the number of nodes"), notes);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::event::Record;
 use super::standing::Claim;
 use crate::clock::Time;
-use crate::ids::{Epoch, NodeId};
+use crate::ids::{Epoch, NodeId, TimelineId};
 use crate::topology::{Health, Role, Writes};
 use std::sync::Arc;
 
@@ -47,12 +47,88 @@ pub enum Action {
         /// The epoch this belongs to.
         epoch: Epoch,
     },
+    /// Run a program of `[hooks]`.
+    Hook(ActionId, HookCall),
+    /// `ALTER SYSTEM SET synchronous_standby_names`, reload.
+    NameSync {
+        /// Names the action.
+        id: ActionId,
+        /// The primary, or who is about to be.
+        node: NodeId,
+        /// The setting.
+        names: String,
+        /// The epoch this belongs to.
+        epoch: Epoch,
+    },
+    /// Make a former primary read-only (`default_transaction_read_only`) and end its sessions, or take that back.
+    FenceSql {
+        /// Names the action.
+        id: ActionId,
+        /// The former primary.
+        node: NodeId,
+        /// The epoch this belongs to.
+        epoch: Epoch,
+        /// Read-only, or no longer.
+        on: bool,
+    },
     /// Probe the node at once instead of at its next interval.
     ProbeNow(NodeId),
     /// Step with `Event::Tick` at this time.
     WakeAt(Time),
     /// Tell people (log line, counter).
     Tell(Notice),
+}
+
+/// A program of `[hooks]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HookKind {
+    /// Turns the old primary off.
+    Fence,
+    /// May speak against a candidate.
+    BeforePromotion,
+    /// After a promotion of ours.
+    AfterPromotion,
+    /// After any change of primary.
+    RoleChange,
+    /// A former primary streams as a standby again.
+    Rejoin,
+}
+
+impl HookKind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] =
+        [Self::Fence, Self::BeforePromotion, Self::AfterPromotion, Self::RoleChange, Self::Rejoin];
+
+    /// Its setting.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fence => "fence_command",
+            Self::BeforePromotion => "before_promotion",
+            Self::AfterPromotion => "after_promotion",
+            Self::RoleChange => "on_role_change",
+            Self::Rejoin => "on_rejoin",
+        }
+    }
+}
+
+/// What a program is run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HookCall {
+    /// Which program.
+    pub kind: HookKind,
+    /// The node it is about.
+    pub node: NodeId,
+    /// The epoch, that of the new primary.
+    pub epoch: Epoch,
+    /// The primary before.
+    pub old: Option<NodeId>,
+    /// The primary after.
+    pub new: Option<NodeId>,
+    /// The primary's timeline, as far as it is known.
+    pub timeline: Option<TimelineId>,
+    /// Why, in a few words.
+    pub reason: &'static str,
 }
 
 /// What the machine believes, for the topology snapshot.

@@ -32,6 +32,8 @@ pub struct Candidate {
     pub maintenance: bool,
     /// Its promotion failed a short time ago.
     pub promotion_failed: bool,
+    /// `before_promotion` spoke against it a short time ago.
+    pub spoken_against: bool,
     /// It stands still: its receiver is gone and its position was read afterwards.
     pub detached: bool,
     /// The last primary's commits waited for it.
@@ -86,6 +88,7 @@ mod tests {
             priority: 100,
             maintenance: false,
             promotion_failed: false,
+            spoken_against: false,
             detached: true,
             sync_member: false,
         }
@@ -135,6 +138,7 @@ mod tests {
         let floor = Bar { floor: Some(Lsn(1001)), lag_bytes_max: u64::MAX, ..bar() };
         assert_eq!(veto(&good, &floor), Some(Veto::BehindMembers { bytes: 1 }));
         check(Candidate { promotion_failed: true, ..good.clone() }, Veto::PromotionFailed);
+        check(Candidate { spoken_against: true, ..good.clone() }, Veto::SpokenAgainst);
         check(Candidate { detached: false, ..good.clone() }, Veto::NotDetached);
         assert_eq!(veto(&good, &Bar { asked: Some(NodeId(2)), ..bar() }), Some(Veto::NotAsked));
         assert_eq!(veto(&Candidate { flush_lsn: Lsn(900), ..good }, &bar()), None);

@@ -24,6 +24,7 @@ use super::action::{Action, ActionId, Level, Notice, Plan};
 use super::event::{Event, Outcome};
 use super::execute::SharedExecutor;
 use super::hold::Hold;
+use super::hooks::Hooks;
 use super::machine::Outlook;
 use super::standing::Standing;
 use crate::clock::{Clock, Time};
@@ -77,7 +78,7 @@ pub trait ControlMetrics: Send + Sync {
     fn probed(&self, node: NodeId, outcome: &'static str, took: Duration);
     /// Another session than the probe's said something.
     fn signed(&self, sign: &Sign);
-    /// An action ended; `kind` is `record`, `detach`, `promote`, `repoint` or `reconnect`.
+    /// An action ended; `kind` is from a closed set (`record`, `promote`, a hook's name).
     fn acted(&self, kind: &'static str, succeeded: bool, took: Duration);
     /// The machine told people something; `kind` is from a closed set.
     fn noticed(&self, kind: &'static str);
@@ -126,6 +127,7 @@ struct Controller<B> {
     monitor: Monitor,
     freshness: Freshness,
     executor: SharedExecutor,
+    hooks: Arc<Hooks>,
     store: Arc<dyn Store>,
     metrics: Arc<dyn ControlMetrics>,
     requests: mpsc::Receiver<Request>,
@@ -391,6 +393,17 @@ impl<B: Brain> Controller<B> {
             }
             Action::Repoint { id, node, upstream, epoch } => {
                 self.spawn(id, "repoint", Some(node), async move { executor.repoint(node, upstream, epoch).await });
+            }
+            Action::Hook(id, call) => {
+                let hooks = Arc::clone(&self.hooks);
+                self.spawn(id, call.kind.word(), Some(call.node), async move { hooks.run(call).await });
+            }
+            Action::NameSync { id, node, names, epoch } => {
+                self.spawn(id, "name_sync", Some(node), async move { executor.name_sync(node, &names, epoch).await });
+            }
+            Action::FenceSql { id, node, epoch, on } => {
+                let kind = if on { "fence_sql" } else { "unfence_sql" };
+                self.spawn(id, kind, Some(node), async move { executor.fence_sql(node, epoch, on).await });
             }
             Action::Publish(_) | Action::Claim(_) | Action::ProbeNow(_) | Action::WakeAt(_) | Action::Tell(_) => {}
         }

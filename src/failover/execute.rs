@@ -1,4 +1,4 @@
-//! Carries out actions on nodes: detach, promote, repoint.
+//! Carries out actions on nodes: detach, promote, repoint, fence by SQL, name synchronous standbys.
 //!
 //! Invariants: every action has a deadline and is idempotent; an action of an older epoch than one
 //! already begun is refused, and a promotion checks that again as the last thing before it asks; what
@@ -10,6 +10,7 @@
 
 mod remembered;
 mod session;
+mod settings;
 
 use remembered::Remembered;
 use session::NodeSession;
@@ -80,6 +81,8 @@ enum ActError {
     NotStreaming,
     #[error("the node is not in recovery")]
     NotInRecovery,
+    #[error("the node is in recovery")]
+    InRecovery,
     #[error("pg_promote() could not signal the postmaster")]
     NotSignalled,
     #[error("no connection string for it is known: its own is empty, none is remembered, and no other standby has one")]

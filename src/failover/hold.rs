@@ -137,6 +137,22 @@ pub enum Hold {
         /// Why.
         lack: Lack,
     },
+    /// The old primary may still take writes.
+    FenceFailed {
+        /// It.
+        node: Arc<str>,
+        /// How often in a row the command failed.
+        tries: u32,
+        /// Why it did last.
+        why: Arc<str>,
+    },
+    /// Commits wait for fewer standbys than they should.
+    SyncDegraded {
+        /// How many they wait for.
+        k: usize,
+        /// How many they should wait for.
+        wanted: usize,
+    },
     /// Synchronous replication: nobody can tell whether the standbys at hand have every acknowledged commit.
     SyncTooFew {
         /// Who acknowledged, among the named.
@@ -168,6 +184,12 @@ pub enum Awaited {
     Record,
     /// The candidate to leave recovery.
     Promotion,
+    /// The fence command to say that the old primary is off.
+    Fence,
+    /// `before_promotion` to speak.
+    Hook,
+    /// `synchronous_standby_names` to be set.
+    Names,
 }
 
 /// What a primary that lives suffers from.
@@ -242,6 +264,8 @@ pub enum Veto {
         /// Bytes it lacks.
         bytes: u64,
     },
+    /// `before_promotion` spoke against it a short time ago.
+    SpokenAgainst,
     /// Its promotion failed a short time ago.
     PromotionFailed,
     /// It could not be detached, and others could.
@@ -280,6 +304,8 @@ impl Hold {
             Self::AwaitingRight { .. } => "awaiting_right",
             Self::OutOfRecovery { .. } => "out_of_recovery",
             Self::NoLease { .. } => "no_lease",
+            Self::FenceFailed { .. } => "fence_failed",
+            Self::SyncDegraded { .. } => "sync_degraded",
             Self::SyncTooFew { .. } => "sync_too_few",
             Self::Waiting { .. } => "waiting",
         }
@@ -300,6 +326,7 @@ impl Hold {
             | Self::AwaitingReport { node }
             | Self::StandbyHears { node, .. }
             | Self::UnrecordedPrimary { node, .. }
+            | Self::FenceFailed { node, .. }
             | Self::NoCandidate { node, .. } => Some(node),
             Self::Waiting { node, .. } => node.as_ref(),
             Self::NotRecalled
@@ -317,6 +344,7 @@ impl Hold {
             | Self::NoStandby
             | Self::AwaitingRight { .. }
             | Self::NoLease { .. }
+            | Self::SyncDegraded { .. }
             | Self::SyncTooFew { .. } => None,
         }
     }
@@ -337,6 +365,8 @@ impl Hold {
             | Self::TwoPrimaries { .. }
             | Self::UnrecordedPrimary { .. }
             | Self::NoStandby
+            | Self::FenceFailed { .. }
+            | Self::SyncDegraded { .. }
             | Self::SyncTooFew { .. }
             | Self::NoCandidate { .. } => true,
             Self::OutOfRecovery { .. } => true,
@@ -372,6 +402,7 @@ impl Veto {
             Self::ReplayPaused => "replay_paused",
             Self::Behind { .. } => "behind",
             Self::BehindMembers { .. } => "behind_members",
+            Self::SpokenAgainst => "spoken_against",
             Self::PromotionFailed => "promotion_failed",
             Self::NotDetached => "not_detached",
         }
@@ -414,16 +445,13 @@ impl fmt::Display for Hold {
             }
             Self::RetryLater { left } => write!(f, "the last attempt failed, next one in {}", Span(*left)),
             Self::NoStandby => f.write_str("there is no standby to promote"),
-            Self::SyncTooFew { method, k, n, still, missing } => {
-                let names = missing.join(", ");
-                write!(
-                    f,
-                    "synchronous replication ({} {k} of {n}): {still} at hand and {k} to acknowledge are not more than \
-                     {n}, so commits may be on the missing only ({names})",
-                    method.word()
-                )?;
-                if *method == Method::First { f.write_str("; FIRST counts like ANY") } else { Ok(()) }
+            Self::FenceFailed { node, tries, why } => {
+                write!(f, "{node} could not be fenced ({tries} times in a row, the last time: {why})")
             }
+            Self::SyncDegraded { k, wanted } => {
+                write!(f, "commits wait for {k} standbys instead of {wanted}: what is acknowledged may be lost")
+            }
+            Self::SyncTooFew { method, k, n, still, missing } => too_few(f, *method, [*k, *n, *still], missing),
             Self::NoCandidate { node, why } => write!(f, "{node} cannot be promoted: {why}"),
             Self::AwaitingRight { lack } => write!(f, "this proxy may not change the primary: {lack}"),
             Self::OutOfRecovery { nodes } => write!(
@@ -437,6 +465,9 @@ impl fmt::Display for Hold {
                 match what {
                     Awaited::Detach => write!(f, "waiting until {node} stand still"),
                     Awaited::Record => write!(f, "waiting until {node} is recorded as primary"),
+                    Awaited::Fence => write!(f, "waiting until the fence command says that {node} is off"),
+                    Awaited::Hook => write!(f, "waiting for before_promotion to agree to {node}"),
+                    Awaited::Names => write!(f, "waiting until synchronous_standby_names is set on {node}"),
                     Awaited::Promotion => write!(f, "waiting until {node} is promoted"),
                 }
             }
@@ -470,6 +501,16 @@ impl fmt::Display for GivenUp {
     }
 }
 
+fn too_few(f: &mut fmt::Formatter<'_>, method: Method, [k, n, still]: [usize; 3], missing: &[Arc<str>]) -> fmt::Result {
+    let (word, names) = (method.word(), missing.join(", "));
+    let counted = if method == Method::First { "; FIRST counts like ANY" } else { "" };
+    write!(
+        f,
+        "synchronous replication ({word} {k} of {n}): {still} at hand and {k} to acknowledge are not more than {n}, so \
+         commits may be on the missing only ({names}){counted}"
+    )
+}
+
 impl fmt::Display for Veto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -485,6 +526,7 @@ impl fmt::Display for Veto {
             Self::BehindMembers { bytes } => {
                 write!(f, "it lacks {bytes} bytes of WAL that a synchronous standby has")
             }
+            Self::SpokenAgainst => f.write_str("before_promotion has just spoken against it"),
             Self::PromotionFailed => f.write_str("its promotion has just failed"),
             Self::NotDetached => f.write_str("it could not be detached"),
         }

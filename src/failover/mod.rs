@@ -1,7 +1,7 @@
 //! Decides who is primary (pure), then carries it out.
 //!
 //! Pure files: `event`, `action`, `conninfo`, `machine` and their neighbours: no await, no clock, no log, no
-//! random. `controller` drives them, `execute` performs actions and reports back as events.
+//! random. `controller` drives them, `execute` and `hooks` perform actions and reports back as events.
 
 pub mod action;
 mod ailment;
@@ -11,6 +11,7 @@ pub mod controller;
 pub mod event;
 pub mod execute;
 pub mod hold;
+pub mod hooks;
 pub mod machine;
 mod node_state;
 pub mod policy;

@@ -65,6 +65,20 @@ pub(super) struct Repoints {
     pub under_way: Option<ActionId>,
 }
 
+/// Whether a former primary was made read-only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum SqlFence {
+    #[default]
+    None,
+    /// Asked for, or asked to be taken back.
+    Asked {
+        id: ActionId,
+        on: bool,
+    },
+    On,
+    Failed,
+}
+
 /// One node.
 #[derive(Clone, Debug)]
 pub(super) struct NodeState {
@@ -88,6 +102,15 @@ pub(super) struct NodeState {
     pub detached: bool,
     /// When its promotion last failed.
     pub promote_failed_at: Option<Time>,
+    /// When `before_promotion` last spoke against it.
+    pub vetoed_at: Option<Time>,
+    /// It was primary and has not streamed as a standby since.
+    pub former: bool,
+    pub sql_fence: SqlFence,
+    /// When it was last asked for.
+    pub sql_fence_at: Option<Time>,
+    /// A failure of it was told.
+    pub sql_fence_told: bool,
     /// An operator works on it.
     pub maintenance: bool,
     pub quarantine: Option<Quarantine>,
@@ -119,6 +142,11 @@ impl NodeState {
             unstreamed_since: None,
             detached: false,
             promote_failed_at: None,
+            vetoed_at: None,
+            former: false,
+            sql_fence: SqlFence::None,
+            sql_fence_at: None,
+            sql_fence_told: false,
             maintenance: false,
             quarantine: None,
             fence: 0,
@@ -269,6 +297,7 @@ mod tests {
             lag_bytes_max: 0,
             promote_timeout: Duration::ZERO,
             ailing: AilingPolicy::default(),
+            means: Default::default(),
         }
     }
 

@@ -3,7 +3,8 @@
 //! Invariants: a policy holds one [`NodePolicy`] per configured node, in the order of `NodeId`.
 //! Absent on purpose: anything that changes while the machine runs.
 
-use crate::config::{Config, FailoverMode, NodeConfig};
+use super::action::HookKind;
+use crate::config::{Config, Degrade, FailoverMode, Fencing, NodeConfig};
 use crate::ids::NodeId;
 use crate::topology::ReceiverView;
 use std::sync::Arc;
@@ -58,6 +59,22 @@ pub const REPOINT_GAP: Duration = Duration::from_secs(10);
 pub const REPOINT_SPAN: Duration = Duration::from_secs(30);
 /// Repoints of one standby before a person is needed (reset when it streams again).
 pub const REPOINTS_MAX: u32 = 3;
+/// A node that `before_promotion` spoke against is no candidate for this long.
+pub const VETO_PENALTY: Duration = Duration::from_secs(60);
+/// Beyond its time limit, how long the end of a hook is waited for.
+pub const HOOK_MARGIN: Duration = Duration::from_secs(10);
+/// Longest gap between two attempts at fencing.
+pub const FENCE_RETRY_MAX: Duration = Duration::from_secs(60);
+/// A fence by SQL that has not ended after this span counts as failed.
+pub const FENCE_SQL_SPAN: Duration = Duration::from_secs(30);
+/// Gap between two attempts at a fence by SQL that failed.
+pub const FENCE_SQL_RETRY: Duration = Duration::from_secs(600);
+/// How long setting `synchronous_standby_names` may take.
+pub const SYNC_SPAN: Duration = Duration::from_secs(10);
+/// Least gap between two attempts at it on a primary.
+pub const SYNC_GAP: Duration = Duration::from_secs(10);
+/// How long too few standbys must stream before commits stop waiting for them, where that is allowed.
+pub const DEGRADE_AFTER: Duration = Duration::from_secs(2);
 /// The span that `max_per_hour` counts in.
 pub const HOUR: Duration = Duration::from_secs(3600);
 
@@ -84,6 +101,8 @@ pub struct Policy {
     pub promote_timeout: Duration,
     /// How long a primary may be half dead.
     pub ailing: AilingPolicy,
+    /// What else is done at a change.
+    pub means: Means,
 }
 
 /// How long a primary that answers may fail at what else a primary must do.
@@ -101,6 +120,44 @@ impl Default for AilingPolicy {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self { write_warn: seconds(2), write_fail: seconds(5), connect_fail: seconds(10) }
+    }
+}
+
+/// Fencing, hooks and synchronous replication; the default is none of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Means {
+    /// What a promotion waits for.
+    pub fencing: Fencing,
+    /// Whether former primaries are made read-only.
+    pub fence_sql: bool,
+    /// The hooks that have a program.
+    pub hooks: Vec<HookKind>,
+    /// How long one may run.
+    pub hook_timeout: Duration,
+    /// The k of `ANY k (…)`; 0: not ours.
+    pub synchronous: usize,
+    /// Whether k may shrink.
+    pub degrade: Degrade,
+}
+
+impl Means {
+    fn from_config(config: &Config) -> Self {
+        let hooks = &config.hooks;
+        let programs = [
+            (HookKind::Fence, &hooks.fence_command),
+            (HookKind::BeforePromotion, &hooks.before_promotion),
+            (HookKind::AfterPromotion, &hooks.after_promotion),
+            (HookKind::RoleChange, &hooks.on_role_change),
+            (HookKind::Rejoin, &hooks.on_rejoin),
+        ];
+        Self {
+            fencing: config.cluster.fencing,
+            fence_sql: config.cluster.fence_sql,
+            hooks: programs.iter().filter(|(_, program)| !program.is_empty()).map(|(kind, _)| *kind).collect(),
+            hook_timeout: hooks.timeout,
+            synchronous: config.cluster.synchronous_standbys,
+            degrade: config.cluster.synchronous_degrade,
+        }
     }
 }
 
@@ -153,6 +210,7 @@ impl Policy {
                 write_fail: cluster.write_probe_fail,
                 connect_fail: cluster.connect_probe_fail,
             },
+            means: Means::from_config(config),
         }
     }
 
@@ -198,6 +256,7 @@ mod tests {
             lag_bytes_max: 0,
             promote_timeout: Duration::ZERO,
             ailing: AilingPolicy::default(),
+            means: Means::default(),
         };
         let from = |upstream: &str| {
             let view = ReceiverView { streaming: true, upstream: upstream.into(), last_message_age: Duration::ZERO };

@@ -21,6 +21,7 @@ pub static RULES: &[Rule] = &[
     same_history,
     replays,
     not_just_failed,
+    not_spoken_against,
     stands_still,
     close_enough,
     has_what_was_acknowledged,
@@ -63,6 +64,10 @@ fn replays(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
 
 fn not_just_failed(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
     candidate.promotion_failed.then_some(Veto::PromotionFailed)
+}
+
+fn not_spoken_against(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
+    candidate.spoken_against.then_some(Veto::SpokenAgainst)
 }
 
 fn stands_still(candidate: &Candidate, bar: &Bar) -> Option<Veto> {

@@ -4,6 +4,7 @@
 //! does not list. Absent on purpose: epoch, timeline and system identifier, which outlive states.
 
 use super::action::ActionId;
+use super::event::Outcome;
 use crate::clock::Time;
 use crate::ids::{Epoch, Lsn, NodeId, TimelineId};
 
@@ -131,6 +132,22 @@ pub enum Progress {
     Failed,
 }
 
+/// What may have to be done before a candidate is recorded, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The old primary is turned off.
+    Fence,
+    /// `before_promotion` is asked.
+    Ask,
+    /// `synchronous_standby_names` is set on the candidate, so that its first commit is protected.
+    Name,
+}
+
+impl Step {
+    /// All, in their order.
+    pub const ALL: [Self; 3] = [Self::Fence, Self::Ask, Self::Name];
+}
+
 /// Where the cluster stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -185,6 +202,23 @@ pub enum State {
         since: Time,
         /// One per standby asked.
         standbys: Vec<Detaching>,
+    },
+    /// What must be done before the candidate is recorded.
+    Preparing {
+        /// The outage.
+        outage: Outage,
+        /// The candidate.
+        candidate: NodeId,
+        /// Who stands still, should this candidate be spoken against.
+        standbys: Vec<Detaching>,
+        /// What is being done.
+        step: Step,
+        /// It.
+        action: ActionId,
+        /// How it ended, if it has.
+        outcome: Option<Outcome>,
+        /// Since when.
+        since: Time,
     },
     /// The candidate is being recorded; it is not promoted yet.
     Recording {
@@ -253,6 +287,7 @@ impl State {
             Self::Adopting { .. } => "adopting",
             Self::Following { .. } => "following",
             Self::Freezing { .. } => "freezing",
+            Self::Preparing { .. } => "preparing",
             Self::Recording { .. } => "recording",
             Self::Promoting { .. } => "promoting",
             Self::Confirming { .. } => "confirming",
@@ -274,6 +309,7 @@ impl State {
             self,
             Self::Adopting { .. }
                 | Self::Freezing { .. }
+                | Self::Preparing { .. }
                 | Self::Recording { .. }
                 | Self::Promoting { .. }
                 | Self::Confirming { .. }
@@ -287,6 +323,7 @@ impl State {
             Self::Lost { outage }
             | Self::Following { outage, .. }
             | Self::Freezing { outage, .. }
+            | Self::Preparing { outage, .. }
             | Self::Recording { outage, .. }
             | Self::Promoting { outage, .. }
             | Self::Confirming { outage, .. } => Some(outage),
@@ -301,9 +338,10 @@ impl State {
         match self {
             Self::Starting { .. } => [None, None],
             Self::Stable { primary, .. } | Self::Adopting { primary, .. } => [Some(*primary), None],
-            Self::Lost { outage } | Self::Freezing { outage, .. } | Self::Recording { outage, .. } => {
-                [outage.old, None]
-            }
+            Self::Lost { outage }
+            | Self::Freezing { outage, .. }
+            | Self::Preparing { outage, .. }
+            | Self::Recording { outage, .. } => [outage.old, None],
             Self::Promoting { outage, candidate, .. } => [Some(*candidate), outage.old],
             Self::Confirming { outage, primary, .. } | Self::Following { outage, primary, .. } => {
                 [Some(*primary), outage.old]
@@ -316,7 +354,8 @@ impl State {
     #[must_use]
     pub fn may_become(&self, next: &Self) -> bool {
         use State::{
-            Adopting, Confirming, Contested, Following, Freezing, Lost, Promoting, Recording, Stable, Starting,
+            Adopting, Confirming, Contested, Following, Freezing, Lost, Preparing, Promoting, Recording, Stable,
+            Starting,
         };
         match (self, next) {
             (Following { .. }, Stable { .. } | Lost { .. } | Contested { .. } | Following { .. }) => true,
@@ -329,7 +368,8 @@ impl State {
             (Stable { .. }, Lost { .. } | Adopting { .. } | Contested { .. } | Freezing { .. }) => true,
             (Lost { .. }, Lost { .. } | Stable { .. } | Adopting { .. } | Contested { .. } | Freezing { .. }) => true,
             (Adopting { .. }, Stable { .. } | Lost { .. } | Starting { .. }) => true,
-            (Freezing { .. }, Freezing { .. } | Recording { .. } | Lost { .. }) => true,
+            (Freezing { .. }, Freezing { .. } | Preparing { .. } | Recording { .. } | Lost { .. }) => true,
+            (Preparing { .. }, Preparing { .. } | Recording { .. } | Lost { .. }) => true,
             (Recording { .. }, Recording { .. } | Promoting { .. } | Lost { .. }) => true,
             (Promoting { .. }, Confirming { .. } | Lost { .. } | Contested { .. }) => true,
             (Confirming { .. }, Stable { .. }) => true,

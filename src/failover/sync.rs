@@ -178,6 +178,36 @@ impl fmt::Display for SyncRule {
     }
 }
 
+/// A node that may be named, and whether it streams from the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// Its application_name.
+    pub name: &'a str,
+    /// It streams.
+    pub streams: bool,
+}
+
+/// The setting that we keep: `ANY k` of those that stream or were named before. A name is added when its node
+/// streams and never taken away, so that commits cannot come to wait for fewer; where too few of them stream, others
+/// are named to be waited for, or, with `degrade`, commits wait for those that stream only, if any (`None`: nobody).
+#[must_use]
+pub fn managed(k: usize, nodes: &[Named<'_>], before: Option<&SyncRule>, degrade: bool) -> Option<SyncRule> {
+    let rule = |k, names: Vec<&str>| {
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        (k > 0 && !names.is_empty()).then_some(SyncRule { method: Method::Any, k, names })
+    };
+    let streaming: Vec<&str> = nodes.iter().filter(|n| n.streams).map(|n| n.name).collect();
+    if degrade && streaming.len() < k {
+        return rule(streaming.len(), streaming);
+    }
+    let was = |name: &str| before.is_some_and(|rule| rule.names.iter().any(|n| n.eq_ignore_ascii_case(name)));
+    let mut names: Vec<&str> = nodes.iter().filter(|n| n.streams || was(n.name)).map(|n| n.name).collect();
+    let missing = k.saturating_sub(names.len());
+    let others: Vec<&str> = nodes.iter().map(|n| n.name).filter(|n| !names.contains(n)).take(missing).collect();
+    names.extend(others);
+    rule(k, names)
+}
+
 /// A connection of a standby, as the primary's `pg_stat_replication` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sender<'a> {
@@ -389,6 +419,29 @@ mod tests {
         // More acknowledgements than names: nothing was acknowledged, but somebody must be there.
         assert!(!demand("ANY 5 (b, c)", &[]).met_by(&[]));
         assert!(!Demand::not_understood("?").met_by(&both));
+    }
+
+    #[test]
+    fn the_setting_that_is_kept() {
+        let kept = |k, nodes: &[(&str, bool)], before: Option<&str>, degrade| {
+            let nodes: Vec<Named<'_>> = nodes.iter().map(|(name, streams)| Named { name, streams: *streams }).collect();
+            let before = before.map(rule);
+            managed(k, &nodes, before.as_ref(), degrade).map_or_else(String::new, |rule| rule.to_string())
+        };
+        let (both, one, none) = ([("b", true), ("c", true)], [("b", true), ("c", false)], [("b", false), ("c", false)]);
+        assert_eq!(kept(1, &both, None, false), r#"ANY 1 ("b", "c")"#);
+        // After a failover only who is there is named; who comes back is added, who goes away stays.
+        assert_eq!(kept(1, &one, None, false), r#"ANY 1 ("b")"#);
+        assert_eq!(kept(1, &both, Some("ANY 1 (b)"), false), r#"ANY 1 ("b", "c")"#);
+        assert_eq!(kept(1, &one, Some("ANY 1 (b, c)"), false), r#"ANY 1 ("b", "c")"#);
+        // Too few: they are waited for, or not.
+        assert_eq!(kept(2, &one, None, false), r#"ANY 2 ("b", "c")"#);
+        assert_eq!(kept(1, &none, None, false), r#"ANY 1 ("b")"#);
+        assert_eq!(kept(2, &one, Some("ANY 2 (b, c)"), true), r#"ANY 1 ("b")"#);
+        assert_eq!(kept(1, &none, Some("ANY 1 (b, c)"), true), "");
+        assert_eq!(kept(2, &both, Some("ANY 1 (b)"), true), r#"ANY 2 ("b", "c")"#);
+        // What is not ours is replaced.
+        assert_eq!(kept(1, &one, Some("FIRST 1 (x, c)"), false), r#"ANY 1 ("b", "c")"#);
     }
 
     proptest! {

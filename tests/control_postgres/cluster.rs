@@ -253,6 +253,7 @@ pub fn config(nodes: Vec<NodeConfig>, state_dir: PathBuf) -> Config {
             hba_file: None,
             ident_file: None,
         },
+        hooks: Default::default(),
         log: LogConfig { json: false, filter: "info".into(), slow_statement: None, failed_statements: false },
     }
 }
@@ -287,5 +288,9 @@ fn cluster_config(state_dir: PathBuf) -> ClusterConfig {
         primary_start_timeout: ms(30_000),
         failover_lag_bytes_max: 1 << 20,
         promote_timeout: ms(30_000),
+        fencing: Default::default(),
+        fence_sql: false,
+        synchronous_standbys: 0,
+        synchronous_degrade: Default::default(),
     }
 }

@@ -15,6 +15,7 @@ mod support;
 mod death;
 mod fresh;
 mod half_dead;
+mod hooks;
 mod orders;
 mod standbys;
 mod strange;

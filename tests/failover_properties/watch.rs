@@ -35,6 +35,7 @@ fn policy(mode: FailoverMode) -> Policy {
         lag_bytes_max: 1 << 20,
         promote_timeout: Duration::from_secs(5),
         ailing: AilingPolicy::default(),
+        means: Default::default(),
     }
 }
 
@@ -123,6 +124,9 @@ impl Watch {
                     | Action::Promote(..)
                     | Action::Repoint { .. }
                     | Action::Reconnect { .. }
+                    | Action::Hook(..)
+                    | Action::NameSync { .. }
+                    | Action::FenceSql { .. }
             );
             if answered {
                 self.open.push(action.clone());
@@ -227,7 +231,10 @@ fn id_of(action: &Action) -> ActionId {
         | Action::Detach(id, ..)
         | Action::Promote(id, ..)
         | Action::Repoint { id, .. }
-        | Action::Reconnect { id, .. } => *id,
+        | Action::Reconnect { id, .. }
+        | Action::Hook(id, _)
+        | Action::NameSync { id, .. }
+        | Action::FenceSql { id, .. } => *id,
         other => panic!("{other:?} has no answer"),
     }
 }

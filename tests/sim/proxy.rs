@@ -92,6 +92,7 @@ pub fn policy(nodes: usize) -> Policy {
     let mut policy = Policy::from_config(&config);
     policy.max_per_hour = 100_000;
     policy.lag_bytes_max = u64::MAX;
+    policy.means.fence_sql = false;
     policy
 }
 
@@ -412,6 +413,8 @@ impl World {
                 note!(self, "p{proxy} promotes n{} in epoch {epoch}", node.index());
                 self.act(proxy, id, node, Deed::Promote { epoch });
             }
+            // Not in the policy.
+            Action::Hook(..) | Action::NameSync { .. } | Action::FenceSql { .. } => panic!("{action:?}"),
             Action::Reconnect { id, node, .. } => self.act(proxy, id, node, Deed::Reconnect),
             Action::Repoint { id, node, upstream, epoch } => {
                 self.act(proxy, id, node, Deed::Repoint { to: upstream.index(), epoch: epoch.0 });

@@ -8,7 +8,7 @@ use super::View::{Node, Whole, Within, Witness};
 use super::{HOUR, Kind, MINUTE, SECOND, Section, Shape, Shown, TIB, count, duration, live, row, size};
 use crate::config::choice::Choice;
 use crate::config::value::{format_address, format_size};
-use crate::config::{ChannelBinding, CoordinationKind, FailoverMode, QuorumLoss, SslMode};
+use crate::config::{ChannelBinding, CoordinationKind, Degrade, FailoverMode, Fencing, QuorumLoss, SslMode};
 
 pub(super) static CLUSTER: Section = Section {
     path: "cluster",
@@ -201,6 +201,38 @@ pub(super) static CLUSTER: Section = Section {
             Toml(r#""30s""#),
             Whole(|c| Shown::duration(c.cluster.promote_timeout)),
             "How long a promotion may take before the next candidate is tried.",
+        ),
+        row(
+            "fencing",
+            Kind::Word(Fencing::WORDS),
+            Toml(r#""proxy""#),
+            Whole(|c| Shown::of(c.cluster.fencing.word())),
+            "What a promotion waits for. proxy: this proxy's sessions with the old primary are cut, which is enough where all \
+             clients come through proxies. command: also that [hooks] fence_command says that the old primary is off.",
+        ),
+        row(
+            "fence_sql",
+            Kind::Bool,
+            Toml("true"),
+            Whole(|c| Shown::of(c.cluster.fence_sql)),
+            "Make a former primary that still takes writes read-only (default_transaction_read_only) and end its sessions. \
+             Needs GRANT ALTER SYSTEM ON PARAMETER default_transaction_read_only; without it this is told and left.",
+        ),
+        row(
+            "synchronous_standbys",
+            count(0, 16),
+            Toml("0"),
+            Whole(|c| Shown::of(c.cluster.synchronous_standbys)),
+            "Standbys that must have a commit before it is acknowledged: pgregent keeps synchronous_standby_names at \
+             ANY so many of those that stream. 0: it leaves the setting alone.",
+        ),
+        row(
+            "synchronous_degrade",
+            Kind::Word(Degrade::WORDS),
+            Toml(r#""never""#),
+            Whole(|c| Shown::of(c.cluster.synchronous_degrade.word())),
+            "When fewer stream than synchronous_standbys. never: commits wait for them. allow: commits wait for those that are \
+             there, if any, and may be lost with the primary.",
         ),
         row(
             "sslmode",

@@ -9,6 +9,7 @@ mod cluster;
 mod data;
 mod doors;
 mod etcd;
+mod hooks;
 mod tls;
 
 use super::value::{format_duration, format_size};
@@ -206,6 +207,7 @@ pub static SECTIONS: &[&Section] = &[
     &etcd::ETCD,
     &cluster::NODE,
     &cluster::WITNESS,
+    &hooks::HOOKS,
     &data::POOL,
     &data::ROUTE,
     &data::REDIRECT,

@@ -104,7 +104,7 @@ fn unknown_tables() {
     with("[nodes]\n", "E p.toml:10:2: [nodes]: unknown table; did you mean [[node]]?");
     with(
         "[banana]\n",
-        "E p.toml:10:2: [banana]: unknown table; known are [server], [tls], [admin], [cluster], [etcd], [[node]], [[witness]], [pool], [route], [[route.redirect]], \
+        "E p.toml:10:2: [banana]: unknown table; known are [server], [tls], [admin], [cluster], [etcd], [[node]], [[witness]], [hooks], [pool], [route], [[route.redirect]], \
          [auth], [[auth.user]], [log]",
     );
     alone(&format!("size = 3\n{BASE}"), "E p.toml:1:1: [size]: unknown table; it belongs in [pool]");
@@ -308,6 +308,23 @@ fn nodes_stream_under_different_names() {
     let whose = r#"E p.toml:5:1: [[node]] application_name: "pg2" is that of node "pg1" too; let each node stream under its own name"#;
     alone(&same, whose);
     alone(&same.replace("PG2", "walreceiver_1"), "");
+}
+
+#[test]
+fn fencing_needs_its_program() {
+    with(
+        "[cluster]\nfencing = \"command\"\n",
+        r#"E p.toml:11:11: [cluster] fencing: "command" needs a program that turns nodes off; write [hooks] fence_command = ["…"]"#,
+    );
+    with(
+        "[hooks]\nfence_command = [\"/bin/true\"]\n",
+        r#"W p.toml:11:17: [hooks] fence_command: is never run, because [cluster] fencing is "proxy"; write [cluster] fencing = "command""#,
+    );
+    with("[cluster]\nfencing = \"command\"\n[hooks]\nfence_command = [\"/bin/true\"]\n", "");
+    with(
+        "[cluster]\nsynchronous_standbys = 2\n",
+        r#"E p.toml:11:24: [cluster] synchronous_standbys: more than there can be standbys: every commit would wait for ever; write less than the number of nodes"#,
+    );
 }
 
 #[test]

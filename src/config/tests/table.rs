@@ -41,6 +41,8 @@ fn every_row_is_read_into_the_place_it_shows() {
         ("server.proxy_protocol_from", r#"["10.0.0.0/8"]"#, "10.0.0.0/8"),
         // With two voters only a person may promote.
         ("cluster.coordination", "\"voters\"\nfailover = \"manual\"", "voters"),
+        ("cluster.fencing", "\"command\"\n[hooks]\nfence_command = [\"/bin/true\"]", "command"),
+        ("cluster.synchronous_standbys", "1", "1"),
         ("tls.ciphers", r#"["TLS_AES_256_GCM_SHA384"]"#, "TLS_AES_256_GCM_SHA384"),
     ];
     // Files of certificates are read and checked; `tests::tls` has some.
@@ -122,6 +124,8 @@ fn the_reference_is_valid_once_uncommented() {
             && !line.starts_with("userlist")
             && !line.starts_with("unix_socket_dir")
             && !line.starts_with("zone")
+            // Programs: the only lists of paths.
+            && !line.contains("[\"/etc/")
     });
     let text = format!("{defaults}\n[[node]]\nname = \"pg2\"\naddress = \"10.0.0.12\"\n");
     let written = Config::parse(&text, "p.toml").unwrap();

@@ -63,7 +63,8 @@ pub(super) fn statements(passwords: &Passwords) -> String {
          CREATE ROLE {MONITOR_USER} LOGIN REPLICATION PASSWORD '{monitor}' IN ROLE pg_monitor, pg_signal_backend;\n\
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer) TO {MONITOR_USER};\n\
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO {MONITOR_USER};\n\
-         GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name TO {MONITOR_USER};\n\
+         GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name, \
+          default_transaction_read_only, synchronous_standby_names TO {MONITOR_USER};\n\
          CREATE ROLE {APP_USER} LOGIN PASSWORD '{app}';\n"
     )
 }

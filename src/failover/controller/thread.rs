@@ -14,6 +14,7 @@ use crate::coordination::voters::{self, VotersStore};
 use crate::coordination::{EtcdStore, SingleStore, Store};
 use crate::failover::event::Command;
 use crate::failover::execute::Executor;
+use crate::failover::hooks::Hooks;
 use crate::failover::standing::Standing;
 use crate::monitor::Monitor;
 use crate::monitor::freshness::Freshness;
@@ -216,6 +217,7 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
     let controller = Controller {
         brain,
         monitor,
+        hooks: Arc::new(Hooks::new(&deps.config)),
         config: deps.config,
         clock: deps.clock,
         publisher: deps.publisher,

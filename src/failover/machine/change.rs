@@ -1,4 +1,4 @@
-//! A change of primary: lost, freezing, recording, promoting, confirming.
+//! A change of primary: lost, freezing, recording, promoting, confirming (`prepare` has what comes before recording).
 //!
 //! Invariants: nothing is promoted before the standbys stand still, the choice is recorded under a
 //! new epoch, and the old primary was silent to the last (or an operator wants it all the same). An
@@ -6,11 +6,11 @@
 
 use super::{LastFailover, Machine};
 use crate::clock::Time;
-use crate::failover::action::{Action, ActionId, Level};
+use crate::failover::action::{Action, ActionId, HookKind, Level};
 use crate::failover::candidate::{Bar, Candidate, veto};
 use crate::failover::event::Outcome;
 use crate::failover::hold::{Hold, Veto};
-use crate::failover::policy::{DETACH_SPAN, PROMOTE_PENALTY, RECORD_SPAN, RETRY_GAP};
+use crate::failover::policy::{DETACH_SPAN, PROMOTE_PENALTY, RECORD_SPAN, RETRY_GAP, VETO_PENALTY};
 use crate::failover::state::{Detaching, Outage, Progress, State};
 use crate::ids::{Lsn, NodeId};
 use crate::topology::Health;
@@ -134,7 +134,7 @@ impl Machine {
         }
         let candidates = self.candidates(&standbys);
         match self.elect_still(&outage, &candidates) {
-            Ok(chosen) => self.choose(outage, chosen.node, chosen.flush_lsn),
+            Ok(chosen) => self.prepare(outage, &chosen, standbys),
             Err(reasons) => {
                 let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
                 self.attempt_failed(outage, &reasons.join("; "));
@@ -143,7 +143,7 @@ impl Machine {
         }
     }
 
-    fn choose(&mut self, outage: Outage, candidate: NodeId, flush_lsn: Lsn) -> bool {
+    pub(super) fn choose(&mut self, outage: Outage, candidate: NodeId, flush_lsn: Lsn) -> bool {
         let epoch = self.next_epoch();
         let stored = self.timeline.and_then(|timeline| self.store(candidate, epoch, timeline));
         let Some(action) = stored else {
@@ -159,7 +159,7 @@ impl Machine {
     }
 
     /// Whether the change must stop or wait: the old primary answers, or another node was promoted.
-    fn change_unwanted(&mut self, outage: &Outage) -> Option<bool> {
+    pub(super) fn change_unwanted(&mut self, outage: &Outage) -> Option<bool> {
         if !self.rivals().is_empty() {
             return Some(self.shift(State::Lost { outage: Outage { order: None, ..*outage } }));
         }
@@ -173,7 +173,7 @@ impl Machine {
     }
 
     /// Ends the attempt when another proxy may act by now.
-    fn right_lost(&mut self, outage: Outage) -> bool {
+    pub(super) fn right_lost(&mut self, outage: Outage) -> bool {
         if self.has_right() {
             return false;
         }
@@ -303,6 +303,10 @@ impl Machine {
             took.as_millis()
         );
         self.tell(Level::Warn, "failover_done", Some(primary), text);
+        self.notify(HookKind::AfterPromotion, primary, outage.old, outage.cause.words());
+        if let Some(old) = outage.old {
+            self.node_mut(old).former = true;
+        }
         self.become_stable(primary);
     }
 
@@ -344,6 +348,7 @@ impl Machine {
             maintenance: node.maintenance,
             promotion_failed: self.pending() != Some(id)
                 && node.promote_failed_at.is_some_and(|at| self.now.since(at) < PROMOTE_PENALTY),
+            spoken_against: node.vetoed_at.is_some_and(|at| self.now.since(at) < VETO_PENALTY),
             detached: still.is_some(),
             sync_member: self.sync_member(id),
         })

@@ -121,6 +121,8 @@ impl Machine {
         if let Some(report) = &self.node(primary).report {
             self.highest = self.highest.max(report.flush_lsn);
         }
+        self.note_role(primary);
+        self.node_mut(primary).former = false;
         self.shift(State::Stable { primary, flow: Flow::Open, vetoed: false });
         self.note_sync(primary);
         true
@@ -161,6 +163,7 @@ impl Machine {
         let moved = outage.and_then(|o| o.old).filter(|old| *old != primary);
         if let Some(old) = moved {
             self.cut(old);
+            self.node_mut(old).former = true;
         }
         if self.timeline != Some(timeline) {
             // Not promoted by us: where the histories part is not known.

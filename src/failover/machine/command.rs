@@ -60,6 +60,7 @@ impl Machine {
             State::Contested { .. } => return Err("several nodes accept writes: name the one that stays".to_owned()),
             State::Adopting { .. }
             | State::Freezing { .. }
+            | State::Preparing { .. }
             | State::Recording { .. }
             | State::Promoting { .. }
             | State::Following { .. }

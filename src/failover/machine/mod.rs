@@ -14,7 +14,9 @@
 //! | Stable, Lost, Promoting | a node accepts writes that should not | Contested, or Adopting when the primary is down |
 //! | Lost | the old primary answers as primary again | Stable (Adopting after another was recorded) |
 //! | Lost | nothing holds a failover | Freezing |
-//! | Freezing | all standbys stand still | Recording the best one |
+//! | Freezing | all standbys stand still | Recording the best one, Preparing where hooks or settings come first |
+//! | Preparing | all steps ended well | Recording |
+//! | Preparing | the hook speaks against the candidate | Preparing the next one |
 //! | Recording | stored, and the old primary is still silent | Promoting |
 //! | Promoting | out of recovery on a newer timeline | Confirming, then Stable |
 //! | Promoting | failed or took too long | Lost, and the next candidate |
@@ -33,8 +35,10 @@ mod ailing;
 mod change;
 mod claims;
 mod command;
+mod former;
 mod observe;
 mod outlook;
+mod prepare;
 mod provoke;
 mod publish;
 mod register;
@@ -96,6 +100,8 @@ pub struct Machine {
     failovers: VecDeque<Time>,
     failovers_total: u64,
     last_failover: Option<LastFailover>,
+    /// What fencing has come to, and who knows of the present primary.
+    fences: prepare::Fences,
     /// Whom the present primary's commits wait for.
     sync: sync::SyncMemory,
     /// The last promotion asked for.
@@ -147,6 +153,7 @@ impl Machine {
             failovers: VecDeque::new(),
             failovers_total: 0,
             last_failover: None,
+            fences: prepare::Fences::default(),
             sync: sync::SyncMemory::default(),
             promoted: None,
             held_told: false,
@@ -208,6 +215,7 @@ impl Machine {
             self.system_id = Some(record.system_id);
         }
         self.record = record;
+        self.role_recalled();
     }
 
     fn judge(&mut self) {
@@ -222,6 +230,7 @@ impl Machine {
                 State::Adopting { outage, since, .. } => self.judge_adopting(outage, since),
                 State::Following { outage, primary, since } => self.judge_following(outage, primary, since),
                 State::Freezing { outage, since, standbys } => self.judge_freezing(outage, since, standbys),
+                State::Preparing { .. } => self.judge_preparing(),
                 State::Recording { .. } => self.judge_recording(),
                 State::Promoting { .. } => self.judge_promoting(),
                 State::Confirming { since, .. } => self.judge_confirming(since),
@@ -267,9 +276,12 @@ impl Machine {
         }
         match &self.state {
             State::Freezing { .. } => self.detach_done(id, &outcome),
+            State::Preparing { action, .. } if *action == id => return self.step_done(id, outcome),
             State::Promoting { action, .. } if *action == id => self.promote_done(&outcome),
             _ => {}
         }
+        self.fence_sql_done(id, &outcome);
+        self.name_done(id, &outcome);
         self.repoint_done(id, &outcome);
         self.reconnect_done(id, &outcome);
     }

@@ -7,7 +7,9 @@ use super::Machine;
 use crate::clock::Time;
 use crate::failover::action::{Action, NodePlan, Plan};
 use crate::failover::node_state::Condition;
-use crate::failover::policy::{DEMOTED_GRACE, DETACH_SPAN, HELD_SPAN, HOUR, PROMOTE_PENALTY, RECORD_SPAN, START_GRACE};
+use crate::failover::policy::{
+    DEMOTED_GRACE, DETACH_SPAN, HELD_SPAN, HOUR, PROMOTE_PENALTY, RECORD_SPAN, START_GRACE, VETO_PENALTY,
+};
 use crate::failover::state::{Flow, Outage, State};
 use crate::ids::NodeId;
 use crate::topology::{Health, Role, Writes};
@@ -62,6 +64,7 @@ impl Machine {
             State::Lost { outage } => alarms.extend(self.lost_alarms(outage)),
             State::Following { .. } => {}
             State::Freezing { since, .. } => alarms.push(*since + DETACH_SPAN),
+            State::Preparing { since, step, .. } => alarms.push(*since + self.step_span(*step)),
             State::Promoting { since, .. } => alarms.push(*since + self.policy.promote_timeout),
             State::Adopting { since, .. } | State::Recording { since, .. } | State::Confirming { since, .. } => {
                 alarms.push(*since + RECORD_SPAN);
@@ -78,6 +81,7 @@ impl Machine {
         alarms.extend(self.failovers.front().map(|at| *at + HOUR));
         let failed = self.nodes.iter().filter_map(|n| n.promote_failed_at);
         alarms.extend(failed.map(|at| at + PROMOTE_PENALTY));
+        alarms.extend(self.nodes.iter().filter_map(|n| n.vetoed_at).map(|at| at + VETO_PENALTY));
         alarms
     }
 
@@ -168,7 +172,7 @@ impl Machine {
             State::Lost { outage } => bounded(outage.since, self.lost_text(outage)),
             State::Adopting { primary, .. } => held(format!("{} becomes the primary", self.name(*primary))),
             State::Following { primary, .. } => held(format!("{} becomes the primary", self.name(*primary))),
-            State::Freezing { outage, .. } => held(self.lost_text(outage)),
+            State::Freezing { outage, .. } | State::Preparing { outage, .. } => held(self.lost_text(outage)),
             State::Recording { candidate, .. } | State::Promoting { candidate, .. } => {
                 held(format!("{} becomes the primary", self.name(*candidate)))
             }

@@ -10,7 +10,9 @@ use crate::config::FailoverMode;
 use crate::failover::action::{Action, ActionId, Level};
 use crate::failover::event::Outcome;
 use crate::failover::node_state::{Condition, NodeState};
-use crate::failover::policy::{REPOINT_AFTER, REPOINT_GAP, REPOINT_SPAN, REPOINTS_MAX, STREAM_GRACE};
+use crate::failover::policy::{
+    FENCE_SQL_RETRY, FENCE_SQL_SPAN, REPOINT_AFTER, REPOINT_GAP, REPOINT_SPAN, REPOINTS_MAX, STREAM_GRACE,
+};
 use crate::failover::state::{Flow, State};
 use crate::ids::NodeId;
 use crate::topology::Health;
@@ -74,7 +76,9 @@ impl Machine {
             if self.is_standby(id) && self.needs_repoint(id, primary) {
                 self.repoint(id, primary);
             }
+            self.tend_former(id);
         }
+        self.tend_sync(primary);
     }
 
     fn expire_repoint(&mut self, id: NodeId) {
@@ -153,7 +157,10 @@ impl Machine {
     /// Times at which a standby's standing may change without an event.
     pub(super) fn standby_alarms(&self) -> Vec<Time> {
         let mut alarms = vec![self.settled_at + STREAM_GRACE];
+        alarms.extend(self.sync_alarm());
         for node in &self.nodes {
+            let spans = [FENCE_SQL_SPAN, FENCE_SQL_RETRY];
+            alarms.extend(node.sql_fence_at.into_iter().flat_map(|at| spans.map(|span| at + span)));
             if let Some(since) = node.unstreamed_since.and_then(|_| self.graced_since(node)) {
                 alarms.extend([since + STREAM_GRACE, since + REPOINT_AFTER]);
             }

@@ -10,7 +10,7 @@ use crate::failover::candidate::elect;
 use crate::failover::hold::{Awaited, Complaint, Hold};
 use crate::failover::node_state::Condition;
 use crate::failover::policy::{DEMOTED_GRACE, HOUR};
-use crate::failover::state::{Cause, Flow, Outage, State};
+use crate::failover::state::{Cause, Flow, Outage, State, Step};
 use crate::ids::{Epoch, NodeId, SystemId, TimelineId};
 use crate::topology::Health;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// One word: `starting`, `stable`, `doubted`, `restarting`, `lost`, `adopting`, `following`, `freezing`,
-    /// `recording`, `promoting`, `confirming`, `contested` or `halted`.
+    /// `preparing`, `recording`, `promoting`, `confirming`, `contested` or `halted`.
     pub state: &'static str,
     /// Who-is-primary number.
     pub epoch: Epoch,
@@ -73,6 +73,13 @@ impl Machine {
             State::Adopting { primary, .. } => vec![self.waiting(Awaited::Record, Some(*primary))],
             State::Following { primary, .. } => vec![self.waiting(Awaited::Promotion, Some(*primary))],
             State::Freezing { outage, .. } => self.change_holds(outage, Awaited::Detach, None),
+            State::Preparing { candidate, step: Step::Name, .. } => {
+                vec![self.waiting(Awaited::Names, Some(*candidate))]
+            }
+            State::Preparing { candidate, step: Step::Ask, .. } => {
+                vec![self.waiting(Awaited::Hook, Some(*candidate))]
+            }
+            State::Preparing { outage, step: Step::Fence, .. } => vec![self.waiting(Awaited::Fence, outage.old)],
             State::Recording { outage, candidate, .. } => self.change_holds(outage, Awaited::Record, Some(*candidate)),
             State::Promoting { candidate, .. } => vec![self.waiting(Awaited::Promotion, Some(*candidate))],
             State::Confirming { primary, .. } => vec![self.waiting(Awaited::Record, Some(*primary))],
@@ -81,6 +88,7 @@ impl Machine {
         if self.paused && !holds.contains(&Hold::Paused) {
             holds.insert(0, Hold::Paused);
         }
+        holds.extend(self.degraded_hold());
         holds
     }
 
@@ -201,6 +209,7 @@ impl Machine {
     /// Everything that keeps an automatic failover from starting.
     pub(super) fn failover_holds(&self, outage: &Outage) -> Vec<Hold> {
         let mut holds = self.own_holds();
+        holds.extend(self.fence_hold(outage));
         holds.extend(outage.old.and_then(|old| self.old_hold(outage, old)));
         let unsettled = self.policy.ids().filter(|id| self.unsettled_promotion(*id));
         holds.extend(unsettled.map(|id| Hold::AwaitingReport { node: self.name(id).clone() }));

@@ -6,12 +6,15 @@
 
 use super::Machine;
 use crate::clock::Time;
-use crate::failover::action::Level;
+use crate::config::{Degrade, FailoverMode};
+use crate::failover::action::{Action, ActionId, Level};
 use crate::failover::candidate::{Bar, Candidate, elect};
+use crate::failover::event::Outcome;
 use crate::failover::hold::Hold;
-use crate::failover::state::{Cause, Outage, State};
-use crate::failover::sync::{Demand, Sender, parse};
-use crate::ids::{Lsn, NodeId};
+use crate::failover::policy::{DEGRADE_AFTER, SYNC_GAP, SYNC_SPAN};
+use crate::failover::state::{Cause, Detaching, Outage, Progress, State};
+use crate::failover::sync::{Demand, Named, Sender, managed, parse};
+use crate::ids::{Epoch, Lsn, NodeId};
 use crate::topology::{Health, SyncView};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +35,14 @@ pub(super) struct SyncMemory {
     /// What settings before it asked for: whoever has WAL up to this position has what they promised.
     before: Option<(Demand, Lsn)>,
     changed_at: Time,
+    /// The setting that is being written, and since when.
+    naming: Option<(ActionId, Time)>,
+    /// When it was last written, or failed to be.
+    named_at: Option<Time>,
+    /// Since when too few standbys stream.
+    short_since: Option<Time>,
+    /// A failure, or that commits wait for too few, was told.
+    told: bool,
 }
 
 /// Whom the standbys that stand still can vouch for.
@@ -171,6 +182,105 @@ impl Machine {
         }
     }
 
+    /// Sets the names of those that remain on the candidate, so that its first commit is protected.
+    pub(super) fn name_for(&mut self, candidate: NodeId, standbys: &[Detaching]) -> Option<ActionId> {
+        let k = self.policy.means.synchronous;
+        let still = |id: NodeId| standbys.iter().any(|d| d.node == id && matches!(d.progress, Progress::Still { .. }));
+        let rule = managed(k, &self.nameable(candidate, &still), None, false)?;
+        let present = self.node(candidate).live_report().and_then(|r| r.sync.as_ref());
+        if present.is_some_and(|view| parse(&view.standby_names).is_ok_and(|present| present.as_ref() == Some(&rule))) {
+            return None;
+        }
+        // Not under the next epoch: an attempt that fails would keep the one after it from detaching.
+        Some(self.write_names(candidate, rule.to_string(), self.epoch))
+    }
+
+    fn nameable(&self, primary: NodeId, streams: &dyn Fn(NodeId) -> bool) -> Vec<Named<'_>> {
+        let others = self.policy.ids().filter(|id| *id != primary && self.policy.nodes[id.index()].priority > 0);
+        others.map(|id| Named { name: &self.policy.nodes[id.index()].application_name, streams: streams(id) }).collect()
+    }
+
+    fn write_names(&mut self, node: NodeId, names: String, epoch: Epoch) -> ActionId {
+        let id = self.action_id();
+        self.actions.push(Action::NameSync { id, node, names, epoch });
+        id
+    }
+
+    /// Keeps the setting of the present primary.
+    pub(super) fn tend_sync(&mut self, primary: NodeId) {
+        let k = self.policy.means.synchronous;
+        if k == 0 || self.policy.mode != FailoverMode::Automatic || self.paused {
+            return;
+        }
+        let Some(report) = self.node(primary).live_report() else { return };
+        let (Some(view), sent_at) = (report.sync.clone(), report.sent_at) else { return };
+        let streams = |id: NodeId| {
+            let name = &self.policy.nodes[id.index()].application_name;
+            view.standbys.iter().any(|s| s.streaming && s.application_name.eq_ignore_ascii_case(name))
+        };
+        let nodes = self.nameable(primary, &streams);
+        let short = nodes.iter().filter(|n| n.streams).count() < k;
+        let since = short.then(|| self.sync.short_since.unwrap_or(self.now));
+        let lasting = since.is_some_and(|since| self.now.since(since) >= DEGRADE_AFTER);
+        let present = parse(&view.standby_names).ok().flatten();
+        let degrade = self.policy.means.degrade == Degrade::Allow && lasting;
+        let kept = self.policy.means.degrade == Degrade::Allow && short && !lasting;
+        let wanted = if kept { present.clone() } else { managed(k, &nodes, present.as_ref(), degrade) };
+        self.sync.short_since = since;
+        let now = self.now;
+        let busy = self.sync.naming.is_some_and(|(_, at)| now.since(at) < SYNC_SPAN);
+        // After a success the next report decides.
+        let soon =
+            self.sync.named_at.is_some_and(|at| if self.sync.told { now.since(at) < SYNC_GAP } else { sent_at <= at });
+        if wanted == present || busy || soon {
+            return;
+        }
+        let names = wanted.map(|rule| rule.to_string()).unwrap_or_default();
+        if degrade {
+            let text = format!("too few standbys stream from {}: commits wait for those that do", self.name(primary));
+            self.tell(Level::Warn, "sync_degraded", Some(primary), text);
+        }
+        let epoch = self.epoch;
+        let id = self.write_names(primary, names, epoch);
+        self.sync.naming = Some((id, now));
+        self.sync.named_at = Some(now);
+    }
+
+    pub(super) fn name_done(&mut self, id: ActionId, outcome: &Outcome) {
+        if self.sync.naming.is_none_or(|(wanted, _)| wanted != id) {
+            return;
+        }
+        self.sync.naming = None;
+        match outcome {
+            Outcome::Failed(why) => {
+                if !std::mem::replace(&mut self.sync.told, true) {
+                    let text = format!("synchronous_standby_names cannot be set: {why}");
+                    self.tell(Level::Error, "sync_failed", self.sync.of, text);
+                }
+            }
+            Outcome::Done | Outcome::Detached { .. } => {
+                (self.sync.told, self.sync.named_at) = (false, Some(self.now));
+                if let Some(primary) = self.sync.of {
+                    self.want_probe(primary);
+                }
+            }
+        }
+    }
+
+    pub(super) fn sync_alarm(&self) -> Vec<Time> {
+        let named = self.sync.named_at.map(|at| at + SYNC_GAP);
+        named.into_iter().chain(self.sync.short_since.map(|since| since + DEGRADE_AFTER)).collect()
+    }
+
+    /// Commits of the present primary wait for fewer standbys than they should.
+    pub(super) fn degraded_hold(&self) -> Option<Hold> {
+        let wanted = self.policy.means.synchronous;
+        let State::Stable { primary, .. } = self.state else { return None };
+        let known = wanted > 0 && self.sync.of == Some(primary);
+        let k = self.sync.present.as_ref().map_or(0, |demand| demand.k);
+        (known && k < wanted).then_some(Hold::SyncDegraded { k, wanted })
+    }
+
     fn vouched<'a>(&self, still: impl Iterator<Item = &'a Candidate>) -> Vouched {
         let comparable = |c: &&Candidate| {
             let ours = self.system_id == Some(c.system_id) && self.timeline == Some(c.timeline);
@@ -181,7 +291,10 @@ impl Machine {
         let highest = still.iter().map(|c| c.flush_lsn).max().unwrap_or(Lsn(0));
         let before = self.sync.before.as_ref().filter(|(_, until)| highest < *until).map(|(demand, _)| demand);
         let demands: Vec<&Demand> = self.sync.present.iter().chain(before).collect();
+        let wanted = self.policy.means.synchronous;
         match demands.iter().find(|demand| !demand.met_by(&ids)) {
+            // What is to be synchronous was not, or nobody knows.
+            None if wanted > 0 && self.sync.present.is_none() => Vouched::TooFew(Hold::SyncDegraded { k: 0, wanted }),
             Some(short) => Vouched::TooFew(self.too_few(short, &ids)),
             None => match (&self.sync.present, &self.sync.before) {
                 (None, None) => Vouched::Asynchronous,
