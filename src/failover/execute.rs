@@ -207,15 +207,6 @@ impl Executor {
                 polls = session.wait_a_little(polls).await?;
             }
         }
-        if self.locks.is_some() {
-            // It named itself while it was to be promoted. Were that left, the node would look chosen again once someone
-            // makes a standby of it.
-            let own = session.text("SELECT current_setting('primary_conninfo')").await?;
-            if self.names(node, &own) {
-                session.run("ALTER SYSTEM SET primary_conninfo = ''").await?;
-                session.reload().await?;
-            }
-        }
         session.release();
         Ok(())
     }
