@@ -244,10 +244,22 @@ impl Executor {
     async fn try_choose(&self, node: NodeId, primary: NodeId, epoch: Epoch) -> Result<(), ActError> {
         self.admit(epoch)?;
         let session = self.acting(node, Lock::Exclusive).await?;
-        if !session.flag("SELECT pg_is_in_recovery()").await? {
-            return if node == primary { Ok(()) } else { Err(ActError::NotInRecovery) };
+        let recovering = session.flag("SELECT pg_is_in_recovery()").await?;
+        if !recovering && node != primary {
+            return Err(ActError::NotInRecovery);
         }
         let current = session.text("SELECT current_setting('primary_conninfo')").await?;
+        if !recovering {
+            // It uses no string; but its own keeps the epoch, also where pg_rewind copies it to another node.
+            if let Ok(wanted) = self.wanted(node, primary, epoch, &current).await
+                && wanted != current
+            {
+                self.admit(epoch)?;
+                session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&wanted))).await?;
+                session.reload().await?;
+            }
+            return Ok(());
+        }
         if node != primary && self.names(node, &current) {
             return Err(ActError::Pending);
         }
