@@ -23,6 +23,9 @@ use support::wait_for;
 /// How long the statements take that a permit ends under.
 const SLOW: &str = "0.4";
 
+/// A read that takes a while.
+const LONG: &str = "generate_series(1, 3000) a, generate_series(1, 3000) b";
+
 /// More rows than the sockets on the way can hold: whoever reads only the first finds the statement still under way.
 const MANY: &str = "repeat('x', 2000) FROM generate_series(1, 20000) i";
 
@@ -248,15 +251,71 @@ fn a_read_of_the_primary_answered_too_late_runs_again() {
     let mut superuser = cluster::shared().superuser("app");
     let plane = Plane::of_primary("pool.queue_timeout = \"20s\"");
     let mut client = plane.client();
-    client.send(&query("SELECT count(*) /*again*/ FROM generate_series(1, 3000000)")).unwrap();
+    client.send(&query(&format!("SELECT count(*) /*again*/ FROM {LONG}"))).unwrap();
     under_way(&mut superuser, "/*again*/");
     plane.lapse();
+    plane.publish_next();
     client.read_timeout(Duration::from_secs(1));
     assert_eq!(client.read().map(|message| message.tag), Err(Gone::TimedOut), "an answer without a permit");
     client.read_timeout(Duration::from_secs(20));
-    plane.renew();
-    assert_eq!(client.answer().unwrap().rows, [[Some("3000000".to_owned())]]);
+    plane.renew_next();
+    assert_eq!(client.answer().unwrap().rows, [[Some("9000000".to_owned())]]);
     assert_eq!(plane.discarded("unpermitted"), 1, "it is the old answer");
+}
+
+#[test]
+fn what_was_heard_in_a_lapse_counts_when_the_same_epoch_is_permitted_again() {
+    let mut superuser = table("spanned");
+    let plane = Plane::of_primary("pool.queue_timeout = \"20s\"");
+    let mut client = plane.client();
+    client.send(&query(&format!("INSERT INTO spanned SELECT 1 FROM pg_sleep({SLOW})"))).unwrap();
+    under_way(&mut superuser, "INTO spanned");
+    plane.lapse();
+    client.read_timeout(Duration::from_secs(1));
+    assert_eq!(client.read().map(|message| message.tag), Err(Gone::TimedOut), "a success without a permit");
+    client.read_timeout(Duration::from_secs(20));
+    plane.renew();
+    assert_eq!(client.answer().unwrap().tags, ["INSERT 0 1"]);
+
+    client.simple("BEGIN").unwrap();
+    client.simple("INSERT INTO spanned VALUES (2)").unwrap();
+    plane.lapse();
+    client.send(&query("INSERT INTO spanned VALUES (3)")).unwrap();
+    client.send(&query("COMMIT")).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(count(&mut superuser, "spanned"), "1", "COMMIT was sent without a permit");
+    plane.renew();
+    assert_eq!(client.answer().unwrap().tags, ["INSERT 0 1"]);
+    assert_eq!(client.answer().unwrap().tags, ["COMMIT"]);
+    assert_eq!(count(&mut superuser, "spanned"), "3");
+    assert_eq!(plane.discarded("unpermitted"), 0);
+}
+
+#[test]
+fn what_was_heard_in_a_lapse_is_void_as_soon_as_there_is_another_epoch() {
+    let mut superuser = table("superseded");
+    let plane = Plane::of_primary("pool.queue_timeout = \"20s\"");
+    let mut client = plane.client();
+    client.send(&query(&format!("INSERT INTO superseded SELECT 1 FROM pg_sleep({SLOW})"))).unwrap();
+    under_way(&mut superuser, "INTO superseded");
+    plane.lapse();
+    wait_for("it is committed", Duration::from_secs(10), || count(&mut superuser, "superseded") == "1");
+    let published = Instant::now();
+    plane.publish_next();
+    assert_eq!(code(client.answer()), "08007");
+    assert!(published.elapsed() < Duration::from_secs(5), "{:?}", published.elapsed());
+    plane.renew_next();
+    assert_eq!(client.value("SELECT count(*) FROM superseded"), "1", "the session goes on");
+}
+
+#[test]
+fn a_replication_connection_ends_when_its_primary_speaks_without_a_permit() {
+    let plane = Plane::of_primary("pool.queue_timeout = \"300ms\"");
+    let mut client = plane.replication();
+    assert_eq!(client.simple("IDENTIFY_SYSTEM").unwrap().rows.len(), 1);
+    plane.lapse();
+    assert_eq!(code(client.simple("IDENTIFY_SYSTEM")), "57P01");
+    assert_eq!(plane.discarded("unpermitted"), 1);
 }
 
 #[test]

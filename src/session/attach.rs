@@ -365,6 +365,8 @@ impl Session {
             outbox: Outbox::default(),
             input: Buffer::empty(),
             scan: NodeScan::default(),
+            lapse: None,
+            unbelieved: false,
             to_node: 0,
             to_client: Streamed::Forward,
             hidden: VecDeque::new(),

@@ -16,6 +16,7 @@ mod forward;
 mod greet;
 mod hazards;
 mod hidden;
+mod lapse;
 mod local;
 mod loss;
 mod names;
@@ -164,6 +165,10 @@ struct Attachment {
     /// Bytes from the node that are not yet whole messages.
     input: crate::net::Buffer,
     scan: NodeScan,
+    /// Its permit is over at the moment.
+    lapse: Option<Box<lapse::Lapse>>,
+    /// Bytes of `input` were read then and not looked at.
+    unbelieved: bool,
     /// The rest of a message being passed on unseen: to the node, and to the client.
     to_node: usize,
     to_client: Streamed,

@@ -231,6 +231,19 @@ impl Session {
             self.act(attachment, Progress::Release);
             return Poll::Ready(Ok(Again));
         }
+        if self.inbox.has_unread() {
+            match self.poll_permit(cx, &mut attachment) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(loss)) => {
+                    self.on_loss(attachment, &loss);
+                    return Poll::Ready(Ok(Again));
+                }
+                Poll::Pending => {
+                    self.stage = Stage::Attached(attachment);
+                    return self.poll_client_aside(cx);
+                }
+            }
+        }
         let full = match self.forward(&mut attachment) {
             Ok(forwarded @ (Forwarded::Done | Forwarded::Full)) => {
                 self.emit_invented(&mut attachment);
@@ -275,16 +288,15 @@ impl Session {
         }
         let takes = attachment.gate != Gate::Shut && attachment.outbox.is_empty();
         let client = if takes { self.poll_client(cx) } else { self.poll_client_aside(cx) };
-        let idle_in_transaction = attachment.checkout.owed.is_empty() && self.transaction.is_open();
+        let idle = self.transaction.is_open() && attachment.checkout.owed.is_empty() && attachment.lapse.is_none();
         self.stage = Stage::Attached(attachment);
-        match client {
-            Poll::Ready(outcome) => Poll::Ready(outcome),
-            Poll::Pending => {
-                let limit = if idle_in_transaction { self.deps.tunables.load().transaction_idle_timeout } else { None };
-                ready!(self.poll_timer(cx, limit));
-                Poll::Ready(Err(SessionEnd::TransactionTimeout))
-            }
-        }
+        if client.is_ready() { client } else { self.poll_idle_in_transaction(cx, idle) }
+    }
+
+    fn poll_idle_in_transaction(&mut self, cx: &mut Context<'_>, idle: bool) -> Poll<Result<Again, SessionEnd>> {
+        let limit = if idle { self.deps.tunables.load().transaction_idle_timeout } else { None };
+        ready!(self.poll_timer(cx, limit));
+        Poll::Ready(Err(SessionEnd::TransactionTimeout))
     }
 
     /// What the client sent cannot go on where its transaction is.
@@ -313,6 +325,12 @@ impl Session {
     }
 
     fn poll_node(&mut self, cx: &mut Context<'_>, attachment: &mut Attachment) -> Poll<Result<Progress, Loss>> {
+        if attachment.lapse.is_some() {
+            ready!(self.poll_permit(cx, attachment))?;
+            if std::mem::take(&mut attachment.unbelieved) {
+                return Poll::Ready(self.on_node_bytes(attachment));
+            }
+        }
         attachment.input.reserve();
         if attachment.input.len() == attachment.input.capacity() {
             attachment.input.reserve_more(BUFFER_LEN);
@@ -325,15 +343,15 @@ impl Session {
             Ok(0) | Err(_) => Poll::Ready(Err(Loss::Eof)),
             // What a fenced backend says must not be believed.
             Ok(_) if attachment.checkout.control.is_fenced() => Poll::Ready(Err(Loss::Fenced)),
-            // Nor what a primary says of which we do not know that it still is one: asked once per read, after it. A
-            // pause before this is caught by the deadline, and one behind it delays what was heard in time.
-            Ok(_) if !self.deps.permits(&attachment.target) => {
-                Poll::Ready(Err(Loss::Unpermitted(attachment.target.epoch)))
-            }
             Ok(read) => {
                 self.count(Direction::FromNodes, read);
                 self.deps.facts.heard(attachment.target.node);
                 attachment.checkout.count_received(read);
+                // Nor what a primary says of which we do not know that it still is one: asked once per read, after
+                // it. A pause before this is caught by the deadline, and one behind it delays what was heard in time.
+                attachment.unbelieved = true;
+                ready!(self.poll_permit(cx, attachment))?;
+                attachment.unbelieved = false;
                 Poll::Ready(self.on_node_bytes(attachment))
             }
         }

@@ -1,12 +1,12 @@
 //! A data plane without a control plane: the test publishes the topology and moves the permit. Absent on purpose:
 //! logins; whoever connects is the test's usual role.
 
-use super::support::cluster::{self, APP_PASSWORD, APP_USER};
+use super::support::cluster::{self, APP_PASSWORD, APP_USER, REPLICATION_PASSWORD};
 use super::support::message::PROTOCOL_3_0;
 use super::support::rawclient::RawClient;
 use pgregent::auth::{NodeCredential, NodePassword};
 use pgregent::backend::{Settings, Target};
-use pgregent::client::{ClientIdentity, ClientKind};
+use pgregent::client::{ClientIdentity, ClientKind, Replication, SessionHandle};
 use pgregent::clock::{Clock, Time};
 use pgregent::config::{Config, Secret};
 use pgregent::ids::{Epoch, NodeId};
@@ -14,7 +14,7 @@ use pgregent::metrics::Metrics;
 use pgregent::net::{NodeTls, Stream};
 use pgregent::pool::{PoolDeps, PoolNode, PoolSet};
 use pgregent::route::{Reason, Standings};
-use pgregent::session::{Identity, Session, SessionDeps};
+use pgregent::session::{Identity, Passthrough, ReplicationWish, Session, SessionDeps};
 use pgregent::topology::{Health, Role, Topology, TopologyPublisher, Writes, fact_channel, topology_channel};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -30,13 +30,17 @@ pub const EPOCH: Epoch = Epoch(7);
 pub struct Plane {
     deps: Arc<SessionDeps>,
     publisher: TopologyPublisher,
-    port: u16,
+    names: Vec<Arc<str>>,
+    /// For sessions, and for replication connections.
+    ports: [u16; 2],
     _runtime: Runtime,
 }
 
-fn topology(names: &[Arc<str>]) -> Topology {
+const REPLICATOR: &str = "replicator";
+
+fn topology(names: &[Arc<str>], epoch: Epoch) -> Topology {
     let mut topology = Topology::starting(names);
-    (topology.epoch, topology.primary, topology.writes) = (EPOCH, Some(NodeId(0)), Writes::Open);
+    (topology.epoch, topology.primary, topology.writes) = (epoch, Some(NodeId(0)), Writes::Open);
     for node in &mut topology.nodes {
         node.role = if node.id == NodeId(0) { Role::Primary } else { Role::Standby };
         (node.health, node.accepts_reads) = (Health::Healthy, true);
@@ -69,7 +73,7 @@ impl Plane {
         let reasons: Vec<&'static str> = Reason::ALL.iter().map(|reason| reason.label()).collect();
         let (clock, metrics) = (Clock::machine(), Metrics::new(&names, &reasons));
         let (publisher, reader) = topology_channel(Topology::starting(&names));
-        publisher.publish(topology(&names));
+        publisher.publish(topology(&names, EPOCH));
         let (facts, receiver) = fact_channel();
         drop(receiver);
         let standings = Arc::new(Standings::new(names.len()));
@@ -87,22 +91,45 @@ impl Plane {
             facts: facts.clone(),
             topology: reader.clone(),
         });
-        pools.set_credential(&APP_USER.into(), NodeCredential::Password(NodePassword::new(Secret::new(APP_PASSWORD))));
+        for (user, password) in [(APP_USER, APP_PASSWORD), (REPLICATOR, REPLICATION_PASSWORD)] {
+            let password = NodePassword::new(Secret::new(password));
+            pools.set_credential(&user.into(), NodeCredential::Password(password));
+        }
         let deps = Arc::new(SessionDeps::new(&config, pools, standings, reader, facts, metrics, clock));
-        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        runtime.spawn(serve(listener, Arc::clone(&deps)));
+        let ports = [ClientKind::Session, ClientKind::Replication(Replication::Physical)].map(|kind| {
+            let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            runtime.spawn(serve(listener, Arc::clone(&deps), kind));
+            port
+        });
         drop(inside);
-        let plane = Self { deps, publisher, port, _runtime: runtime };
+        let plane = Self { deps, publisher, names, ports, _runtime: runtime };
         plane.renew();
         plane
     }
 
     /// A client whose session has begun.
     pub fn client(&self) -> RawClient {
-        let mut client = RawClient::tcp(self.port);
+        let mut client = RawClient::tcp(self.ports[0]);
         client.read_until(b'Z').expect("the node is there");
         client
+    }
+
+    /// A client whose replication connection has begun.
+    pub fn replication(&self) -> RawClient {
+        let mut client = RawClient::tcp(self.ports[1]);
+        client.read_until(b'Z').expect("the node is there");
+        client
+    }
+
+    /// The next epoch: the same node, for which this proxy has no permit yet.
+    pub fn publish_next(&self) {
+        self.publisher.publish(topology(&self.names, EPOCH.next()));
+    }
+
+    /// The permit of the next epoch is good for a minute.
+    pub fn renew_next(&self) {
+        self.publisher.permit().extend(EPOCH.next(), self.deps.clock.now() + Duration::from_secs(60));
     }
 
     /// The permit is over, as if nothing had been heard for long.
@@ -125,25 +152,40 @@ impl Plane {
     }
 }
 
-async fn serve(listener: TcpListener, deps: Arc<SessionDeps>) {
+async fn serve(listener: TcpListener, deps: Arc<SessionDeps>, kind: ClientKind) {
     while let Ok((tcp, peer)) = listener.accept().await {
         let deps = Arc::clone(&deps);
         tokio::spawn(async move {
             let stream = Stream::tcp(tcp, peer).unwrap();
-            let identity = Identity { user: APP_USER.into(), database: APP_USER.into(), port: None };
+            let user = if kind == ClientKind::Session { APP_USER } else { REPLICATOR };
+            let identity = Identity { user: user.into(), database: APP_USER.into(), port: None };
             let known = ClientIdentity {
                 user: Arc::clone(&identity.user),
                 database: Arc::clone(&identity.database),
                 peer: stream.peer(),
-                kind: ClientKind::Session,
+                kind,
                 application_name: "".into(),
                 tls: None,
                 since: deps.clock.now(),
             };
             let handle = deps.registry.register(PROTOCOL_3_0, known);
-            let token = CancellationToken::new();
-            let session = Session::begin(deps, identity, Settings::default(), handle, stream, token).await;
-            Box::new(session.map_err(|(error, _)| error).expect("the node is there")).run().await
+            if kind == ClientKind::Session {
+                hold(deps, identity, handle, stream).await
+            } else {
+                pass(deps, identity, handle, stream).await
+            }
         });
     }
+}
+
+async fn hold(deps: Arc<SessionDeps>, identity: Identity, handle: Arc<SessionHandle>, stream: Stream) {
+    let token = CancellationToken::new();
+    let session = Session::begin(deps, identity, Settings::default(), handle, stream, token).await;
+    Box::new(session.map_err(|(error, _)| error).expect("the node is there")).run().await;
+}
+
+async fn pass(deps: Arc<SessionDeps>, identity: Identity, handle: Arc<SessionHandle>, stream: Stream) {
+    let wish = ReplicationWish { identity, mode: Replication::Physical, parameters: Vec::new() };
+    let begun = Passthrough::begin(deps, wish, handle, stream, CancellationToken::new()).await;
+    Box::new(begun.map_err(|(error, _)| error).expect("the node is there")).run().await;
 }

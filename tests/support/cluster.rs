@@ -17,7 +17,8 @@ use std::time::Duration;
 const STANDBYS: usize = 2;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const SUPERUSER_PASSWORD: &str = "postgres-secret";
-const REPLICATION_PASSWORD: &str = "replicator-secret";
+/// The password of `replicator`.
+pub const REPLICATION_PASSWORD: &str = "replicator-secret";
 
 /// The role that tests log in as; it owns the database of the same name.
 pub const APP_USER: &str = "app";

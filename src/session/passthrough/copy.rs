@@ -37,6 +37,8 @@ pub enum PassthroughEnd {
     NodeLost,
     /// The node was fenced.
     Fenced,
+    /// It was chosen as the primary, and the permit of that epoch was over when it said something.
+    Unpermitted,
     /// The proxy stops.
     Drained,
 }
@@ -52,6 +54,7 @@ impl PassthroughEnd {
             Self::NodeClosed => "node_closed",
             Self::NodeLost => "node_lost",
             Self::Fenced => "fenced",
+            Self::Unpermitted => "unpermitted",
             Self::Drained => "drained",
         }
     }
@@ -59,7 +62,7 @@ impl PassthroughEnd {
     /// What the client is told; `None`: the end of the stream says it, as without a proxy.
     fn message(self) -> Option<ClientError> {
         match self {
-            Self::Fenced => Some(
+            Self::Fenced | Self::Unpermitted => Some(
                 ClientError::fatal(
                     SqlState::ADMIN_SHUTDOWN,
                     "terminating replication connection because its node is not used any more",
@@ -79,6 +82,7 @@ impl PassthroughEnd {
             Self::ClientLeft | Self::ClientLost | Self::ClientStalled => DiscardReason::Abandoned,
             Self::NodeClosed | Self::NodeLost => DiscardReason::Lost,
             Self::Fenced => DiscardReason::Fenced,
+            Self::Unpermitted => DiscardReason::Unpermitted,
             Self::Drained => DiscardReason::Closing,
         }
     }
@@ -238,6 +242,10 @@ impl Passthrough {
         Poll::Ready(match step {
             // What a fenced backend says must not be believed.
             Step::Read(_) | Step::SourceFailed if self.backend.control.is_fenced() => Some(PassthroughEnd::Fenced),
+            Step::Read(read) if read > 0 && self.target.is_some_and(|target| !self.deps.permits(&target)) => {
+                self.to_client.drop_rest();
+                Some(PassthroughEnd::Unpermitted)
+            }
             Step::Read(read) => {
                 count(metrics, Direction::FromNodes, read);
                 None

@@ -19,7 +19,7 @@ use crate::metrics::GaugeGuard;
 use crate::net::Stream;
 use crate::pool::{Dedicated, DedicatedError, Wish};
 use crate::relay::Edge;
-use crate::route::{Dice, NoRoute, Wishes};
+use crate::route::{Dice, NoRoute, Target, Wishes};
 use crate::sql::Access;
 use crate::topology::{Health, Role};
 use crate::wire::{TxStatus, backend as tags, encode};
@@ -136,6 +136,8 @@ pub struct Passthrough {
     handle: Arc<SessionHandle>,
     client: Stream,
     backend: Dedicated,
+    /// As what it was chosen, unless the client named the node.
+    target: Option<Target>,
     to_client: Lane,
     to_node: Lane,
     /// Where the stream to the client stands.
@@ -165,8 +167,8 @@ impl Passthrough {
             opened = open(&deps, wish) => opened,
             () = draining.cancelled() => Err(PassthroughError::Draining),
         };
-        let backend = match opened {
-            Ok(backend) => backend,
+        let (backend, target) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 deps.registry.unregister(&handle);
                 return Err((error, client));
@@ -192,6 +194,7 @@ impl Passthrough {
             handle,
             client,
             backend,
+            target,
         })
     }
 }
@@ -206,7 +209,7 @@ fn greet(out: &mut Vec<u8>, backend: &Dedicated, handle: &SessionHandle) {
     encode::ready(out, TxStatus::Idle);
 }
 
-async fn open(deps: &SessionDeps, wish: ReplicationWish) -> Result<Dedicated, PassthroughError> {
+async fn open(deps: &SessionDeps, wish: ReplicationWish) -> Result<(Dedicated, Option<Target>), PassthroughError> {
     let ReplicationWish { identity, mode, mut parameters } = wish;
     let node = match take_node(&mut parameters) {
         Some(name) => Some(named(deps, &name).ok_or(PassthroughError::UnknownNode(name))?),
@@ -220,8 +223,8 @@ async fn open(deps: &SessionDeps, wish: ReplicationWish) -> Result<Dedicated, Pa
     loop {
         reader.mark_seen();
         let news = reader.clone().news();
-        (wish.node, wish.fence) = match target(deps, node) {
-            Ok(target) => target,
+        let chosen = match target(deps, node) {
+            Ok(chosen) => chosen,
             Err(NoRoute::Refused { why }) => return Err(PassthroughError::NoNode(why)),
             Err(no) => {
                 if tokio::time::timeout_at(until, news).await.is_err() {
@@ -230,11 +233,13 @@ async fn open(deps: &SessionDeps, wish: ReplicationWish) -> Result<Dedicated, Pa
                 continue;
             }
         };
+        let target;
+        (wish.node, wish.fence, target) = chosen;
         let opening = tokio::time::timeout_at(until, deps.pools.dedicate(&wish));
         match opening.await.map_err(|_| PassthroughError::NoPlace)? {
             // Fenced meanwhile: the next snapshot tells where to go.
             Ok(backend) if backend.fenced().is_cancelled() => {}
-            Ok(backend) => return Ok(backend),
+            Ok(backend) => return Ok((backend, target)),
             Err(error) if error.may_pass() && deps.clock.now() < deadline => {
                 tracing::debug!(user = %wish.user, "replication connection: {error}");
             }
@@ -248,15 +253,15 @@ fn named(deps: &SessionDeps, name: &str) -> Option<NodeId> {
 }
 
 /// The node and its fence: the one that was named, as long as it belongs to the cluster; else the primary.
-fn target(deps: &SessionDeps, named: Option<NodeId>) -> Result<(NodeId, u64), NoRoute> {
+fn target(deps: &SessionDeps, named: Option<NodeId>) -> Result<(NodeId, u64, Option<Target>), NoRoute> {
     let topology = deps.topology.load();
     if let Some(view) = named.and_then(|node| topology.node(node)) {
         let usable = view.role != Role::Unassigned && view.health != Health::Down;
         let why = || view.note.clone().unwrap_or_else(|| "the node is not used now".into());
-        return if usable { Ok((view.id, view.fence)) } else { Err(NoRoute::Held { why: why() }) };
+        return if usable { Ok((view.id, view.fence, None)) } else { Err(NoRoute::Held { why: why() }) };
     }
     let target = deps.choose(&Wishes::new(Access::Write), deps.clock.now(), &mut Dice::new(0))?;
-    Ok((target.node, target.fence))
+    Ok((target.node, target.fence, Some(target)))
 }
 
 impl Drop for Passthrough {
