@@ -24,7 +24,7 @@
 //! senders NODE [NAME..]              which standbys its pg_stat_replication shows from its next probe on
 //! cmd pause | cmd resume | cmd failover [NODE]
 //! standing [register=NODE@EPOCH tli=] [lease=2s] [right=2s] [lack=taken|split|pending|voters:x,y]
-//!          [highest=EPOCH] [pending=NODE] [ordered]     where this proxy stands with a store that several share
+//!          [held=x,y] [highest=EPOCH] [pending=NODE] [ordered]     where this proxy stands with a store that several share
 //! wait 500ms                         time passes; the alarms that the machine set go off on the way
 //! holds                              prints why nothing happens
 //! outlook                            prints what a failover would come to if the primary were lost now
@@ -465,7 +465,10 @@ impl Player {
         Standing {
             highest: value(words, "highest").map_or(epoch, |v| Epoch(v.parse().unwrap())),
             pending: value(words, "pending").map(Into::into),
-            right: until("right").map(|until| Right { until, held: None, stubborn: Vec::new() }),
+            right: until("right").map(|until| {
+                let held = value(words, "held").map(|names| names.split(',').map(Into::into).collect());
+                Right { until, held, stubborn: Vec::new() }
+            }),
             ordered: words.contains(&"ordered"),
             register,
             lease,

@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod orders;
 mod pair;
 
 use pair::{LIMIT, Pair};

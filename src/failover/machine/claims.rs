@@ -7,7 +7,7 @@
 use super::Machine;
 use crate::clock::Time;
 use crate::failover::action::Level;
-use crate::failover::policy::{RECORD_SPAN, RETRY_GAP, START_GRACE};
+use crate::failover::policy::{RECORD_SPAN, RETRY_GAP, START_GRACE, UNLEASED_SPAN};
 use crate::failover::state::{Cause, Flow, Outage, State};
 use crate::ids::{NodeId, SystemId, TimelineId};
 use crate::topology::{Health, NodeReport};
@@ -226,6 +226,8 @@ impl Machine {
                 false
             }
             _ if confirmed => false,
+            // Where others share the store, its register usually says in a moment who is right: this proxy may have slept.
+            _ if self.standing.is_some() && self.now.since(since) < UNLEASED_SPAN => false,
             _ => {
                 let text = self.split_text(primary, &rivals);
                 self.tell(Level::Error, "split_brain", rivals.first().copied(), text);

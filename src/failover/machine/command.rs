@@ -108,9 +108,13 @@ impl Machine {
             self.cut(old);
         }
         self.ordered_at = self.now;
-        if self.has_right() && self.stubborn().is_empty() {
+        if self.may_begin_ordered(&outage) {
             self.freeze(outage);
         } else {
+            let to = outage.order.and_then(|order| order.to);
+            let whom = to.map_or_else(|| "a failover".to_owned(), |to| format!("a failover to {}", self.name(to)));
+            let text = format!("{whom} is ordered and begins when other proxies have given way");
+            self.tell(Level::Info, "failover_ordered", to, text);
             self.shift(State::Lost { outage });
         }
         Ok(())

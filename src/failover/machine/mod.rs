@@ -247,7 +247,7 @@ impl Machine {
     fn tell_held(&mut self) {
         let undecided = match self.state {
             State::Starting { since } => self.recalled && self.classified(since),
-            State::Lost { .. } => true,
+            State::Lost { outage } => outage.order.is_none(),
             _ => false,
         };
         if self.held_told || !undecided {

@@ -8,7 +8,7 @@ use crate::clock::Time;
 use crate::failover::action::{Action, NodePlan, Plan};
 use crate::failover::node_state::Condition;
 use crate::failover::policy::{
-    DEMOTED_GRACE, DETACH_SPAN, HELD_SPAN, HOUR, PROMOTE_PENALTY, RECORD_SPAN, START_GRACE, VETO_PENALTY,
+    DEMOTED_GRACE, DETACH_SPAN, HELD_SPAN, HOUR, PROMOTE_PENALTY, RECORD_SPAN, START_GRACE, UNLEASED_SPAN, VETO_PENALTY,
 };
 use crate::failover::state::{Flow, Outage, State};
 use crate::ids::NodeId;
@@ -69,7 +69,7 @@ impl Machine {
             State::Adopting { since, .. } | State::Recording { since, .. } | State::Confirming { since, .. } => {
                 alarms.push(*since + RECORD_SPAN);
             }
-            State::Contested { since, .. } => alarms.push(*since + HELD_SPAN),
+            State::Contested { since, .. } => alarms.extend([*since + UNLEASED_SPAN, *since + HELD_SPAN]),
         }
         alarms
     }

@@ -178,13 +178,28 @@ impl Machine {
         right.map_or(&[], |right| &right.stubborn)
     }
 
+    /// Whether a change that was ordered may begin: with the right, and for an operator's candidate with its own lock,
+    /// which may come later than those of a majority.
+    pub(super) fn may_begin_ordered(&self, outage: &Outage) -> bool {
+        let asked = outage.order.and_then(|order| order.to).filter(|_| outage.cause != Cause::Unfinished);
+        let right = self.standing.as_ref().and_then(|standing| standing.right.as_ref());
+        let held = right.and_then(|right| right.held.as_ref());
+        let free = asked.is_none_or(|asked| held.is_none_or(|held| held.contains(self.name(asked))));
+        self.has_right() && self.stubborn().is_empty() && free
+    }
+
     /// An operator ordered a change, and other proxies must give way first.
     pub(super) fn judge_ordered(&mut self, outage: Outage) -> bool {
-        if self.has_right() && self.stubborn().is_empty() {
+        if self.may_begin_ordered(&outage) {
             return self.freeze(outage);
         }
         if self.now.since(self.ordered_at) >= ORDER_SPAN {
-            self.attempt_failed(outage, "other proxies did not give up their leases");
+            let why = if self.has_right() {
+                "the node that is wanted is not free to be changed"
+            } else {
+                "other proxies did not give up their leases"
+            };
+            self.attempt_failed(outage, why);
             return true;
         }
         false
@@ -194,7 +209,9 @@ impl Machine {
     pub(super) fn forsaken(&self, primary: NodeId) -> bool {
         let Some(standing) = self.standing.as_ref().filter(|_| !self.may_route(primary)) else { return false };
         let long = self.unleased_since.is_some_and(|since| self.now.since(since) >= UNLEASED_SPAN);
-        long && (standing.lease.is_some() || standing.lack == Some(Lack::Split))
+        // A lease that has run out says nothing any more.
+        let other = standing.lease.as_ref().is_some_and(|lease| lease.until > self.now);
+        long && (other || standing.lack == Some(Lack::Split))
     }
 
     /// What keeps this proxy from its lease or its right.

@@ -192,11 +192,14 @@ impl Machine {
     }
 
     fn lost_holds(&self, outage: &Outage) -> Vec<Hold> {
-        let mut holds = self.failover_holds(outage);
+        // An order is obeyed whatever else there is.
+        let ordered = outage.order.is_some();
+        let mut holds = if ordered { Vec::new() } else { self.failover_holds(outage) };
         if let Some(old) = self.standing_old(outage) {
             holds.insert(0, Hold::OldPrimaryAnswers { node: self.name(old).clone() });
         }
-        if holds.is_empty() && !self.has_right() {
+        let may_begin = if ordered { self.may_begin_ordered(outage) } else { self.has_right() };
+        if holds.is_empty() && self.stubborn().is_empty() && !may_begin {
             holds.push(Hold::AwaitingRight { lack: self.lack() });
         }
         if holds.is_empty() && !self.stubborn().is_empty() {
