@@ -467,7 +467,7 @@ impl Player {
             pending: value(words, "pending").map(Into::into),
             right: until("right").map(|until| {
                 let held = value(words, "held").map(|names| names.split(',').map(Into::into).collect());
-                Right { until, held, stubborn: Vec::new() }
+                Right { until, held, stubborn: Vec::new(), idle: Vec::new() }
             }),
             ordered: words.contains(&"ordered"),
             register,

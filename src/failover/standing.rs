@@ -54,6 +54,8 @@ pub struct Right {
     /// Held voters that can follow nobody but themselves (out of recovery), where too few others are left to make
     /// a standby primary; empty: a standby may be chosen.
     pub stubborn: Vec<Arc<str>>,
+    /// Where nodes are held: the standbys that were not chosen by anybody, as they said after the right was had.
+    pub idle: Vec<Arc<str>>,
 }
 
 /// Why what was claimed is not had.

@@ -180,8 +180,8 @@ pub enum State {
         timeline: TimelineId,
         /// The epoch being recorded.
         epoch: Epoch,
-        /// The record.
-        action: ActionId,
+        /// The record; `None` while the right to it is waited for.
+        action: Option<ActionId>,
         /// Since when.
         since: Time,
     },
@@ -367,6 +367,7 @@ impl State {
             (Stable { primary: a, .. }, Stable { primary: b, .. }) => a == b,
             (Stable { .. }, Lost { .. } | Adopting { .. } | Contested { .. } | Freezing { .. }) => true,
             (Lost { .. }, Lost { .. } | Stable { .. } | Adopting { .. } | Contested { .. } | Freezing { .. }) => true,
+            (Adopting { primary: a, .. }, Adopting { primary: b, .. }) => a == b,
             (Adopting { .. }, Stable { .. } | Lost { .. } | Starting { .. }) => true,
             (Freezing { .. }, Freezing { .. } | Preparing { .. } | Recording { .. } | Lost { .. }) => true,
             (Preparing { .. }, Preparing { .. } | Recording { .. } | Lost { .. }) => true,

@@ -4,6 +4,7 @@
 //! I2: permits that are live at one moment name one primary. I3: in synchronous mode every believed write is in the
 //! history of every later primary; in asynchronous mode a lost one lies beyond the position at which its successor was
 //! promoted. I4: an epoch names one primary. I5: no plan reads from a standby that is not on the primary's line.
+//! I6: a candidate is promoted where it said that it stands still.
 
 use crate::proxy::Permit;
 use crate::wal::Tip;
@@ -84,6 +85,10 @@ impl World {
     }
 
     pub fn promotion_executed(&mut self, node: usize, epoch: u64) {
+        let (still, at) = (self.nodes[node].still, self.wal.lsn(self.nodes[node].tip));
+        if let Some(still) = still.filter(|still| *still != at) {
+            self.violated(format!("I6: n{node} is promoted at {at}, and said that it stands still at {still}"));
+        }
         note!(self, "n{node} executes the promotion of epoch {epoch}");
         self.oracle.executed = self.oracle.executed.max(epoch);
         self.name_epoch(epoch, node);

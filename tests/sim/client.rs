@@ -96,4 +96,15 @@ impl World {
             _ => {}
         }
     }
+
+    /// A client that does not go through a proxy.
+    pub fn direct_write(&mut self) {
+        let node = self.random.below(self.nodes.len());
+        if self.nodes[node].primary && self.servers[node].up && self.hosts[node].stalled == 0 {
+            self.append(node);
+        }
+        let most = if self.setup.direct { 60 * MS } else { 4 * SEC };
+        let span = self.random.between(most / 4, most);
+        self.later(span, Event::DirectWrite);
+    }
 }

@@ -45,6 +45,7 @@ impl World {
             | Event::Fault { .. }
             | Event::FaultEnd { .. }
             | Event::Person
+            | Event::Cancel { .. }
             | Event::DirectWrite
             | Event::Heal
             | Event::Verdict => None,
@@ -97,6 +98,7 @@ impl World {
             Event::Fault { index } => self.strike(index),
             Event::FaultEnd { index } => self.fault_end(index),
             Event::Person => self.person(),
+            Event::Cancel { node } => self.cancel_waiters(node),
             Event::DirectWrite => self.direct_write(),
             Event::Heal => self.heal(),
             Event::Verdict => self.verdict(HEAL_BOUND),
@@ -118,9 +120,10 @@ impl World {
             Event::Rewire { node, run, wire } => self.rewire(node, run, wire),
             Event::Commit { node, run, session, write } => self.commit(node, run, session, write),
             Event::Promoted { node, run } => self.promoted(node, run),
-            Event::Streaming { node, run, session, id, from, until } => {
-                self.streaming(node, run, session, (id, from), until);
+            Event::Streaming { node, run, session, id, want, until } => {
+                self.streaming(node, run, session, (id, want), until);
             }
+
             Event::DeedEnd { node, run, session, id, detach } => self.deed_end(node, run, session, id, detach),
             Event::OrphansEnd { node, run } => self.orphans_end(node, run),
             other => self.handle_proxy(other),

@@ -56,8 +56,15 @@ enum Fault {
         node: usize,
         span: Nanos,
     },
-    Cancel {
+    /// The primary is cut off from its standbys, commits that wait are cancelled, and it loses power.
+    Forsake {
         node: usize,
+    },
+    /// A proxy does not hear from most voters while another one is told to change the primary.
+    Duel {
+        deaf: usize,
+        order: usize,
+        restarts: bool,
     },
     Order {
         proxy: usize,
@@ -67,7 +74,8 @@ enum Fault {
 
 #[derive(Debug, Default)]
 pub struct Faults {
-    list: Vec<(Fault, Nanos)>,
+    /// What, drawn when it strikes, and for how long.
+    list: Vec<(Option<Fault>, Nanos)>,
     active: Vec<usize>,
     /// When everything was mended.
     pub healed: Option<Nanos>,
@@ -85,23 +93,28 @@ impl World {
     }
 
     fn draw_fault(&mut self, at: Nanos) {
-        let fault = self.any_fault();
         let span = match self.random.below(10) {
             0..4 => self.random.between(20 * MS, 900 * MS),
             4..8 => self.random.between(900 * MS, 5 * SEC),
             _ => self.random.between(5 * SEC, 15 * SEC),
         };
         let index = self.faults.list.len();
-        self.faults.list.push((fault, span));
+        self.faults.list.push((None, span));
         self.at(at, Event::Fault { index });
     }
 
     fn any_fault(&mut self) -> Fault {
         let (voters, proxies, nodes) = (self.setup.voters(), self.setup.proxies, self.setup.nodes);
+        let latest = self.oracle.latest.map(|(_, primary, _)| primary);
         let random = &mut self.random;
-        let (voter, node, proxy) = (random.below(voters), random.below(nodes), random.below(proxies));
-        let host = random.below(voters + proxies);
-        match random.below(24) {
+        let (any, node, proxy) = (random.below(voters), random.below(nodes), random.below(proxies));
+        // The primary is the most interesting of them.
+        let voter = if random.chance(350) { latest.unwrap_or(any) } else { any };
+        let host = if random.chance(250) { voter } else { random.below(voters + proxies) };
+        if random.chance(self.setup.duels) {
+            return Fault::Duel { deaf: proxy, order: (proxy + 1) % proxies, restarts: random.chance(500) };
+        }
+        match random.below(25) {
             0..4 => Fault::Kill { voter, orphans: random.chance(500) },
             4 => Fault::Rolling { gap: random.between(10 * MS, 900 * MS) },
             5 => Fault::Power { voter },
@@ -120,7 +133,8 @@ impl World {
             18..20 => Fault::Mine { proxy, actions: u32::try_from(random.between(0, 6)).unwrap_or(0) },
             20 => Fault::PauseReplay { node },
             21 => Fault::SlowPromotion { node, span: random.between(500 * MS, 8 * SEC) },
-            22 => Fault::Cancel { node },
+            22 => Fault::Forsake { node: latest.unwrap_or(node) },
+            23 => Fault::Duel { deaf: proxy, order: (proxy + 1) % proxies, restarts: random.chance(500) },
             _ => Fault::Order { proxy, to: random.chance(500).then_some(node) },
         }
     }
@@ -129,7 +143,9 @@ impl World {
         if self.faults.healed.is_some() {
             return;
         }
-        let (fault, span) = self.faults.list[index].clone();
+        let (drawn, span) = self.faults.list[index].clone();
+        let fault = drawn.unwrap_or_else(|| self.any_fault());
+        self.faults.list[index].0 = Some(fault.clone());
         note!(self, "FAULT {fault:?} for {} ms", span / MS);
         self.faults.active.push(index);
         self.later(span, Event::FaultEnd { index });
@@ -138,7 +154,7 @@ impl World {
             Fault::Rolling { gap } => {
                 for voter in 0..self.setup.voters() {
                     let index = self.faults.list.len();
-                    self.faults.list.push((Fault::Kill { voter, orphans: false }, 50 * MS));
+                    self.faults.list.push((Some(Fault::Kill { voter, orphans: false }), 50 * MS));
                     self.later(gap * voter as u64, Event::Fault { index });
                 }
             }
@@ -153,12 +169,53 @@ impl World {
             Fault::Mine { proxy, actions } => self.proxies[proxy].crash_after = Some(actions),
             Fault::PauseReplay { node } => self.nodes[node].replay_paused = !self.nodes[node].primary,
             Fault::SlowPromotion { node, span } => self.nodes[node].slow_promotion = span,
-            Fault::Cancel { node } => self.cancel_waiters(node),
+            Fault::Forsake { node } => {
+                self.forsake(node, true);
+                self.later(400 * MS, Event::Cancel { node });
+                self.follow_up(Fault::Power { voter: node }, 500 * MS);
+            }
+            Fault::Duel { deaf, order, restarts } => self.duel(deaf, order, restarts),
             Fault::Order { proxy, to } => {
                 if self.proxies[proxy].up && self.hosts[self.proxy_host(proxy)].stalled == 0 {
                     let to = to.map(|n| NodeId(u16::try_from(n).unwrap_or(0)));
                     self.tell(proxy, Told::Command(Command::Failover { to }));
                 }
+            }
+        }
+    }
+
+    /// Another fault, which belongs to one that has struck.
+    fn follow_up(&mut self, fault: Fault, after: Nanos) {
+        let index = self.faults.list.len();
+        let span = if matches!(fault, Fault::Kill { .. }) { 50 * MS } else { 8 * SEC };
+        self.faults.list.push((Some(fault), span));
+        self.later(after, Event::Fault { index });
+    }
+
+    fn duel(&mut self, deaf: usize, order: usize, restarts: bool) {
+        self.deafen(deaf, true);
+        let primary = self.oracle.latest.map_or(0, |(_, primary, _)| primary);
+        for voter in (0..self.setup.voters()).filter(|v| restarts && *v != primary) {
+            self.follow_up(Fault::Kill { voter, orphans: false }, 50 * MS);
+        }
+        self.follow_up(Fault::Order { proxy: order, to: None }, 100 * MS);
+    }
+
+    fn forsake(&mut self, node: usize, on: bool) {
+        for other in (0..self.setup.nodes).filter(|n| *n != node) {
+            self.cut(&Fault::Cut { from: node, to: other, both: true }, on);
+        }
+    }
+
+    fn deafen(&mut self, proxy: usize, on: bool) {
+        let primary = self.oracle.latest.map_or(0, |(_, primary, _)| primary);
+        let to = self.proxy_host(proxy);
+        for from in (0..self.setup.voters()).filter(|v| *v != primary) {
+            if self.setup.direct {
+                // Late and lost answers instead of none.
+                (self.links[from][to].loss, self.links[from][to].slow) = if on { (500, SEC) } else { (0, 0) };
+            } else {
+                self.cut(&Fault::Cut { from, to, both: false }, on);
             }
         }
     }
@@ -202,7 +259,7 @@ impl World {
             return;
         }
         self.faults.active.retain(|active| *active != index);
-        let (fault, _) = self.faults.list[index].clone();
+        let Some(fault) = self.faults.list[index].0.clone() else { return };
         match fault {
             Fault::Power { voter } => self.power_on(voter),
             Fault::Stall { host } => self.go_on(host),
@@ -215,7 +272,9 @@ impl World {
             }
             Fault::PauseReplay { node } => self.resume_replay(node),
             Fault::SlowPromotion { node, .. } => self.nodes[node].slow_promotion = 0,
-            Fault::Kill { .. } | Fault::Rolling { .. } | Fault::Cancel { .. } | Fault::Order { .. } => {}
+            Fault::Forsake { node } => self.forsake(node, false),
+            Fault::Duel { deaf, .. } => self.deafen(deaf, false),
+            Fault::Kill { .. } | Fault::Rolling { .. } | Fault::Order { .. } => {}
         }
     }
 

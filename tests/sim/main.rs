@@ -32,6 +32,8 @@ use world::World;
 
 /// Seeds of a run without settings.
 const SEEDS: u64 = 100;
+/// Seeds within which every seeded bug must be found.
+const BUG_SEEDS_MAX: u64 = 200;
 /// Seconds with faults.
 const SECONDS: u64 = 60;
 /// Lines of the trace that are printed of a failing seed, unless TRACE=1 wants all.
@@ -181,7 +183,7 @@ fn no_seed_breaks_a_promise() {
     quiet_panics();
     let all = setting("TRACE").is_some();
     if let Some(seed) = setting("SEED") {
-        let bug = std::env::var("BUG").ok().and_then(|b| bug::ALL.into_iter().find(|x| format!("{x:?}") == b));
+        let bug = std::env::var("BUG").ok().and_then(|name| bug::named(&name));
         println!("{}", explain(seed, bug, all));
         assert_eq!(play(seed, bug, false).violation, None);
         return;
@@ -193,4 +195,40 @@ fn no_seed_breaks_a_promise() {
     }
     let failures: Vec<String> = total.failures.iter().map(|(seed, what)| format!("SEED={seed}: {what}")).collect();
     assert!(failures.is_empty(), "{} seeds fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Runs seeds with a defect until one is found out; says by which seed and check.
+fn hunt(bug: Bug, most: u64) -> Option<(u64, String)> {
+    let (next, found) = (AtomicU64::new(1), Mutex::new(None::<(u64, String)>));
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed > most || found.lock().unwrap().is_some() {
+                        break;
+                    }
+                    if let Some(what) = play(seed, Some(bug), false).violation {
+                        found.lock().unwrap().get_or_insert((seed, what));
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap()
+}
+
+#[test]
+fn every_seeded_bug_is_found() {
+    quiet_panics();
+    let most = setting("SEEDS").unwrap_or(BUG_SEEDS_MAX);
+    let mut missed = Vec::new();
+    for bug in bug::QUICK {
+        match hunt(bug, most) {
+            Some((seed, what)) => println!("{bug:?}: seed {seed}: {what}"),
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not found within {most} seeds: {missed:?}");
 }

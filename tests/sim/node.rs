@@ -8,9 +8,10 @@
 use crate::bug::Bug;
 use crate::net::{Msg, Purpose, Side};
 use crate::wal::{Tip, Wal};
-use crate::world::{Event, MS, Nanos, SEC, US, World, duration, node_name, note};
+use crate::world::{Event, MS, Nanos, SEC, US, Wanted, World, duration, node_name, note};
 use pgregent::failover::action::ActionId;
 use pgregent::failover::event::Outcome;
+use pgregent::failover::policy::RECONNECT_SPAN;
 use pgregent::ids::{Lsn, SystemId, TimelineId};
 use pgregent::topology::{NodeReport, ReceiverView, SyncStandby, SyncState, SyncView};
 
@@ -72,6 +73,8 @@ pub struct Node {
     pub slow_promotion: Nanos,
     /// Replays WAL that its upstream never had under that number.
     pub diverged: bool,
+    /// What it said when it was last detached.
+    pub still: Option<u64>,
 }
 
 impl Node {
@@ -96,7 +99,13 @@ impl Node {
             replay_paused: false,
             slow_promotion: 0,
             diverged: false,
+            still: None,
         }
+    }
+
+    fn next_wire(&mut self) -> u32 {
+        self.wire += 1;
+        self.wire
     }
 
     /// Whether a standby may stream from here, as far as numbers say.
@@ -112,8 +121,11 @@ impl World {
     /// `pg_control_checkpoint()` is late; a receiver knows the timeline.
     pub fn shown_timeline(&self, node: usize) -> u32 {
         let node = &self.nodes[node];
-        let late = !node.primary && node.receiver.is_none() && self.now < node.control.1;
-        if late { node.control.0 } else { node.timeline }
+        if !node.primary && node.receiver.is_none() && self.now < node.control.1 {
+            node.control.0
+        } else {
+            node.timeline
+        }
     }
 
     fn enter_timeline(&mut self, node: usize, timeline: u32) {
@@ -164,8 +176,6 @@ impl World {
         }
     }
 
-    // ---- streaming ----
-
     fn new_line(&mut self, node: usize) -> u32 {
         let data = &mut self.nodes[node];
         data.receiver = None;
@@ -181,8 +191,10 @@ impl World {
             return;
         }
         data.conninfo = (to, epoch);
-        data.wire += 1;
-        let wire = data.wire;
+        if to.is_some_and(|to| to != node) {
+            data.still = None;
+        }
+        let wire = data.next_wire();
         note!(self, "n{node} is to stream from {to:?}, epoch {epoch}");
         self.later(span, Event::Rewire { node, run, wire });
     }
@@ -202,10 +214,8 @@ impl World {
         if data.line != line || data.primary || data.receiver.is_some() || !self.servers[node].up {
             return;
         }
-        if data.promoting.is_some() {
-            return;
-        }
-        let Some(from) = data.conninfo.0.filter(|from| *from != node) else { return };
+        let from = data.conninfo.0.filter(|from| *from != node && data.promoting.is_none());
+        let Some(from) = from else { return };
         self.datagram(node, from, Event::Attach { from, to: node, line });
         self.later(self.setup.retry, Event::ReceiverTry { node, line });
     }
@@ -343,8 +353,6 @@ impl World {
         }
     }
 
-    // ---- commits ----
-
     pub fn serve_write(&mut self, node: usize, session: u32, write: usize) {
         if !self.nodes[node].primary {
             return self.send(session, false, Msg::NotWritten { write });
@@ -378,7 +386,7 @@ impl World {
         }
     }
 
-    fn append(&mut self, node: usize) -> Tip {
+    pub fn append(&mut self, node: usize) -> Tip {
         let record = self.wal.append(self.nodes[node].tip, self.nodes[node].timeline);
         self.nodes[node].tip = record;
         self.nodes[node].replayed = record;
@@ -423,18 +431,6 @@ impl World {
         }
     }
 
-    /// A client that does not go through a proxy.
-    pub fn direct_write(&mut self) {
-        let node = self.random.below(self.nodes.len());
-        if self.nodes[node].primary && self.servers[node].up && self.hosts[node].stalled == 0 {
-            self.append(node);
-        }
-        let span = self.random.between(500 * MS, 4 * SEC);
-        self.later(span, Event::DirectWrite);
-    }
-
-    // ---- what proxies order ----
-
     pub fn detach_node(&mut self, node: usize, session: u32, id: ActionId) {
         if self.nodes[node].primary {
             return self.acted(session, id, Outcome::Failed("not in recovery".to_owned()));
@@ -451,9 +447,12 @@ impl World {
         if self.servers[node].run != run {
             return;
         }
-        let data = &self.nodes[node];
+        let (flushed, replayed) = (self.nodes[node].tip, self.nodes[node].replayed);
+        if detach {
+            self.nodes[node].still = Some(self.wal.lsn(flushed));
+        }
         let outcome = if detach {
-            let (flush_lsn, replay_lsn) = (Lsn(self.wal.lsn(data.tip)), Lsn(self.wal.lsn(data.replayed)));
+            let (flush_lsn, replay_lsn) = (Lsn(self.wal.lsn(flushed)), Lsn(self.wal.lsn(replayed)));
             Outcome::Detached { flush_lsn, replay_lsn }
         } else {
             Outcome::Done
@@ -467,30 +466,37 @@ impl World {
         }
         self.set_conninfo(node, Some(to), epoch);
         let (run, until) = (self.servers[node].run, self.now + REPOINT_LIMIT);
-        self.later(60 * MS, Event::Streaming { node, run, session, id, from: to, until });
+        let want = Wanted { from: to, after: None };
+        self.later(60 * MS, Event::Streaming { node, run, session, id, want, until });
     }
 
+    /// The receiver connects anew to the same upstream.
     pub fn reconnect_node(&mut self, node: usize, session: u32, id: ActionId) {
-        let data = &mut self.nodes[node];
-        let (Some(from), false) = (data.conninfo.0.filter(|_| data.receiver.is_some()), data.primary) else {
-            return self.acted(session, id, Outcome::Failed("it does not stream".to_owned()));
+        let data = &self.nodes[node];
+        let Some(from) = data.conninfo.0.filter(|_| data.receiver.is_some() && !data.primary) else {
+            return self.acted(session, id, Outcome::Failed("not streaming".to_owned()));
         };
-        data.wire += 1;
-        let (wire, run, until) = (data.wire, self.servers[node].run, self.now + SEC);
-        self.later(5 * MS, Event::Rewire { node, run, wire });
-        self.later(60 * MS, Event::Streaming { node, run, session, id, from, until });
+        let (run, line) = (self.servers[node].run, data.line);
+        let until = self.now + u64::try_from(RECONNECT_SPAN.as_nanos()).unwrap_or(SEC);
+        let span = self.random.between(5 * MS, 30 * MS);
+        let wire = self.nodes[node].next_wire();
+        self.later(span, Event::Rewire { node, run, wire });
+        let want = Wanted { from, after: Some(line) };
+        self.later(60 * MS, Event::Streaming { node, run, session, id, want, until });
     }
 
-    pub fn streaming(&mut self, node: usize, run: u32, session: u32, (id, from): (ActionId, usize), until: Nanos) {
+    pub fn streaming(&mut self, node: usize, run: u32, session: u32, (id, want): (ActionId, Wanted), until: Nanos) {
         if self.servers[node].run != run {
             return;
         }
-        if self.nodes[node].receiver.is_some_and(|r| r.from == from) {
+        let data = &self.nodes[node];
+        let newer = want.after.is_none_or(|line| data.line > line);
+        if newer && data.receiver.is_some_and(|r| r.from == want.from) {
             self.acted(session, id, Outcome::Done);
         } else if self.now >= until {
             self.acted(session, id, Outcome::Failed("it does not stream".to_owned()));
         } else {
-            self.later(200 * MS, Event::Streaming { node, run, session, id, from, until });
+            self.later(100 * MS, Event::Streaming { node, run, session, id, want, until });
         }
     }
 
@@ -523,8 +529,6 @@ impl World {
         note!(self, "n{node} is promoted to timeline {new} at {lsn}, epoch {epoch}");
         self.promotion_done(first, epoch);
     }
-
-    // ---- its life ----
 
     pub fn stop_node(&mut self, node: usize, orphans: bool) {
         self.new_line(node);

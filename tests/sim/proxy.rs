@@ -13,7 +13,7 @@ use pgregent::config::Config;
 use pgregent::coordination::voters::core::{Input, Lock, Output, Rules, Voters};
 use pgregent::failover::action::{Action, ActionId, Plan};
 use pgregent::failover::event::{Event as Told, Outcome};
-use pgregent::failover::standing::Standing;
+use pgregent::failover::standing::{Right, Standing};
 use pgregent::failover::{Machine, Policy};
 use pgregent::ids::{Epoch, NodeId};
 use pgregent::topology::Writes;
@@ -73,6 +73,8 @@ pub struct Proxy {
     pub crash_after: Option<u32>,
     /// An operator was told that what is under way may lose writes.
     pub risks: bool,
+    /// The right was claimed.
+    changing: bool,
     seed: u64,
 }
 
@@ -121,6 +123,7 @@ impl Proxy {
             acts: Vec::new(),
             crash_after: None,
             risks: false,
+            changing: false,
             seed: seed.wrapping_mul(31).wrapping_add(index as u64),
         }
     }
@@ -326,7 +329,12 @@ impl World {
 
     fn look_at_standing(&mut self, proxy: usize) {
         let now = self.time(proxy);
-        let standing = self.proxies[proxy].core.standing(now);
+        let mut standing = self.proxies[proxy].core.standing(now);
+        if self.bug == Some(Bug::Unlocked) && self.proxies[proxy].changing {
+            let names = (0..self.setup.voters()).map(|v| voter_name(&self.setup, v).into());
+            let until = now + crate::world::duration(SEC);
+            standing.right.get_or_insert(Right { until, held: None, stubborn: Vec::new(), idle: names.collect() });
+        }
         if standing != self.proxies[proxy].standing {
             self.note_standing(proxy, &standing);
             self.proxies[proxy].standing = standing.clone();
@@ -395,6 +403,7 @@ impl World {
             Action::Publish(plan) => return self.publish(proxy, plan),
             Action::Claim(claim) => {
                 note!(self, "p{proxy} claims {claim:?}");
+                self.proxies[proxy].changing = claim.changes();
                 if !claim.changes() {
                     self.give_up_records(proxy);
                 }

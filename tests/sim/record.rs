@@ -10,6 +10,7 @@ use crate::world::{Event, Nanos, SEC, World, node_name, note};
 use pgregent::coordination::voters::core::Lock;
 use pgregent::failover::action::ActionId;
 use pgregent::failover::event::{Outcome, Record};
+use pgregent::ids::Epoch;
 use std::sync::Arc;
 
 /// How long a record may take.
@@ -21,6 +22,8 @@ pub struct Recording {
     pub id: ActionId,
     record: Record,
     began: Nanos,
+    /// The newest epoch that was known when this was decided.
+    known: Epoch,
     /// The right was had; the record is being written.
     writing: bool,
     pub votes: Vec<Vote>,
@@ -52,7 +55,8 @@ impl World {
         let votes = vec![Vote::None; self.setup.voters()];
         note!(self, "p{proxy} records {} in epoch {}", record.primary, record.epoch);
         let began = self.local(self.proxy_host(proxy));
-        self.proxies[proxy].recordings.push(Recording { id, record, began, writing: false, votes });
+        let known = self.proxies[proxy].standing.highest;
+        self.proxies[proxy].recordings.push(Recording { id, record, began, known, writing: false, votes });
         let run = self.proxies[proxy].run;
         self.later(0, Event::RecordTick { proxy, run });
         let at = self.real(self.proxy_host(proxy), began + RECORD_LIMIT);
@@ -69,18 +73,19 @@ impl World {
     }
 
     /// Whether voters say that this record comes too late.
-    fn overtaken(&self, proxy: usize, record: &Record) -> Option<Outcome> {
+    fn overtaken(&self, proxy: usize, record: &Record, known: Epoch) -> Option<Outcome> {
         let standing = &self.proxies[proxy].standing;
         let other = |name: &Option<Arc<str>>| name.as_ref().is_some_and(|n| **n != *record.primary);
         let used = standing.highest == record.epoch && other(&standing.chosen);
-        let late = standing.highest > record.epoch || used || other(&standing.pending);
+        let newer = standing.highest > known && other(&standing.chosen);
+        let late = standing.highest > record.epoch || used || newer || other(&standing.pending);
         late.then(|| Outcome::Failed(format!("epoch {} names {:?} by now", standing.highest, standing.chosen)))
     }
 
     fn further_record(&mut self, proxy: usize) -> Option<Outcome> {
         let owner = &self.proxies[proxy];
         let recording = owner.recordings.last()?;
-        let record = recording.record.clone();
+        let (record, known) = (recording.record.clone(), recording.known);
         let now = self.local(self.proxy_host(proxy));
         if now.saturating_sub(recording.began) >= RECORD_LIMIT {
             return Some(Outcome::Failed("not recorded in time".to_owned()));
@@ -95,7 +100,7 @@ impl World {
         if owner.standing.right.is_none() && self.bug != Some(Bug::Unlocked) {
             return None;
         }
-        if let Some(refused) = self.overtaken(proxy, &record) {
+        if let Some(refused) = self.overtaken(proxy, &record, known) {
             return Some(refused);
         }
         if let Some(recording) = self.proxies[proxy].recordings.last_mut() {

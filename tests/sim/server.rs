@@ -196,19 +196,20 @@ impl World {
             self.servers[voter].row = Some((Some(to), epoch));
             return Outcome::Done;
         }
-        let has = self.node_epoch(voter);
-        if has > epoch {
-            return newer(has);
-        }
         if self.nodes[voter].primary {
             if voter != to {
                 return Outcome::Failed("it is out of recovery".to_owned());
             }
-            self.nodes[voter].conninfo = (Some(to), epoch);
+            // It follows itself anyway; the epoch is kept here for whoever is made from it.
+            self.nodes[voter].conninfo = (Some(to), epoch.max(self.nodes[voter].conninfo.1));
             return Outcome::Done;
         }
         if voter != to && self.pending(voter) {
             return Outcome::Failed("it was chosen and may still be promoted".to_owned());
+        }
+        let (current, has) = self.nodes[voter].conninfo;
+        if has > epoch || (has == epoch && current != Some(to)) {
+            return newer(has);
         }
         self.set_conninfo(voter, Some(to), epoch);
         Outcome::Done

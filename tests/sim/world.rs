@@ -45,6 +45,10 @@ pub struct Setup {
     pub faults_end: Nanos,
     /// Faults that are drawn beforehand.
     pub faults: usize,
+    /// Duels among the faults, in a thousand, besides the usual share.
+    pub duels: u64,
+    /// Clients that go around the proxies write often.
+    pub direct: bool,
     /// Faults that strike right after something decisive, in a thousand.
     pub ambush: u64,
 }
@@ -66,7 +70,9 @@ impl Setup {
             retry: if random.chance(700) { 200 * MS } else { 5 * SEC },
             receiver_timeout: random.between(2, 60) * SEC,
             faults_end: seconds * SEC,
-            faults: usize::try_from(random.between(2, 24)).unwrap_or(2),
+            faults: usize::try_from(random.between(2, 40)).unwrap_or(2),
+            duels: 0,
+            direct: random.chance(200),
             ambush: if random.chance(500) { random.between(20, 300) } else { 0 },
         }
     }
@@ -112,7 +118,7 @@ pub enum Event {
     Rewire { node: usize, run: u32, wire: u32 },
     Commit { node: usize, run: u32, session: u32, write: usize },
     Promoted { node: usize, run: u32 },
-    Streaming { node: usize, run: u32, session: u32, id: ActionId, from: usize, until: Nanos },
+    Streaming { node: usize, run: u32, session: u32, id: ActionId, want: Wanted, until: Nanos },
     DeedEnd { node: usize, run: u32, session: u32, id: ActionId, detach: bool },
     Started { voter: usize, run: u32 },
     Start { voter: usize, run: u32 },
@@ -129,9 +135,17 @@ pub enum Event {
     Fault { index: usize },
     FaultEnd { index: usize },
     Person,
+    Cancel { node: usize },
     DirectWrite,
     Heal,
     Verdict,
+}
+
+/// A stream that somebody waits for: from whom, and newer than which.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    pub from: usize,
+    pub after: Option<u32>,
 }
 
 struct Due {
@@ -197,7 +211,9 @@ pub(crate) use note;
 impl World {
     pub fn new(seed: u64, seconds: u64, bug: Option<Bug>, tracing: bool) -> Self {
         let mut random = Random::new(seed);
-        let setup = Setup::draw(&mut random, seconds);
+        let mut setup = Setup::draw(&mut random, seconds);
+        // What a defect needs to show is rare otherwise.
+        setup.duels = if bug.is_some() { 400 } else { 0 };
         let count = setup.voters() + setup.proxies;
         let host = |random: &mut Random| Host {
             ppm: i64::try_from(random.between(0, 20_000)).unwrap_or(0) - 10_000,

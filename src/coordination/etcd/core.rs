@@ -529,7 +529,7 @@ impl Etcd {
         let session = self.alive(true, now)?;
         let held = self.view.change.is_some_and(|change| change.lease == session.lease) && !self.view.others;
         let until = session.until.filter(|_| held && !self.blocked(now))?;
-        Some(Right { until, held: None, stubborn: Vec::new() })
+        Some(Right { until, held: None, stubborn: Vec::new(), idle: Vec::new() })
     }
 
     /// Whether this silent holder may still believe to have something.

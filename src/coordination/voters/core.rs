@@ -353,7 +353,9 @@ impl Voters {
         let ordered = self.claim != Claim::Order && self.fresh(now).any(|(_, view)| view.ordered);
         let lack = (!had).then(|| self.lack(register.as_ref(), now));
         let (kept, lease) = (kept.is_some(), lease.or(kept));
-        let mut pending = self.fresh(now).filter(|(_, view)| view.pending);
+        // One that an older epoch named is none to be promoted any more: others have had writes since.
+        let newest = |view: &View| view.epoch >= self.highest || view.allegiance == self.chosen;
+        let mut pending = self.fresh(now).filter(|(_, view)| view.pending && newest(view));
         let pending = pending.next().and_then(|(_, view)| view.allegiance.clone());
         let (highest, chosen, timeline) = (self.highest, self.chosen.clone(), self.timeline);
         Standing { register, highest, chosen, timeline, pending, lease, right, lack, ordered, kept }
@@ -411,7 +413,21 @@ impl Voters {
         let names = self.rules.voters.iter().zip(&self.voters);
         let stubborn = names.filter(|(_, v)| able < self.rules.majority() && good(v) && !follows(v));
         let stubborn = stubborn.map(|(name, _)| Arc::clone(name)).collect();
-        Some(Right { until, held: Some(held.collect()), stubborn })
+        let idle = self.idle(self.voters.iter().filter(good).map(|v| v.lock_at), now);
+        Some(Right { until, held: Some(held.collect()), stubborn, idle })
+    }
+
+    /// Standbys that do not name themselves, by what was asked after a majority of these locks was had: whoever may
+    /// have chosen one before can promote it no more.
+    fn idle(&self, locked: impl Iterator<Item = Time>, now: Time) -> Vec<Arc<str>> {
+        let mut locked: Vec<Time> = locked.collect();
+        locked.sort_unstable();
+        let Some(since) = locked.get(self.rules.majority() - 1) else { return Vec::new() };
+        let standby = |view: &View| view.system_id.is_some() && view.follows && !view.pending;
+        let counts = |v: &Voter| v.counts(self.rules.span, now) && v.sent_at.is_some_and(|sent| sent >= *since);
+        let names = self.rules.voters.iter().zip(&self.voters);
+        let idle = names.filter(|(_, v)| counts(v) && v.view.as_ref().is_some_and(standby));
+        idle.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     /// The end of what a majority of these renewals carries; `None` when it is past, or they are too few.

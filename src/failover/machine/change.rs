@@ -279,8 +279,8 @@ impl Machine {
     pub(super) fn settle(&mut self) {
         let State::Confirming { outage, primary, timeline, flush_lsn, .. } = self.state else { return };
         let missing = self.highest.bytes_since(flush_lsn);
+        self.fork = self.timeline.map(|left| (left, flush_lsn));
         self.timeline = Some(timeline);
-        self.fork_lsn = Some(flush_lsn);
         self.highest = self.node(primary).report.as_ref().map_or(flush_lsn, |r| r.flush_lsn);
         if outage.order.is_none() {
             self.failovers.push_back(self.now);

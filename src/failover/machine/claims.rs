@@ -147,16 +147,18 @@ impl Machine {
             self.adopted(outage, primary, timeline);
             return true;
         }
-        if let Some(newer) = self.promoted_elsewhere(primary) {
-            return self.give_up_for(newer, primary);
-        }
         if let Some(chosen) = self.pending().filter(|chosen| *chosen != primary) {
             // Naming anybody else now could make two primaries once that promotion takes effect.
             return self.unfinished() == Some(chosen) && self.finish_change(chosen, Some(primary));
         }
-        let epoch = self.next_epoch();
-        let Some(action) = self.store(primary, epoch, timeline) else { return false };
-        self.shift(State::Adopting { outage, primary, timeline, epoch, action, since: self.now })
+        let (epoch, since) = (self.next_epoch(), self.now);
+        // With the right to it; what was decided before may be wrong by then.
+        let may = self.has_right() && self.promoted_elsewhere(primary).is_none();
+        let action = if may { self.store(primary, epoch, timeline) } else { None };
+        if action.is_none() && (may || self.standing.is_none()) {
+            return false;
+        }
+        self.shift(State::Adopting { outage, primary, timeline, epoch, action, since })
     }
 
     pub(super) fn adopted(&mut self, outage: Option<Outage>, primary: NodeId, timeline: TimelineId) {
@@ -167,7 +169,7 @@ impl Machine {
         }
         if self.timeline != Some(timeline) {
             // Not promoted by us: where the histories part is not known.
-            self.fork_lsn = None;
+            self.fork = None;
             self.timeline = Some(timeline);
             self.highest = self.node(primary).report.as_ref().map_or(self.highest, |r| r.flush_lsn);
         }
@@ -189,18 +191,37 @@ impl Machine {
     }
 
     pub(super) fn judge_adopting(&mut self, outage: Option<Outage>, since: Time) -> bool {
-        let State::Adopting { primary, timeline, .. } = self.state else { return false };
+        let State::Adopting { primary, timeline, action, .. } = self.state else { return false };
         if !self.has_right() && self.registered() == Some(primary) {
             self.recording = None;
             self.adopted(outage, primary, timeline);
             return true;
         }
-        if self.now.since(since) < RECORD_SPAN {
-            return false;
+        if self.now.since(since) >= RECORD_SPAN {
+            self.recording = None;
+            self.adopt_failed(outage, primary, "the store did not answer");
+            return true;
         }
-        self.recording = None;
-        self.adopt_failed(outage, primary, "the store did not answer");
-        true
+        action.is_none() && self.has_right() && self.adopt_with_right(outage, primary, since)
+    }
+
+    /// The right is had: is it still this primary that is to be recorded?
+    fn adopt_with_right(&mut self, outage: Option<Outage>, primary: NodeId, since: Time) -> bool {
+        if let Some(chosen) = self.pending().filter(|chosen| *chosen != primary) {
+            return self.unfinished() == Some(chosen) && self.finish_change(chosen, Some(primary));
+        }
+        if let Some(newer) = self.promoted_elsewhere(primary) {
+            // A standby that was merely named says so within this span.
+            let waited = self.right_since.is_some_and(|had| self.now.since(had) >= UNLEASED_SPAN);
+            return waited && self.give_up_for(newer, primary);
+        }
+        let Some(timeline) = self.claim(primary) else {
+            self.adopt_failed(outage, primary, "it went away");
+            return true;
+        };
+        let epoch = self.next_epoch();
+        let action = self.store(primary, epoch, timeline);
+        action.is_some() && self.shift(State::Adopting { outage, primary, timeline, epoch, action, since })
     }
 
     /// Another node claims to be primary: no writes until it is clear who is.

@@ -86,8 +86,8 @@ pub struct Machine {
     epoch: Epoch,
     timeline: Option<TimelineId>,
     system_id: Option<SystemId>,
-    /// Where the present timeline begins, if we promoted it: what is replayed up to here is shared.
-    fork_lsn: Option<Lsn>,
+    /// Which timeline the present one left, and where, if we promoted it: what is replayed up to here is shared.
+    fork: Option<(TimelineId, Lsn)>,
     /// The highest position seen on the present timeline.
     highest: Lsn,
     /// Since when the present primary takes writes.
@@ -115,8 +115,8 @@ pub struct Machine {
     /// Since when writes could flow but for a lease.
     unleased_since: Option<Time>,
     unleased_told: bool,
-    /// The highest epoch heard of, and when it was first.
-    named: (Epoch, Time),
+    /// Since when nodes may be changed.
+    right_since: Option<Time>,
     /// Since when a standby that was chosen has not left recovery.
     pending_since: Option<Time>,
     /// When an operator last ordered a change.
@@ -145,7 +145,7 @@ impl Machine {
             epoch: Epoch(0),
             timeline: None,
             system_id: None,
-            fork_lsn: None,
+            fork: None,
             highest: Lsn(0),
             settled_at: now,
             retry_at: Time::ZERO,
@@ -161,7 +161,7 @@ impl Machine {
             claimed: Claim::Nothing,
             unleased_since: None,
             unleased_told: false,
-            named: (Epoch(0), now),
+            right_since: None,
             pending_since: None,
             ordered_at: Time::ZERO,
             next_action: 1,
@@ -291,7 +291,6 @@ impl Machine {
         let record = Record { system_id: self.system_id?, epoch, primary: self.name(primary).to_string(), timeline };
         let id = self.action_id();
         self.epoch_tried = self.epoch_tried.max(epoch);
-        self.note_epoch(epoch);
         self.recording = Some((id, record.clone()));
         self.actions.push(Action::Record(id, record));
         Some(id)
@@ -308,7 +307,7 @@ impl Machine {
             self.record = Some(record);
         }
         match self.state.clone() {
-            State::Adopting { outage, primary, timeline, action, .. } if action == id => match failure {
+            State::Adopting { outage, primary, timeline, action, .. } if action == Some(id) => match failure {
                 None => self.adopted(outage, primary, timeline),
                 Some(why) => self.adopt_failed(outage, primary, &why),
             },

@@ -10,17 +10,17 @@ use crate::clock::Time;
 use crate::config::FailoverMode;
 use crate::failover::action::{Action, Level};
 use crate::failover::event::Record;
-use crate::failover::policy::{FOLLOW_SPAN, ORDER_SPAN, UNLEASED_SPAN};
+use crate::failover::policy::{FOLLOW_SPAN, ORDER_SPAN, RETRY_GAP, UNLEASED_SPAN};
 use crate::failover::standing::{Claim, Lack, Standing};
 use crate::failover::state::{Cause, Flow, Order, Outage, State};
-use crate::ids::{Epoch, NodeId};
+use crate::ids::NodeId;
 use crate::topology::Health;
 use std::sync::Arc;
 
 impl Machine {
     pub(super) fn stand(&mut self, standing: Standing) {
         self.epoch_tried = self.epoch_tried.max(standing.highest);
-        self.note_epoch(standing.highest);
+        self.right_since = standing.right.as_ref().map(|_| self.right_since.unwrap_or(self.now));
         self.pending_since = standing.pending.as_ref().map(|_| self.pending_since.unwrap_or(self.now));
         self.standing = Some(standing);
     }
@@ -126,6 +126,10 @@ impl Machine {
             self.cut(old);
         }
         self.ordered_at = self.now;
+        let timeline = self.node(chosen).timeline;
+        // A proxy that has just started knows no more than this standby, and nobody else may be promoted.
+        self.timeline = self.timeline.or(timeline);
+        self.system_id = self.system_id.or(self.node(chosen).report.as_ref().map(|r| r.system_id));
         let text = format!("{} was chosen by another proxy and is not promoted yet: going on", self.name(chosen));
         self.tell(Level::Warn, "failover_resumed", Some(chosen), text);
         self.shift(State::Lost { outage: Outage { old, since, cause, order: Some(Order { to: Some(chosen) }) } })
@@ -141,18 +145,13 @@ impl Machine {
             None => standing.chosen.as_deref(),
         };
         let named = self.policy.by_name(named?).filter(|named| *named != primary)?;
-        let node = self.node(named);
-        // It was named by a change that went no further, if it was seen in recovery after that.
-        let after = node.promote_failed_at.map_or(self.named.1, |failed| failed.max(self.named.1));
-        let never = self.is_standby(named) && node.live_report().is_some_and(|report| report.sent_at > after);
-        (!never && self.pending() != Some(named)).then_some(named)
-    }
-
-    /// Notes when an epoch was first heard of.
-    pub(super) fn note_epoch(&mut self, epoch: Epoch) {
-        if epoch > self.named.0 {
-            self.named = (epoch, self.now);
-        }
+        // It was named by a change that went no further, if it says so now that nobody else can promote it.
+        let report = self.node(named).live_report().filter(|_| self.is_standby(named));
+        let idle = standing.right.as_ref().is_some_and(|right| match right.held {
+            Some(_) => right.idle.contains(self.name(named)),
+            None => report.is_some_and(|report| self.right_since.is_some_and(|since| report.sent_at > since)),
+        });
+        (!idle && self.pending() != Some(named)).then_some(named)
     }
 
     /// Goes on from the primary that a higher epoch names: it comes back, or a standby of its own takes over.
@@ -166,6 +165,7 @@ impl Machine {
             format!("{name} was primary after {former}: going on from there"),
         );
         self.cut(old);
+        self.store_retry_at = self.now + RETRY_GAP;
         self.timeline = self.timeline.max(Some(timeline));
         self.shift(State::Lost {
             outage: Outage { old: Some(newer), since: self.now, cause: Cause::Replaced, order: None },

@@ -51,11 +51,11 @@ impl Machine {
         (timeline != known).then(|| format!("on timeline {timeline}, the primary is on {known}"))
     }
 
-    /// It has replayed nothing that the primary's timeline lacks.
+    /// It has replayed nothing that the primary's timeline lacks. That is known only of the timeline that was left
+    /// last: a standby on one before may have parted from that.
     fn shares_history(&self, node: &NodeState) -> bool {
-        let older = node.timeline < self.timeline;
         let replayed = node.report.as_ref().map(|r| r.replay_lsn);
-        older && self.fork_lsn.is_some_and(|fork| replayed.is_some_and(|lsn| lsn <= fork))
+        self.fork.is_some_and(|(left, end)| node.timeline == Some(left) && replayed.is_some_and(|lsn| lsn <= end))
     }
 
     /// Since when the standby could have streamed from a primary.

@@ -290,19 +290,29 @@ impl Machine {
         let ids: Vec<NodeId> = still.iter().map(|c| c.node).collect();
         let highest = still.iter().map(|c| c.flush_lsn).max().unwrap_or(Lsn(0));
         let before = self.sync.before.as_ref().filter(|(_, until)| highest < *until).map(|(demand, _)| demand);
-        let demands: Vec<&Demand> = self.sync.present.iter().chain(before).collect();
+        let guessed = self.guessed_demand();
+        let present = guessed.as_ref().or(self.sync.present.as_ref());
+        let demands: Vec<&Demand> = present.into_iter().chain(before).collect();
         let wanted = self.policy.means.synchronous;
         match demands.iter().find(|demand| !demand.met_by(&ids)) {
             // What is to be synchronous was not, or nobody knows.
             None if wanted > 0 && self.sync.present.is_none() => Vouched::TooFew(Hold::SyncDegraded { k: 0, wanted }),
             Some(short) => Vouched::TooFew(self.too_few(short, &ids)),
-            None => match (&self.sync.present, &self.sync.before) {
+            None => match (present, &self.sync.before) {
                 (None, None) => Vouched::Asynchronous,
                 // What came after the change was promised to nobody.
                 (None, Some((_, until))) => Vouched::UpTo(highest.min(*until)),
                 (Some(_), _) => Vouched::UpTo(highest),
             },
         }
+    }
+
+    /// What commits of a primary waited for that was never seen by this proxy, a restarted one for instance: its
+    /// standbys' own setting, which is what they would demand in its place.
+    fn guessed_demand(&self) -> Option<Demand> {
+        let old = self.state.outage()?.old.filter(|old| self.sync.of != Some(*old))?;
+        let mut views = self.policy.ids().filter(|id| *id != old && self.is_standby(*id));
+        views.find_map(|id| self.demand(old, self.node(id).live_report()?.sync.as_ref()?))
     }
 
     fn too_few(&self, demand: &Demand, still: &[NodeId]) -> Hold {
