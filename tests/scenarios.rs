@@ -16,6 +16,7 @@
 //! connect NODE ok|refused|timeout|... [took=]            a fresh connection
 //! write NODE ok|pending|full|failed|forbidden|read-only|unknown [took=]     the write probe
 //! heard NODE                         a client's session had a byte from it
+//! patroni NODE leader|member|unknown [took=]     what Patroni's REST API says of it
 //! fact NODE refused|timeout|lost|shutdown|write-refused
 //! done HOOK | done name NODE | done fence NODE | done unfence NODE (and failed)
 //! done record | done detach NODE [lsn= replay=] | done promote NODE | done repoint NODE | done reconnect NODE
@@ -45,7 +46,7 @@ use pgregent::failover::standing::{Lack, Lease, Right, Standing};
 use pgregent::failover::{Machine, Policy};
 use pgregent::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
 use pgregent::topology::{
-    NodeReport, Observation, PendingWrite, ReceiverView, Sign, SignKind, SyncView, WriteSign, Writes,
+    NodeReport, Observation, PatroniWord, PendingWrite, ReceiverView, Sign, SignKind, SyncView, WriteSign, Writes,
 };
 use scenario::{SYSTEM, parse_cluster, parse_fact, parse_failure, parse_record, sender, span, value};
 use std::collections::HashMap;
@@ -367,7 +368,7 @@ impl Player {
                     outcome,
                 })
             }
-            "connect" | "write" | "heard" => Event::Signed(self.sign(words)),
+            "connect" | "write" | "heard" | "patroni" => Event::Signed(self.sign(words)),
             "fact" => Event::Fact(parse_fact(self.node(words[1]), words[2])),
             "done" | "failed" => self.action_done(words),
             "cmd" => Event::Command(match words[1] {
@@ -385,6 +386,12 @@ impl Player {
     fn sign(&self, words: &[&str]) -> Sign {
         let what = match words[0] {
             "heard" => SignKind::Traffic,
+            "patroni" => SignKind::Patroni(
+                [PatroniWord::Primary, PatroniWord::Member, PatroniWord::Unknown]
+                    .into_iter()
+                    .find(|word| word.word() == words[2])
+                    .unwrap_or_else(|| panic!("{}: Patroni never says {}", self.name, words[2])),
+            ),
             "connect" if words[2] == "ok" => SignKind::Connect(Ok(())),
             "connect" => SignKind::Connect(Err(parse_failure(words[2]))),
             _ => SignKind::Write(match words[2] {

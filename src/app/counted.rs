@@ -33,7 +33,7 @@ impl ControlMetrics for Counted {
                     metrics.write_probe_seconds.observe(took);
                 }
             }
-            SignKind::Traffic => {}
+            SignKind::Traffic | SignKind::Patroni(_) => {}
         }
     }
 

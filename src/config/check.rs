@@ -6,7 +6,7 @@
 
 use super::problem::Notes;
 use super::raw::{Fields, Raw};
-use super::value::{Flaw, quoted};
+use super::value::{Flaw, parse_http, quoted};
 use super::{
     AdminConfig, AuthConfig, ClusterConfig, Config, EtcdConfig, HooksConfig, LogConfig, NodeConfig, NodeTlsConfig,
     Pattern, PoolConfig, RedirectConfig, RouteConfig, Secret, ServerConfig, TlsFiles, UserConfig, WitnessConfig, files,
@@ -224,9 +224,15 @@ fn node(f: &Fields<'_, '_>, node_budget: usize, tls: &NodeTlsConfig, folder: &Pa
         zone: f.text("zone", notes),
         drain: f.flag("drain", notes).unwrap_or_default(),
         failover_priority: f.count32("failover_priority", notes),
+        patroni_url: patroni_url(f, notes),
         budget: budget.unwrap_or(node_budget),
         tls: tls::towards_nodes(f, Some(tls), folder, notes),
     }
+}
+
+fn patroni_url(f: &Fields<'_, '_>, notes: &mut Notes) -> Option<(String, u16)> {
+    let key = "patroni_url";
+    parse_http(&f.text(key, notes)?).map_err(|flaw| f.problem(key, flaw, notes)).ok()
 }
 
 fn pool(f: &Fields<'_, '_>, notes: &mut Notes) -> PoolConfig {

@@ -296,6 +296,8 @@ pub struct NodeConfig {
     pub failover_priority: u32,
     /// How the node calls itself when it streams. Default: its name.
     pub application_name: Arc<str>,
+    /// Host and port of Patroni's REST API beside it. Default none.
+    pub patroni_url: Option<(String, u16)>,
     /// Backends to this node over all pools. Default: from `[pool] node_budget`.
     pub budget: usize,
     /// How connections to it are protected.

@@ -28,6 +28,7 @@ const RULES: &[Rule] = &[
     enough_nodes,
     names_and_addresses_differ,
     streaming_names_differ,
+    patroni_is_followed,
     names_without_roles,
     not_our_own_address,
     somebody_may_be_promoted,
@@ -99,6 +100,14 @@ fn streaming_names_differ(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes
             let flaw = Flaw::new(format!("{} is that of node {} too", quoted(&node.application_name), quoted(other)));
             fields.problem("application_name", flaw.suggest("let each node stream under its own name"), notes);
         }
+    }
+}
+
+fn patroni_is_followed(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
+    let ignored = config.cluster.failover != FailoverMode::Follow;
+    for fields in t.nodes.iter().filter(|fields| ignored && fields.has("patroni_url")) {
+        let flaw = Flaw::new("Patroni is asked only with [cluster] failover = \"follow\"");
+        fields.warn("patroni_url", flaw.suggest("let only one of Patroni and pgregent promote"), notes);
     }
 }
 

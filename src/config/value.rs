@@ -162,6 +162,22 @@ fn parse_directory(text: &str) -> Option<(String, u16)> {
     fine.then(|| (directory.to_owned(), port))
 }
 
+/// Reads `http://host:port`.
+///
+/// # Errors
+/// If the text is anything else.
+pub fn parse_http(text: &str) -> Result<(String, u16), Flaw> {
+    let flaw = |suggestion: &str| Flaw::new(format!("{} is no such address", quoted(text))).suggest(suggestion);
+    let usual = r#"write http://, a host and a port, such as "http://10.0.0.11:8008""#;
+    if text.starts_with("https://") {
+        return Err(flaw("https is not supported here: let Patroni's REST API answer GET over http"));
+    }
+    let rest = text.strip_prefix("http://").filter(|rest| !rest.starts_with('/')).ok_or_else(|| flaw(usual))?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let with_port = rest.rsplit_once(':').is_some_and(|(_, port)| parse_port(port).is_some());
+    if with_port { parse_address(rest).map_err(|_| flaw(usual)) } else { Err(flaw(usual)) }
+}
+
 /// `host:port`, with brackets around an IPv6 address.
 #[must_use]
 pub fn format_address(host: &str, port: u16) -> String {

@@ -98,6 +98,8 @@ impl Vitals {
     pub(super) fn take(&mut self, sign: &Sign) {
         match &sign.what {
             SignKind::Traffic => self.heard(sign.at),
+            // Says nothing about the life of PostgreSQL.
+            SignKind::Patroni(_) => {}
             SignKind::Connect(outcome) => self.connected(outcome, sign),
             SignKind::Write(outcome) => self.wrote(outcome, sign),
         }

@@ -34,8 +34,8 @@ use crate::ids::{Epoch, NodeId};
 use crate::monitor::freshness::Freshness;
 use crate::monitor::{Aim, Monitor, Report};
 use crate::topology::{
-    Fact, FactReceiver, NodeReport, Observation, ProbeFailure, Role, Sign, Topology, TopologyPublisher, WriteDemand,
-    Writes,
+    Fact, FactReceiver, NodeReport, Observation, PatroniWord, ProbeFailure, Role, Sign, SignKind, Topology,
+    TopologyPublisher, WriteDemand, Writes,
 };
 use status::Recent;
 use std::collections::HashMap;
@@ -148,6 +148,8 @@ struct Controller<B> {
     permitted: Option<(Epoch, Time)>,
     reports: Vec<Option<NodeReport>>,
     failures: Vec<Option<ProbeFailure>>,
+    /// What Patroni said of each node last, for people.
+    words: Vec<Option<PatroniWord>>,
     recent: Recent,
     hold_log: HoldLog,
     /// When the status was last made, and whether something worth a new one has happened since.
@@ -262,6 +264,10 @@ impl<B: Brain> Controller<B> {
             Report::Probed { observation, took } => self.apply_observation(observation, took),
             Report::Signed(sign) => {
                 self.metrics.signed(&sign);
+                if let SignKind::Patroni(word) = sign.what {
+                    self.status_due |= self.words[sign.node.index()] != Some(word);
+                    self.words[sign.node.index()] = Some(word);
+                }
                 self.step(Event::Signed(sign));
             }
             Report::Sampled { node, round, sent_at, flush_lsn, insert_lsn } => {

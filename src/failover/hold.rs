@@ -108,6 +108,16 @@ pub enum Hold {
         /// Its timeline.
         timeline: TimelineId,
     },
+    /// Follow mode: a node says that it is primary, and Patroni does not.
+    PatroniDisagrees {
+        /// The node.
+        node: Arc<str>,
+    },
+    /// Follow mode: a node has said once that it is primary, and Patroni says nothing.
+    SeenOnce {
+        /// The node.
+        node: Arc<str>,
+    },
     /// The same change failed a moment ago.
     RetryLater {
         /// Time left.
@@ -298,6 +308,8 @@ impl Hold {
             Self::StandbyHears { .. } => "standby_hears",
             Self::TwoPrimaries { .. } => "two_primaries",
             Self::UnrecordedPrimary { .. } => "unrecorded_primary",
+            Self::PatroniDisagrees { .. } => "patroni_disagrees",
+            Self::SeenOnce { .. } => "seen_once",
             Self::RetryLater { .. } => "retry_later",
             Self::NoStandby => "no_standby",
             Self::NoCandidate { .. } => "no_candidate",
@@ -327,6 +339,8 @@ impl Hold {
             | Self::StandbyHears { node, .. }
             | Self::UnrecordedPrimary { node, .. }
             | Self::FenceFailed { node, .. }
+            | Self::PatroniDisagrees { node }
+            | Self::SeenOnce { node }
             | Self::NoCandidate { node, .. } => Some(node),
             Self::Waiting { node, .. } => node.as_ref(),
             Self::NotRecalled
@@ -381,6 +395,8 @@ impl Hold {
             | Self::OldPrimaryAnswers { .. }
             | Self::AwaitingReceiver { .. }
             | Self::AwaitingReport { .. }
+            | Self::PatroniDisagrees { .. }
+            | Self::SeenOnce { .. }
             | Self::RetryLater { .. }
             | Self::Waiting { .. } => false,
         }
@@ -443,6 +459,10 @@ impl fmt::Display for Hold {
             Self::UnrecordedPrimary { node, timeline } => {
                 write!(f, "{node} accepts writes on timeline {timeline} but was never promoted from it")
             }
+            Self::PatroniDisagrees { node } => {
+                write!(f, "{node} accepts writes, but Patroni does not call it the leader")
+            }
+            Self::SeenOnce { node } => write!(f, "{node} has said only once so far that it is the primary"),
             Self::RetryLater { left } => write!(f, "the last attempt failed, next one in {}", Span(*left)),
             Self::NoStandby => f.write_str("there is no standby to promote"),
             Self::FenceFailed { node, tries, why } => {

@@ -10,7 +10,7 @@ use super::machine::Reconnect;
 use super::policy::{HARD_OUTCOMES, Policy};
 use crate::clock::Time;
 use crate::ids::{SystemId, TimelineId};
-use crate::topology::{Health, NodeReport, Observation, ProbeFailure};
+use crate::topology::{Health, NodeReport, Observation, PatroniWord, ProbeFailure, Sign};
 use std::time::Duration;
 
 /// What the latest outcome said.
@@ -79,6 +79,17 @@ pub(super) enum SqlFence {
     Failed,
 }
 
+/// What Patroni said of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Word {
+    /// What.
+    pub what: PatroniWord,
+    /// When it was asked.
+    pub asked_at: Time,
+    /// When it answered.
+    pub at: Time,
+}
+
 /// One node.
 #[derive(Clone, Debug)]
 pub(super) struct NodeState {
@@ -96,6 +107,11 @@ pub(super) struct NodeState {
     /// The highest timeline seen in this incarnation: a standby without a receiver reports the
     /// timeline of its last restart point, which may be older than what it has replayed.
     pub timeline: Option<TimelineId>,
+    /// Reports in a row in which it was out of recovery on one timeline, and when the first of them came.
+    pub claims: u32,
+    pub claims_since: Time,
+    /// The last word of Patroni about it that counts.
+    pub word: Option<Word>,
     /// Since when its receiver has not been streaming.
     pub unstreamed_since: Option<Time>,
     /// We asked it to stop streaming and have not seen it stream since.
@@ -139,6 +155,9 @@ impl NodeState {
             report: None,
             report_at: Time::ZERO,
             timeline: None,
+            claims: 0,
+            claims_since: Time::ZERO,
+            word: None,
             unstreamed_since: None,
             detached: false,
             promote_failed_at: None,
@@ -187,10 +206,33 @@ impl NodeState {
         let same_run = self.report.as_ref().is_some_and(|old| old.incarnation == report.incarnation);
         let before = self.timeline.filter(|_| same_run);
         self.timeline = Some(before.map_or(report.timeline, |t| t.max(report.timeline)));
+        self.count_claim(report, at);
         let streaming = !report.in_recovery || report.receiver.as_ref().is_some_and(|r| r.streaming);
         self.unstreamed_since = if streaming { None } else { self.unstreamed_since.or(Some(at)) };
         self.report = Some(report.clone());
         self.report_at = at;
+    }
+
+    fn count_claim(&mut self, report: &NodeReport, at: Time) {
+        let run = |r: &NodeReport| (r.in_recovery, r.timeline, r.incarnation);
+        let same = self.report.as_ref().is_some_and(|old| run(old) == run(report));
+        self.claims = match (report.in_recovery, same) {
+            (true, _) => 0,
+            (false, true) => self.claims.saturating_add(1),
+            (false, false) => 1,
+        };
+        if self.claims == 1 {
+            self.claims_since = at;
+        }
+    }
+
+    /// Takes Patroni's word. That it does not answer takes back a yes, but no no: both lead to more caution.
+    pub(super) fn told(&mut self, what: PatroniWord, sign: &Sign) {
+        self.word = match (what, self.word) {
+            (PatroniWord::Unknown, Some(Word { what: PatroniWord::Member, .. })) => self.word,
+            (PatroniWord::Unknown, _) => None,
+            (PatroniWord::Primary | PatroniWord::Member, _) => Some(Word { what, asked_at: sign.began, at: sign.at }),
+        };
     }
 
     /// No answer in time, but the node was heard elsewhere while the probe waited: silence has not begun yet.
@@ -202,6 +244,7 @@ impl NodeState {
 
     fn missed(&mut self, failure: &ProbeFailure, at: Time) {
         self.hits = 0;
+        self.claims = 0;
         let (misses, hard) = match self.condition {
             Condition::Failing { misses, hard, .. } => (misses, hard),
             // 57P03 while shutting down announces the refused connect.

@@ -75,6 +75,10 @@ pub const SYNC_SPAN: Duration = Duration::from_secs(10);
 pub const SYNC_GAP: Duration = Duration::from_secs(10);
 /// How long too few standbys must stream before commits stop waiting for them, where that is allowed.
 pub const DEGRADE_AFTER: Duration = Duration::from_secs(2);
+/// How long what Patroni said of a node counts.
+pub const WORD_SPAN: Duration = Duration::from_secs(3);
+/// Reports in a row by which a node is believed to be the primary where Patroni says nothing (follow mode).
+pub const CLAIMS_MIN: u32 = 2;
 /// The span that `max_per_hour` counts in.
 pub const HOUR: Duration = Duration::from_secs(3600);
 

@@ -3,7 +3,7 @@
 //! One task per node keeps a probe session and reports [`Observation`]s; one task samples the
 //! primary's WAL position when clients have written; one task per node follows a standby's replay
 //! until it has caught up with the newest sample ([`freshness`]); one task per node commits now and then
-//! where the primary is, which proves that WAL can be written; one task per node connects anew now and then. Apart from that, one task reads the
+//! where the primary is, which proves that WAL can be written; one task per node connects anew now and then; in follow mode one task per node asks Patroni. Apart from that, one task reads the
 //! catalogs of databases in use ([`catalogs`]).
 //!
 //! Invariants: every call to a node has its own deadline and its own task, so that a hung node
@@ -17,6 +17,7 @@ pub mod freshness;
 mod node;
 mod pace;
 mod patience;
+mod patroni;
 mod probe;
 mod sampler;
 mod visit;
@@ -26,7 +27,7 @@ pub use connect::{Connector, HeldSession};
 pub use probe::ask;
 
 use crate::clock::{Clock, Time};
-use crate::config::Config;
+use crate::config::{Config, FailoverMode};
 use crate::ids::{Lsn, NodeId};
 use crate::topology::{Observation, Sign, WriteDemand};
 use parking_lot::Mutex;
@@ -142,6 +143,10 @@ impl Monitor {
                     aims,
                     tx.clone(),
                 )));
+            }
+            if config.cluster.failover == FailoverMode::Follow {
+                let task = patroni::PatroniTask::new(config, id, clock, tx.clone());
+                task.into_iter().for_each(|task| drop(tasks.spawn(patroni::watch(task))));
             }
             tasks.spawn(sampler::follow_replay(id, connector, aims.clone(), tx.clone()));
         }

@@ -176,6 +176,31 @@ pub enum SignKind {
     Write(WriteSign),
     /// A client's session had a byte from it.
     Traffic,
+    /// The Patroni beside it spoke of it.
+    Patroni(PatroniWord),
+}
+
+/// What Patroni says of one of its members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatroniWord {
+    /// It is the primary and holds Patroni's lock.
+    Primary,
+    /// It does not hold the lock, or is no primary.
+    Member,
+    /// No answer, or none that Patroni gives.
+    Unknown,
+}
+
+impl PatroniWord {
+    /// As Patroni's own tools call it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Primary => "leader",
+            Self::Member => "member",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// What became of a commit that needs WAL and nothing else.

@@ -176,6 +176,7 @@ pub fn node_config(name: &str, port: u16) -> NodeConfig {
         zone: None,
         failover_priority: 100,
         application_name: name.into(),
+        patroni_url: None,
         budget: 10,
     }
 }

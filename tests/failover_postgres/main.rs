@@ -17,6 +17,7 @@ mod fresh;
 mod half_dead;
 mod hooks;
 mod orders;
+mod patroni;
 mod standbys;
 mod strange;
 mod sync;

@@ -16,7 +16,7 @@ use pgregent::failover::action::Action;
 use pgregent::failover::event::{Command, Event, Outcome, Record};
 use pgregent::ids::{Epoch, Lsn, NodeId, TimelineId};
 use pgregent::topology::{
-    Fact, NodeReport, Observation, PendingWrite, ProbeFailure, ReceiverView, Sign, SignKind, WriteSign,
+    Fact, NodeReport, Observation, PatroniWord, PendingWrite, ProbeFailure, ReceiverView, Sign, SignKind, WriteSign,
 };
 use proptest::prelude::*;
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => (node.clone(), report(), 0..200u64).prop_map(|(node, report, early)| Op::Report { node, report, early }),
         8 => (node.clone(), failure()).prop_map(|(node, failure)| Op::Fail(node, failure)),
         1 => (node.clone(), 0..6u8).prop_map(|(node, kind)| Op::Fact(node, kind)),
-        5 => (node.clone(), 0..8u8, 0..15_000u64).prop_map(|(node, kind, took)| Op::Sign { node, kind, took }),
+        5 => (node.clone(), 0..12u8, 0..15_000u64).prop_map(|(node, kind, took)| Op::Sign { node, kind, took }),
         12 => (any::<usize>(), prop::bool::weighted(0.85), 0..3000u64)
             .prop_map(|(which, good, lsn)| Op::Answer { which, good, lsn }),
         4 => prop_oneof![0..100u64, 0..3000u64, 0..20_000u64].prop_map(Op::Pass),
@@ -137,6 +137,9 @@ fn play(watch: &mut Watch, op: Op) {
                 4 => SignKind::Write(WriteSign::Unknown),
                 5 => SignKind::Connect(Err(ProbeFailure::TimedOut)),
                 6 => SignKind::Connect(Ok(())),
+                8 => SignKind::Patroni(PatroniWord::Primary),
+                9 => SignKind::Patroni(PatroniWord::Member),
+                10 => SignKind::Patroni(PatroniWord::Unknown),
                 _ => SignKind::Traffic,
             };
             let began = watch.now - Duration::from_millis(took);

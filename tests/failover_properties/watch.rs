@@ -141,7 +141,7 @@ impl Watch {
             SignKind::Write(WriteSign::Pending | WriteSign::DiskFull) => *hangs = true,
             SignKind::Write(WriteSign::Committed) => *hangs = false,
             SignKind::Connect(outcome) => *shut = outcome.is_err(),
-            SignKind::Write(_) | SignKind::Traffic => {}
+            SignKind::Write(_) | SignKind::Traffic | SignKind::Patroni(_) => {}
         }
     }
 

@@ -34,13 +34,15 @@ pub struct Plan {
     pub network: bool,
     /// Changes the text of the configuration.
     pub config: fn(String) -> String,
+    /// A line more in each node's table, in the order of the nodes.
+    pub node_lines: Vec<String>,
 }
 
 impl Plan {
     pub fn new() -> Self {
         let settings = vec![("pool", "size = 8".to_owned()), ("cluster", "failover_min_gap = \"0s\"".to_owned())];
         let cluster = ClusterOptions::default();
-        Self { cluster, settings, proxies: 1, network: false, config: |text| text }
+        Self { cluster, settings, proxies: 1, network: false, config: |text| text, node_lines: Vec::new() }
     }
 
     /// Starts with `failover = "follow"`: somebody else promotes.
@@ -66,7 +68,13 @@ impl Plan {
         }
         let cluster = Cluster::start(self.cluster).unwrap_or_else(|error| panic!("the cluster starts: {error}"));
         let fronts = proxies.iter().map(|name| {
-            let changed = |options: &ProxyOptions| (self.config)(cluster.proxy_config(options));
+            let changed = |options: &ProxyOptions| {
+                let text = (self.config)(cluster.proxy_config(options));
+                self.node_lines.iter().zip(&nodes).fold(text, |text, (line, node)| {
+                    let name = format!("name = \"{node}\"\n");
+                    text.replace(&name, &format!("{name}{line}\n"))
+                })
+            };
             RefCell::new(Front::new(name, cluster.dir(), net.as_ref(), &self.settings, &changed))
         });
         let fronts = fronts.collect();

@@ -344,6 +344,17 @@ pub(super) static NODE: Section = Section {
              By this name synchronous_standby_names of a primary knows it.",
         ),
         row(
+            "patroni_url",
+            Kind::Text,
+            Told("none", r#""http://10.0.0.11:8008""#),
+            Node(|n| {
+                let url = n.patroni_url.as_ref().map(|(host, port)| format!("http://{}", format_address(host, *port)));
+                Shown::Text(url.unwrap_or_default())
+            }),
+            "REST API of the Patroni of this node, with failover = \"follow\": then another node is followed as primary only \
+             if its Patroni says that it holds the lock. Without an answer two probes in a row must find it primary.",
+        ),
+        row(
             "budget",
             count(1, 100_000),
             Told("[pool] node_budget", "90"),

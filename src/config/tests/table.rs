@@ -124,6 +124,7 @@ fn the_reference_is_valid_once_uncommented() {
             && !line.starts_with("userlist")
             && !line.starts_with("unix_socket_dir")
             && !line.starts_with("zone")
+            && !line.starts_with("patroni_url")
             // Programs: the only lists of paths.
             && !line.contains("[\"/etc/")
     });

@@ -123,6 +123,7 @@ mod tests {
             drain: false,
             zone: None,
             failover_priority: 100,
+            patroni_url: None,
             budget: 1,
             tls: Default::default(),
         }

@@ -137,6 +137,8 @@ pub struct NodeStatus {
     pub fresh_as_of_age_ms: Option<u64>,
     /// `server_version_num`.
     pub version_num: Option<u32>,
+    /// What Patroni says of it: `leader`, `member` or `unknown`; `None` if it is not asked.
+    pub patroni: Option<&'static str>,
     /// Why the node is not used.
     pub note: Option<String>,
     /// What is believed of it, and whether it could be promoted.
@@ -304,6 +306,7 @@ impl<B: Brain> Controller<B> {
             streaming: receiver.is_some_and(|receiver| receiver.streaming),
             fresh_as_of_age_ms: proven.then(|| millis(now.since(view.fresh_as_of))),
             version_num: report.map(|report| report.version_num),
+            patroni: self.words[at].map(crate::topology::PatroniWord::word),
             note: view.note.as_deref().map(str::to_owned),
             candidate: outlook.nodes.get(at).map(|node| CandidateStatus::new(node, now)),
         }

@@ -241,6 +241,7 @@ async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: Contro
         permitted: None,
         reports: vec![None; nodes],
         failures: vec![None; nodes],
+        words: vec![None; nodes],
         recent: Recent::default(),
         hold_log: HoldLog::default(),
         status_at: Time::ZERO,

@@ -19,6 +19,7 @@ impl Machine {
         let Some(node) = self.nodes.get_mut(id.index()) else { return };
         node.vitals.take(sign);
         match &sign.what {
+            SignKind::Patroni(what) => node.told(*what, sign),
             SignKind::Write(WriteSign::ReadOnly) | SignKind::Connect(Err(ProbeFailure::Refused)) => self.want_probe(id),
             SignKind::Write(WriteSign::Forbidden(why)) if !node.vitals.forbidden_told => {
                 node.vitals.forbidden_told = true;

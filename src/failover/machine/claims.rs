@@ -2,7 +2,7 @@
 //!
 //! Invariants: another system's node and a node on an older timeline never claim anything (I2); a
 //! primary that was found is recorded before it is published; the only node left of several is
-//! adopted only if its timeline is newer than the recorded one. Absent on purpose: guessing by LSN.
+//! adopted only if its timeline is newer than the recorded one (or Patroni names it; see `patroni`). Absent on purpose: guessing by LSN.
 
 use super::Machine;
 use crate::clock::Time;
@@ -83,7 +83,9 @@ impl Machine {
                 self.lose(old, Cause::AtStart)
             }
             ([], None) => false,
-            ([only], None) if self.node(*only).health == Health::Healthy => self.adopt(*only, None),
+            ([only], None) if self.node(*only).health == Health::Healthy => {
+                !self.doubted(*only) && self.adopt(*only, None)
+            }
             ([only], Some(recorded)) if *only == recorded => false,
             ([_], None) => false,
             (_, recorded) => self.contest(recorded),
@@ -235,7 +237,13 @@ impl Machine {
 
     pub(super) fn judge_contested(&mut self, primary: Option<NodeId>, since: Time, confirmed: bool) -> bool {
         let rivals = self.rivals();
-        match (self.standing(primary, since), rivals.as_slice()) {
+        let standing = self.standing(primary, since);
+        match self.named() {
+            Some(named) if primary != Some(named) => return self.adopt_survivor(primary, named),
+            Some(_) if matches!(standing, Standing::Claims) => return self.uncontested(primary),
+            _ => {}
+        }
+        match (standing, rivals.as_slice()) {
             (Standing::Gone | Standing::InRecovery, []) => self.nobody_left(primary),
             (Standing::Claims | Standing::Unsure, []) => self.uncontested(primary),
             (Standing::InRecovery, [only]) => self.adopt_survivor(primary, *only),
@@ -246,7 +254,7 @@ impl Machine {
                 }
                 false
             }
-            _ if confirmed => false,
+            _ if confirmed || self.word_due(since) => false,
             // Where others share the store, its register usually says in a moment who is right: this proxy may have slept.
             _ if self.standing.is_some() && self.now.since(since) < UNLEASED_SPAN => false,
             _ => {
@@ -298,7 +306,7 @@ impl Machine {
     }
 
     fn adopt_survivor(&mut self, old: Option<NodeId>, survivor: NodeId) -> bool {
-        if self.paused || self.node(survivor).health != Health::Healthy {
+        if self.paused || self.node(survivor).health != Health::Healthy || self.doubted(survivor) {
             return false;
         }
         let cause = Cause::Replaced;

@@ -38,6 +38,7 @@ mod command;
 mod former;
 mod observe;
 mod outlook;
+mod patroni;
 mod prepare;
 mod provoke;
 mod publish;

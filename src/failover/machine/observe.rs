@@ -142,7 +142,7 @@ impl Machine {
             self.node_mut(id).quarantine = after;
             if let Some(why) = after {
                 self.cut(id);
-                if matches!(why, Quarantine::SecondPrimary(_)) {
+                if matches!(why, Quarantine::SecondPrimary(_)) && !self.stood_by_now() {
                     continue; // told as split_brain
                 }
                 let text = self.quarantine_text(id, why);
@@ -165,7 +165,8 @@ impl Machine {
         }
         // Before the machine has halted, a second claim may still turn out to be the successor.
         let leased = self.standing.is_some() && self.state.expected()[0].is_some_and(|p| self.may_route(p));
-        let surprise = (self.state.halted() || leased) && !self.state.expected().contains(&Some(id));
+        let settled = self.state.halted() || leased || self.stood_by_now();
+        let surprise = settled && !self.state.expected().contains(&Some(id));
         surprise.then_some(Quarantine::SecondPrimary(report.timeline))
     }
 
@@ -175,6 +176,9 @@ impl Machine {
             Quarantine::OtherSystem(has) => format!("{name} belongs to another system ({has})"),
             Quarantine::OlderPrimary(has) => {
                 format!("{name} accepts writes on the old timeline {has}: it needs pg_rewind")
+            }
+            Quarantine::SecondPrimary(has) if self.denied(id) => {
+                format!("{name} accepts writes on timeline {has} although Patroni does not call it the leader")
             }
             Quarantine::SecondPrimary(has) => {
                 format!("{name} accepts writes on timeline {has} although another node is primary")

@@ -49,6 +49,7 @@ impl Machine {
         alarms.push(self.retry_at);
         alarms.extend(self.register_alarms());
         alarms.extend(self.reconnect_alarms());
+        alarms.extend(self.word_alarms());
         match &self.state {
             State::Starting { since } => {
                 alarms.extend([*since + START_GRACE, *since + HELD_SPAN]);

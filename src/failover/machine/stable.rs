@@ -16,8 +16,9 @@ use crate::topology::Health;
 
 impl Machine {
     pub(super) fn judge_stable(&mut self, primary: NodeId) -> bool {
-        // Most voters know better than a second node's own word.
-        if !self.rivals().is_empty() && (self.standing.is_none() || !self.may_route(primary)) {
+        // Most voters know better than a second node's own word, and so does Patroni.
+        let alone = self.standing.is_none() || !self.may_route(primary);
+        if !self.rivals().is_empty() && alone && !self.stood_by(primary) {
             return self.contest(Some(primary));
         }
         if let Some(report) = self.node(primary).live_report() {

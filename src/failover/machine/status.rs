@@ -141,7 +141,8 @@ impl Machine {
             return vec![Hold::RetryLater { left: self.store_retry_at.since(self.now) }];
         }
         if let Some(claimant) = self.claimants().first() {
-            return vec![Hold::PrimarySuspect { node: self.name(*claimant).clone() }];
+            let suspect = || Hold::PrimarySuspect { node: self.name(*claimant).clone() };
+            return vec![self.doubt(*claimant).unwrap_or_else(suspect)];
         }
         match self.recorded_primary().filter(|p| self.node(*p).restarting()) {
             Some(primary) => vec![self.restart_hold(primary)],
@@ -175,6 +176,12 @@ impl Machine {
 
     fn contested_holds(&self, primary: Option<NodeId>, confirmed: bool) -> Vec<Hold> {
         let claimants = self.claimants();
+        if let [only] = claimants.as_slice()
+            && primary != Some(*only)
+            && let Some(doubt) = self.doubt(*only)
+        {
+            return vec![doubt];
+        }
         match (claimants.as_slice(), primary) {
             ([only], _) if confirmed => {
                 let timeline = self.node(*only).report.as_ref().map(|r| r.timeline).unwrap_or_default();

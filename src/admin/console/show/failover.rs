@@ -88,6 +88,7 @@ fn failover(snapshot: &Snapshot) -> Vec<Row> {
         ("writes", Value::from(status.writes)),
         ("writes_why", Value::from(status.writes_why.clone())),
     ];
+    items.push(("patroni", patroni(&status)));
     items.extend(shared(snapshot, &status));
     items.extend([
         ("would_promote", Value::from(status.outlook.candidate.clone())),
@@ -100,6 +101,13 @@ fn failover(snapshot: &Snapshot) -> Vec<Row> {
     ]);
     items.extend(last(&status));
     items.into_iter().map(|(item, value)| vec![Value::from(item), value]).collect()
+}
+
+/// What Patroni says of each node; NULL where it is not asked.
+fn patroni(status: &ClusterStatus) -> Value {
+    let words = status.nodes.iter().filter_map(|node| Some(format!("{}: {}", node.name, node.patroni?)));
+    let words: Vec<String> = words.collect();
+    Value::from((!words.is_empty()).then(|| words.join(", ")))
 }
 
 /// What the store gives, where several proxies share one.
