@@ -57,6 +57,8 @@ pub struct Bar {
     pub detached_only: bool,
     /// Up to where every acknowledged commit reaches, where standbys vouch for that.
     pub floor: Option<Lsn>,
+    /// A node that was promoted meanwhile, and the timeline that every other candidate must have reached at least.
+    pub beyond: Option<(NodeId, TimelineId)>,
 }
 
 /// The first rule that speaks against the candidate.
@@ -103,6 +105,7 @@ mod tests {
             asked: None,
             detached_only: true,
             floor: None,
+            beyond: None,
         }
     }
 

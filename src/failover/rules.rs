@@ -19,6 +19,7 @@ pub static RULES: &[Rule] = &[
     allowed,
     left_alone,
     same_history,
+    later_history,
     replays,
     not_just_failed,
     not_spoken_against,
@@ -54,7 +55,13 @@ fn left_alone(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
 
 fn same_history(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
     let has = candidate.timeline;
-    bar.timeline.filter(|need| *need != has).map(|need| Veto::OtherTimeline { has, need })
+    let other = bar.beyond.is_some_and(|(promoted, _)| promoted != candidate.node);
+    bar.timeline.filter(|need| !other && *need != has).map(|need| Veto::OtherTimeline { has, need })
+}
+
+fn later_history(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
+    let (_, need) = bar.beyond.filter(|(promoted, _)| *promoted != candidate.node)?;
+    (candidate.timeline < need).then_some(Veto::OtherTimeline { has: candidate.timeline, need })
 }
 
 // Promotion would end the pause, and someone paused replay in order to keep an old state.

@@ -10,7 +10,7 @@ use crate::failover::action::{Action, ActionId, HookKind, Level};
 use crate::failover::candidate::{Bar, Candidate, veto};
 use crate::failover::event::Outcome;
 use crate::failover::hold::{Hold, Veto};
-use crate::failover::policy::{DETACH_SPAN, PROMOTE_PENALTY, RECORD_SPAN, RETRY_GAP, VETO_PENALTY};
+use crate::failover::policy::{DETACH_SPAN, PROMOTE_PENALTY, RECORD_SPAN, RETRY_GAP, UNLEASED_SPAN, VETO_PENALTY};
 use crate::failover::state::{Detaching, Outage, Progress, State};
 use crate::ids::{Lsn, NodeId};
 use crate::topology::Health;
@@ -135,6 +135,8 @@ impl Machine {
         let candidates = self.candidates(&standbys);
         match self.elect_still(&outage, &candidates) {
             Ok(chosen) => self.prepare(outage, &chosen, standbys),
+            // Whether the newest one was promoted at all is known as soon as it has answered under the right.
+            Err(_) if self.beyond().is_some() && self.now.since(since) < UNLEASED_SPAN => false,
             Err(reasons) => {
                 let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
                 self.attempt_failed(outage, &reasons.join("; "));
@@ -281,6 +283,7 @@ impl Machine {
         let missing = self.highest.bytes_since(flush_lsn);
         self.fork = self.timeline.map(|left| (left, flush_lsn));
         self.timeline = Some(timeline);
+        self.timeline_epoch = self.epoch;
         self.highest = self.node(primary).report.as_ref().map_or(flush_lsn, |r| r.flush_lsn);
         if outage.order.is_none() {
             self.failovers.push_back(self.now);
@@ -319,6 +322,7 @@ impl Machine {
             asked: self.pending().or(outage.order.and_then(|o| o.to)),
             detached_only,
             floor: None,
+            beyond: None,
         }
     }
 

@@ -169,6 +169,7 @@ impl Machine {
             self.cut(old);
             self.node_mut(old).former = true;
         }
+        self.timeline_epoch = self.epoch;
         if self.timeline != Some(timeline) {
             // Not promoted by us: where the histories part is not known.
             self.fork = None;

@@ -86,6 +86,8 @@ pub struct Machine {
     epoch_tried: Epoch,
     epoch: Epoch,
     timeline: Option<TimelineId>,
+    /// The epoch whose primary is known to have that timeline.
+    timeline_epoch: Epoch,
     system_id: Option<SystemId>,
     /// Which timeline the present one left, and where, if we promoted it: what is replayed up to here is shared.
     fork: Option<(TimelineId, Lsn)>,
@@ -145,6 +147,7 @@ impl Machine {
             epoch_tried: Epoch(0),
             epoch: Epoch(0),
             timeline: None,
+            timeline_epoch: Epoch(0),
             system_id: None,
             fork: None,
             highest: Lsn(0),
@@ -213,6 +216,7 @@ impl Machine {
             self.epoch = record.epoch;
             self.epoch_tried = record.epoch;
             self.timeline = Some(record.timeline);
+            self.timeline_epoch = record.epoch;
             self.system_id = Some(record.system_id);
         }
         self.record = record;

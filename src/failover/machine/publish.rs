@@ -64,7 +64,7 @@ impl Machine {
             }
             State::Lost { outage } => alarms.extend(self.lost_alarms(outage)),
             State::Following { .. } => {}
-            State::Freezing { since, .. } => alarms.push(*since + DETACH_SPAN),
+            State::Freezing { since, .. } => alarms.extend([*since + DETACH_SPAN, *since + UNLEASED_SPAN]),
             State::Preparing { since, step, .. } => alarms.push(*since + self.step_span(*step)),
             State::Promoting { since, .. } => alarms.push(*since + self.policy.promote_timeout),
             State::Adopting { since, .. } | State::Recording { since, .. } | State::Confirming { since, .. } => {

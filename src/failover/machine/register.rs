@@ -13,7 +13,7 @@ use crate::failover::event::Record;
 use crate::failover::policy::{FOLLOW_SPAN, ORDER_SPAN, RETRY_GAP, UNLEASED_SPAN};
 use crate::failover::standing::{Claim, Lack, Standing};
 use crate::failover::state::{Cause, Flow, Order, Outage, State};
-use crate::ids::NodeId;
+use crate::ids::{Epoch, NodeId, TimelineId};
 use crate::topology::Health;
 use std::sync::Arc;
 
@@ -128,7 +128,9 @@ impl Machine {
         self.ordered_at = self.now;
         let timeline = self.node(chosen).timeline;
         // A proxy that has just started knows no more than this standby, and nobody else may be promoted.
-        self.timeline = self.timeline.or(timeline);
+        if self.timeline.is_none() {
+            (self.timeline, self.timeline_epoch) = (timeline, self.epoch);
+        }
         self.system_id = self.system_id.or(self.node(chosen).report.as_ref().map(|r| r.system_id));
         let text = format!("{} was chosen by another proxy and is not promoted yet: going on", self.name(chosen));
         self.tell(Level::Warn, "failover_resumed", Some(chosen), text);
@@ -138,25 +140,40 @@ impl Machine {
     /// The node that the newest epoch names and that was promoted, as far as can be told: then another primary is an
     /// old one, whatever it says of itself.
     pub(super) fn promoted_elsewhere(&self, primary: NodeId) -> Option<NodeId> {
+        self.newest_named().filter(|named| *named != primary && self.pending() != Some(*named))
+    }
+
+    /// The timeline that a candidate must have reached at least, unless it is the node that the newest epoch names: that
+    /// node was promoted, as far as can be told, and what it acknowledged is on a timeline that this proxy never saw.
+    pub(super) fn beyond(&self) -> Option<(NodeId, TimelineId)> {
+        let standing = self.standing.as_ref()?;
+        let newest = self.record.as_ref().map_or(Epoch(0), |record| record.epoch).max(standing.highest);
+        let named = self.newest_named().filter(|_| newest > self.timeline_epoch)?;
+        let next = TimelineId(self.timeline?.0.saturating_add(1));
+        Some((named, next.max(standing.timeline)))
+    }
+
+    /// Whom the newest epoch names, unless it is known that the change to it went no further.
+    fn newest_named(&self) -> Option<NodeId> {
         let standing = self.standing.as_ref()?;
         let recorded = self.record.as_ref().filter(|record| record.epoch >= standing.highest);
         let named = match recorded {
             Some(record) => Some(record.primary.as_str()),
             None => standing.chosen.as_deref(),
         };
-        let named = self.policy.by_name(named?).filter(|named| *named != primary)?;
+        let named = self.policy.by_name(named?)?;
         // It was named by a change that went no further, if it says so now that nobody else can promote it.
         let report = self.node(named).live_report().filter(|_| self.is_standby(named));
         let idle = standing.right.as_ref().is_some_and(|right| match right.held {
             Some(_) => right.idle.contains(self.name(named)),
             None => report.is_some_and(|report| self.right_since.is_some_and(|since| report.sent_at > since)),
         });
-        (!idle && self.pending() != Some(named)).then_some(named)
+        (!idle).then_some(named)
     }
 
     /// Goes on from the primary that a higher epoch names: it comes back, or a standby of its own takes over.
     pub(super) fn give_up_for(&mut self, newer: NodeId, old: NodeId) -> bool {
-        let Some(timeline) = self.standing.as_ref().map(|standing| standing.timeline) else { return false };
+        let Some((epoch, timeline)) = self.standing.as_ref().map(|s| (s.highest, s.timeline)) else { return false };
         let (name, former) = (self.name(newer).clone(), self.name(old).clone());
         self.tell(
             Level::Warn,
@@ -166,7 +183,9 @@ impl Machine {
         );
         self.cut(old);
         self.store_retry_at = self.now + RETRY_GAP;
-        self.timeline = self.timeline.max(Some(timeline));
+        if Some(timeline) > self.timeline {
+            (self.timeline, self.timeline_epoch) = (Some(timeline), epoch);
+        }
         self.shift(State::Lost {
             outage: Outage { old: Some(newer), since: self.now, cause: Cause::Replaced, order: None },
         })

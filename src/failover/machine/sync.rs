@@ -151,7 +151,7 @@ impl Machine {
     /// The best of the standbys, now that they stand still, or why there is none.
     pub(super) fn elect_still(&mut self, outage: &Outage, candidates: &[Candidate]) -> Result<Candidate, Vec<Hold>> {
         let vouched = self.vouched(candidates.iter().filter(|c| c.detached));
-        let strict = self.bar(outage, true);
+        let strict = Bar { beyond: self.beyond(), ..self.bar(outage, true) };
         let strict = match vouched {
             Vouched::Asynchronous => strict,
             Vouched::UpTo(floor) => Bar { floor: Some(floor), lag_bytes_max: self.lag_of_vouched(), ..strict },
