@@ -26,7 +26,7 @@ use super::execute::SharedExecutor;
 use super::hold::Hold;
 use super::hooks::Hooks;
 use super::machine::Outlook;
-use super::standing::Standing;
+use super::standing::{Claim, Standing};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::coordination::Store;
@@ -350,7 +350,7 @@ impl<B: Brain> Controller<B> {
         for action in actions {
             match action {
                 Action::Publish(plan) => self.publish(plan),
-                Action::Claim(claim) => self.store.claim(claim),
+                Action::Claim(claim) => self.claim(claim),
                 Action::ProbeNow(node) => self.monitor.probe_now(node),
                 Action::WakeAt(at) => self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at))),
                 Action::Tell(notice) => {
@@ -446,6 +446,16 @@ impl<B: Brain> Controller<B> {
         self.plan = Some(plan);
         // Roles must be out before the next input is looked at: sessions wait for them.
         self.publish_snapshot();
+    }
+
+    /// Claims something else of the store. Nothing is believed any more under a lease that is let go, before any voter
+    /// hears of it: another proxy may change the primary from then on.
+    fn claim(&mut self, claim: Claim) {
+        if claim != Claim::Route {
+            (self.open_to, self.permitted) = (None, None);
+            self.publisher.permit().revoke();
+        }
+        self.store.claim(claim);
     }
 
     /// Brings the permit in line with a plan and with the lease, where one is needed.

@@ -89,6 +89,21 @@ impl fmt::Display for Lack {
     }
 }
 
+impl Standing {
+    /// What is left at the moment in which something else is claimed, before the store has done anything: a lease or
+    /// right that is let go is gone here first. True when anything changed.
+    pub fn let_go(&mut self, claim: Claim) -> bool {
+        let (lease, right) = (self.lease.is_some(), self.right.is_some());
+        if claim != Claim::Route {
+            (self.lease, self.kept) = (None, false);
+        }
+        if !claim.changes() {
+            self.right = None;
+        }
+        lease != self.lease.is_some() || right != self.right.is_some()
+    }
+}
+
 /// Everything at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -113,4 +128,28 @@ pub struct Standing {
     pub ordered: bool,
     /// The quorum is lost and the lease goes on all the same (`on_quorum_loss = "keep_primary"`).
     pub kept: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_let_go_is_gone_at_once() {
+        let until = Time::NEVER;
+        let lease = Lease { primary: "a".into(), epoch: Epoch(1), until };
+        let right = Right { until, held: None, stubborn: Vec::new(), idle: Vec::new() };
+        let both = Standing { lease: Some(lease), right: Some(right), ..Standing::default() };
+        for (claim, leased, may_change) in [
+            (Claim::Nothing, false, false),
+            (Claim::Route, true, false),
+            (Claim::Change, false, true),
+            (Claim::Order, false, true),
+        ] {
+            let mut standing = both.clone();
+            assert!(standing.let_go(claim));
+            assert_eq!((standing.lease.is_some(), standing.right.is_some()), (leased, may_change), "{claim:?}");
+            assert!(!standing.let_go(claim));
+        }
+    }
 }

@@ -78,6 +78,7 @@ pub struct EtcdStore {
     asked: mpsc::Sender<Asked>,
     claims: watch::Sender<Claim>,
     standing: watch::Receiver<Standing>,
+    publisher: watch::Sender<Standing>,
     /// Until it is started.
     task: Mutex<Option<Task>>,
 }
@@ -116,6 +117,7 @@ impl EtcdStore {
         let (asked, asked_rx) = mpsc::channel(ASKED_MAX);
         let (claims, claims_rx) = watch::channel(Claim::Nothing);
         let (standing_tx, standing) = watch::channel(Standing::default());
+        let publisher = standing_tx.clone();
         let task = Task {
             clock: clock.clone(),
             // Proxies spread over the endpoints.
@@ -134,7 +136,7 @@ impl EtcdStore {
             records: VecDeque::new(),
             stop_at: None,
         };
-        Ok(Self { asked, claims, standing, task: Mutex::new(Some(task)) })
+        Ok(Self { asked, claims, standing, publisher, task: Mutex::new(Some(task)) })
     }
 
     async fn ask<T>(
@@ -161,6 +163,8 @@ impl Store for EtcdStore {
     }
 
     fn claim(&self, claim: Claim) {
+        // The task takes claims before all else, so that nothing older is published after this.
+        self.publisher.send_if_modified(|standing| standing.let_go(claim));
         self.claims.send_if_modified(|old| std::mem::replace(old, claim) != claim);
     }
 
@@ -257,13 +261,14 @@ impl Task {
             }
             let wake = self.clock.instant(wake.min(self.rules.deadline(now)).min(self.stop_at.unwrap_or(Time::NEVER)));
             tokio::select! {
-                done = finished(&mut under_way), if under_way.is_some() => {
-                    under_way = None;
-                    self.take(done);
-                }
+                biased;
                 Ok(()) = self.claims.changed() => {
                     let claim = *self.claims.borrow_and_update();
                     self.rules.want(claim);
+                }
+                done = finished(&mut under_way), if under_way.is_some() => {
+                    under_way = None;
+                    self.take(done);
                 }
                 asked = self.asked.recv(), if self.stop_at.is_none() => self.hear(asked),
                 () = self.shared.changed.notified() => self.rules.look(),

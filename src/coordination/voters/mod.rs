@@ -54,6 +54,7 @@ pub struct VotersStore {
     shared: Arc<Shared>,
     claims: watch::Sender<Claim>,
     standing: watch::Receiver<Standing>,
+    publisher: watch::Sender<Standing>,
     driver: parking_lot::Mutex<Option<Driver>>,
     /// Counts records, so that a later one ends an earlier one.
     turn: AtomicU64,
@@ -116,6 +117,7 @@ impl VotersStore {
         let shared = Arc::new(Shared { common, rules, nodes: config.nodes.len(), sessions, chooser });
         let (claims, claims_rx) = watch::channel(Claim::Nothing);
         let (standing_tx, standing) = watch::channel(Standing::default());
+        let publisher = standing_tx.clone();
         let driver = Driver {
             shared: Arc::clone(&shared),
             voters,
@@ -123,7 +125,14 @@ impl VotersStore {
             claims: claims_rx,
             standing: standing_tx,
         };
-        Self { shared, claims, standing, driver: parking_lot::Mutex::new(Some(driver)), turn: AtomicU64::new(0) }
+        Self {
+            shared,
+            claims,
+            standing,
+            publisher,
+            driver: parking_lot::Mutex::new(Some(driver)),
+            turn: AtomicU64::new(0),
+        }
     }
 
     /// Waits until the primary may be changed; ends when that is no longer wanted.
@@ -178,6 +187,8 @@ impl Store for VotersStore {
     }
 
     fn claim(&self, claim: Claim) {
+        // The driver takes claims before all other inputs, so that nothing older is published after this.
+        self.publisher.send_if_modified(|standing| standing.let_go(claim));
         self.claims.send_replace(claim);
     }
 

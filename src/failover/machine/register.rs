@@ -265,6 +265,9 @@ impl Machine {
         let wanted = self.claim_wanted();
         if self.standing.is_some() && wanted != self.claimed {
             self.claimed = wanted;
+            if let Some(standing) = &mut self.standing {
+                standing.let_go(wanted);
+            }
             // Right after the plan, which closes writes, and before what needs the claim.
             let place = self.actions.iter().take_while(|a| matches!(a, Action::Publish(_))).count();
             self.actions.insert(place, Action::Claim(wanted));
