@@ -18,25 +18,17 @@ fn start(etcd: &Etcd) -> Pair {
     Pair::start("etcd", &[("etcd", &endpoints), ("cluster", "failover_min_gap = \"0s\"")])
 }
 
-/// Until a write through this proxy is acknowledged.
-fn until_written(pair: &Pair, proxy: usize) -> Duration {
-    let began = Instant::now();
-    let mut client = pair.client(proxy);
-    wait_for("a write", LIMIT, || client.simple("INSERT INTO ledger DEFAULT VALUES").is_ok());
-    began.elapsed()
-}
-
 #[test]
 fn one_of_two_proxies_promotes_and_the_other_follows() {
     let etcd = Etcd::start(3);
     let pair = start(&etcd);
     for proxy in [0, 1] {
-        until_written(&pair, proxy);
+        pair.until_written(proxy);
         assert_eq!(pair.status(proxy)["coordination"], "etcd");
     }
     let began = Instant::now();
     pair.node("pg1").kill9().unwrap();
-    let (first, second) = (until_written(&pair, 0), until_written(&pair, 1));
+    let (first, second) = (pair.until_written(0), pair.until_written(1));
     println!("kill -9 to a write: {first:?} through one proxy, {second:?} more through the other");
     assert!(began.elapsed() < OUTAGE_MAX);
     let (a, b) = (pair.status(0), pair.status(1));
@@ -55,25 +47,25 @@ fn one_of_two_proxies_promotes_and_the_other_follows() {
 fn a_frozen_proxy_delays_a_failover_by_its_lease_at_most() {
     let etcd = Etcd::start(1);
     let pair = start(&etcd);
-    until_written(&pair, 1);
+    pair.until_written(1);
     pair.freeze(1);
     let began = Instant::now();
     pair.node("pg1").kill9().unwrap();
-    until_written(&pair, 0);
+    pair.until_written(0);
     let took = began.elapsed();
     println!("the other proxy frozen, kill -9 to a write: {took:?}");
     assert!(took > LEASE / 2, "the frozen proxy's lease was not waited for: {took:?}");
     assert!(took < LEASE + OUTAGE_MAX);
     pair.thaw(1);
     wait_for("the thawed proxy follows", LIMIT, || pair.status(1)["primary"] == pair.status(0)["primary"]);
-    until_written(&pair, 1);
+    pair.until_written(1);
 }
 
 #[test]
 fn without_etcd_writes_stop_within_a_lease_reads_go_on_and_both_come_back() {
     let mut etcd = Etcd::start(1);
     let pair = start(&etcd);
-    until_written(&pair, 0);
+    pair.until_written(0);
     let mut reader = pair.client(0);
     etcd.kill(0);
     let began = Instant::now();
@@ -84,7 +76,7 @@ fn without_etcd_writes_stop_within_a_lease_reads_go_on_and_both_come_back() {
     wait_for("it is said why", LIMIT, || pair.status(0)["holds"].to_string().contains("http://127.0.0.1"));
     reader.simple("SELECT 1").unwrap();
     etcd.restart(0);
-    let back = until_written(&pair, 0);
+    let back = pair.until_written(0);
     println!("etcd back: a write after {back:?}");
     assert_eq!(pair.status(0)["primary"], "pg1");
     assert_eq!(pair.status(0)["failover"]["failovers"], 0);
@@ -95,19 +87,12 @@ fn a_proxy_killed_in_the_middle_of_a_change_leaves_it_to_the_other() {
     let etcd = Etcd::start(1);
     let pair = start(&etcd);
     for proxy in [0, 1] {
-        until_written(&pair, proxy);
+        pair.until_written(proxy);
     }
     pair.node("pg1").kill9().unwrap();
-    let mut killed = None;
-    wait_for("a proxy begins a failover", LIMIT, || {
-        killed = [0, 1].into_iter().find(|proxy| pair.log(*proxy).contains("failover_started"));
-        killed.is_some()
-    });
-    let killed = killed.unwrap();
-    pair.kill(killed);
-    let other = 1 - killed;
+    let other = pair.kill_the_acting_proxy();
     let began = Instant::now();
-    until_written(&pair, other);
+    pair.until_written(other);
     println!("acting proxy killed: a write through the other after {:?}", began.elapsed());
     assert!(began.elapsed() < OUTAGE_MAX * 2);
 }

@@ -24,27 +24,19 @@ const LEASE: Duration = Duration::from_secs(2);
 /// On a slow, busy machine; an idle one needs well under a second.
 const OUTAGE_MAX: Duration = Duration::from_secs(8);
 
-/// Until a write through this proxy is acknowledged.
-fn until_written(pair: &Pair, proxy: usize) -> Duration {
-    let began = Instant::now();
-    let mut client = pair.client(proxy);
-    wait_for("a write", LIMIT, || client.simple("INSERT INTO ledger DEFAULT VALUES").is_ok());
-    began.elapsed()
-}
-
 #[test]
 fn one_of_two_proxies_promotes_and_the_other_follows() {
     let pair = Pair::start("voters", &[]);
     for proxy in [0, 1] {
-        until_written(&pair, proxy);
+        pair.until_written(proxy);
         assert_eq!(pair.status(proxy)["coordination"], "voters");
     }
     // Incarnations must have been seen for a lease before locks on them count at once.
     std::thread::sleep(LEASE + LEASE / 2);
     let began = Instant::now();
     pair.node("pg1").kill9().unwrap();
-    let first = until_written(&pair, 0);
-    let second = until_written(&pair, 1);
+    let first = pair.until_written(0);
+    let second = pair.until_written(1);
     println!(
         "kill -9 to a write: {first:?} through one proxy, {second:?} more through the other, {:?} in all",
         began.elapsed()
@@ -75,7 +67,7 @@ fn a_frozen_proxy_delays_a_failover_by_its_lease_at_most() {
     pair.freeze(1);
     let began = Instant::now();
     pair.node("pg1").kill9().unwrap();
-    until_written(&pair, 0);
+    pair.until_written(0);
     let took = began.elapsed();
     println!("the other proxy frozen, kill -9 to a write: {took:?}");
     assert!(took > LEASE / 2, "the frozen proxy's lease was not waited for: {took:?}");
@@ -87,7 +79,7 @@ fn a_frozen_proxy_delays_a_failover_by_its_lease_at_most() {
     let primary = pair.status(0)["primary"].as_str().unwrap().to_owned();
     let found = pair.node(&primary).psql_in("app", "SELECT count(*) FROM ledger WHERE id = -7").unwrap();
     assert!(!late || found == "1", "an acknowledged row is not on the primary");
-    until_written(&pair, 1);
+    pair.until_written(1);
 }
 
 #[test]
@@ -107,7 +99,7 @@ fn without_a_majority_writes_stop_within_a_lease_and_come_back() {
     for node in ["pg2", "pg3"] {
         pair.node(node).thaw().unwrap();
     }
-    let back = until_written(&pair, 0);
+    let back = pair.until_written(0);
     println!("voters back: a write after {back:?}");
     assert_eq!(pair.status(0)["primary"], "pg1");
     assert_eq!(pair.status(0)["failover"]["failovers"], 0);
@@ -117,19 +109,12 @@ fn without_a_majority_writes_stop_within_a_lease_and_come_back() {
 fn a_proxy_killed_in_the_middle_of_a_change_leaves_it_to_the_other() {
     let pair = Pair::start("voters", &[]);
     for proxy in [0, 1] {
-        until_written(&pair, proxy);
+        pair.until_written(proxy);
     }
     pair.node("pg1").kill9().unwrap();
-    let mut killed = None;
-    wait_for("a proxy begins a failover", LIMIT, || {
-        killed = [0, 1].into_iter().find(|proxy| pair.log(*proxy).contains("failover_started"));
-        killed.is_some()
-    });
-    let killed = killed.unwrap();
-    pair.kill(killed);
-    let other = 1 - killed;
+    let other = pair.kill_the_acting_proxy();
     let began = Instant::now();
-    until_written(&pair, other);
+    pair.until_written(other);
     println!("acting proxy killed: a write through the other after {:?}", began.elapsed());
     assert!(began.elapsed() < OUTAGE_MAX * 2);
 }

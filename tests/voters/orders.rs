@@ -7,7 +7,7 @@ use crate::pair::{LIMIT, Pair};
 use crate::support::message;
 use crate::support::rawclient::{Login, RawClient};
 use crate::support::wait_for;
-use crate::{LEASE, OUTAGE_MAX, until_written};
+use crate::{LEASE, OUTAGE_MAX};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ impl Drop for Ends<'_> {
 fn an_order_at_one_proxy_makes_the_other_give_way() {
     let pair = Pair::start("voters", &[]);
     for proxy in [0, 1] {
-        until_written(&pair, proxy);
+        pair.until_written(proxy);
     }
     // Incarnations must have been seen for a lease before locks on them count at once.
     std::thread::sleep(LEASE + LEASE / 2);
@@ -76,8 +76,8 @@ fn an_order_at_one_proxy_makes_the_other_give_way() {
         order(&pair, 0, "FAILOVER TO pg2");
         both_follow(&pair, "pg2");
         let took = began.elapsed();
-        until_written(&pair, 0);
-        until_written(&pair, 1);
+        pair.until_written(0);
+        pair.until_written(1);
         std::thread::sleep(LEASE / 2);
         stop.store(true, Ordering::Relaxed);
         (writing.join().unwrap(), took)
@@ -97,7 +97,7 @@ fn an_order_at_one_proxy_makes_the_other_give_way() {
 fn an_order_waits_out_a_frozen_proxy_which_never_writes_to_the_old_primary_again() {
     let pair = Pair::start("voters", &[]);
     for proxy in [0, 1] {
-        until_written(&pair, proxy);
+        pair.until_written(proxy);
     }
     let mut clients: Vec<RawClient> = (0..SESSIONS).map(|_| pair.client(1)).collect();
     for client in &mut clients {
@@ -107,7 +107,7 @@ fn an_order_waits_out_a_frozen_proxy_which_never_writes_to_the_old_primary_again
     pair.freeze(1);
     let began = Instant::now();
     order(&pair, 0, "FAILOVER TO pg2");
-    until_written(&pair, 0);
+    pair.until_written(0);
     let took = began.elapsed();
     println!("ordered while the other proxy is frozen: a write after {took:?}");
     assert_eq!(pair.status(0)["primary"], "pg2");
@@ -142,6 +142,6 @@ fn an_order_waits_out_a_frozen_proxy_which_never_writes_to_the_old_primary_again
     assert_eq!(acked.len(), usize::try_from(SESSIONS).unwrap(), "they wait until the proxy knows the new primary");
     assert!(acked.iter().all(|id| on_new.contains(id)), "acknowledged {acked:?}, on the new primary {on_new:?}");
     both_follow(&pair, "pg2");
-    until_written(&pair, 1);
+    pair.until_written(1);
     assert!(began.elapsed() < Duration::from_secs(60));
 }

@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long anything may take on a slow machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -60,6 +60,26 @@ impl Pair {
 
     pub fn log(&self, proxy: usize) -> String {
         fs::read_to_string(&self.proxies[proxy].log).unwrap_or_default()
+    }
+
+    /// Until a write through this proxy is acknowledged.
+    pub fn until_written(&self, proxy: usize) -> Duration {
+        let began = Instant::now();
+        let mut client = self.client(proxy);
+        wait_for("a write", LIMIT, || client.simple("INSERT INTO ledger DEFAULT VALUES").is_ok());
+        began.elapsed()
+    }
+
+    /// Kills the proxy that has begun a failover; the other one.
+    pub fn kill_the_acting_proxy(&self) -> usize {
+        let mut acting = None;
+        wait_for("a proxy begins a failover", LIMIT, || {
+            acting = [0, 1].into_iter().find(|proxy| self.log(*proxy).contains("failover_started"));
+            acting.is_some()
+        });
+        let acting = acting.unwrap();
+        self.kill(acting);
+        1 - acting
     }
 
     /// The control plane's picture.
