@@ -7,6 +7,7 @@
 //! (parts of names, separated by commas), `SYNC=1` (synchronous replication: nothing may be lost), `FAULTS=n`
 //! (n faults of the quick rows), `FALSE_MINUTES`, `ALLOW_SKIPS=1`, `PGREGENT` (the program). Absent on purpose:
 //! faults of the coordination store.
+//! `make storm` rolls faults at random, several at a time (`storm`): `STORMS`, `STORM_SECONDS`, `SEED`, `SYNC=1`.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure real time")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has to fail")]
@@ -20,6 +21,7 @@ mod oracle;
 mod rows;
 mod run;
 mod steady;
+mod storm;
 mod table;
 
 use matrix::{Matrix, Order};
@@ -37,6 +39,9 @@ const SHORT: [&str; 4] = [
 const SHORT_FACTOR: u32 = 5;
 /// How long nothing may be mistaken for a failure in the short version.
 const SHORT_STEADY: Duration = Duration::from_secs(10);
+/// Storms, and how long each of them lasts.
+const STORMS: u64 = 10;
+const STORM_SECONDS: u64 = 40;
 /// Runs of a row that has a bar, and of others.
 const BAR_RUNS: u64 = 10;
 
@@ -47,6 +52,16 @@ fn a_few_faults() {
     let few = rows::all().into_iter().filter(|row| SHORT.contains(&row.name));
     matrix.run(few.map(|row| (row, 1)));
     matrix.steady(SHORT_STEADY);
+    matrix.finish();
+}
+
+#[test]
+#[ignore = "takes long: make storm"]
+fn storms() {
+    let order = Order { sync: number("SYNC", 0) > 0, factor: 1, allow_skips: number("ALLOW_SKIPS", 0) > 0 };
+    let mut matrix = Matrix::new(order);
+    let lasting = Duration::from_secs(number("STORM_SECONDS", STORM_SECONDS));
+    matrix.storms(number("SEED", 1), number("STORMS", STORMS), lasting);
     matrix.finish();
 }
 

@@ -7,6 +7,7 @@ use crate::disk::Disk;
 use crate::rows::{Row, Stage};
 use crate::run::{self, Outcome};
 use crate::steady;
+use crate::storm;
 use crate::support::rig::{Plan, Rig, program};
 use crate::table::Table;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -103,6 +104,20 @@ impl Matrix {
             Ok(rig) => {
                 let outcome = caught(|| steady::run(rig, lasting)).unwrap_or_else(Outcome::failed);
                 self.after(&steady::row(), 1, outcome, 0);
+            }
+        }
+    }
+
+    /// Storms, each of a seed of its own.
+    pub fn storms(&mut self, first: u64, count: u64, lasting: Duration) {
+        let (row, sync) = (storm::row(), self.order.sync);
+        for seed in first..first + count {
+            match self.stage(row.stage, row.network) {
+                Err(why) => return self.table.skip(storm::NAME, &why),
+                Ok(rig) => {
+                    let outcome = caught(|| storm::run(rig, sync, seed, lasting)).unwrap_or_else(Outcome::failed);
+                    self.after(&row, seed, outcome, 0);
+                }
             }
         }
     }

@@ -98,7 +98,7 @@ fn failovers_since(rig: &Rig, before: &[u64]) -> u64 {
 }
 
 /// Waits until an answer is there, or not.
-fn within<T>(limit: Duration, mut asked: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn within<T>(limit: Duration, mut asked: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
         if let Some(answer) = asked() {
@@ -112,7 +112,7 @@ fn within<T>(limit: Duration, mut asked: impl FnMut() -> Option<T>) -> Option<T>
 }
 
 /// The primary, if writes flow to it.
-fn open_primary(control: &Value) -> Option<String> {
+pub fn open_primary(control: &Value) -> Option<String> {
     (control["writes"] == "open").then(|| control["primary"].as_str().map(str::to_owned))?
 }
 
@@ -258,7 +258,7 @@ pub fn judge(scene: &Scene, row: &Row, sync: bool, outcome: &mut Outcome, writer
 }
 
 /// Everything that was stopped goes on, every link is mended.
-fn release(rig: &Rig) {
+pub fn release(rig: &Rig) {
     if let Some(net) = &rig.net {
         net.mend();
     }
@@ -269,7 +269,7 @@ fn release(rig: &Rig) {
 }
 
 /// Makes three healthy nodes of what is left.
-fn restore(scene: &Scene, sync: bool) -> Result<(), String> {
+pub fn restore(scene: &Scene, sync: bool) -> Result<(), String> {
     let rig = scene.rig;
     scene.sessions.borrow_mut().clear();
     let primary = within(DECISION_LIMIT, || open_primary(&rig.control())).ok_or("no primary")?;
@@ -304,7 +304,7 @@ pub fn settled(rig: &Rig) -> Result<(), String> {
 }
 
 /// Whether a node is out of the way: a standby that streams from this very node.
-fn follows(node: &Node, source: &Node) -> bool {
+pub fn follows(node: &Node, source: &Node) -> bool {
     let state = "SELECT pg_is_in_recovery(), (SELECT sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming')";
     node.psql(state).is_ok_and(|answer| answer == format!("t|{}", source.port()))
 }

@@ -179,13 +179,19 @@ impl Rig {
         self.start_proxy_number(0);
     }
 
-    fn start_proxy_number(&self, index: usize) {
+    /// Starts one of the proxies.
+    pub fn start_proxy_number(&self, index: usize) {
         self.fronts[index].borrow_mut().start();
     }
 
     /// Kills the proxy at once.
     pub fn kill_proxy(&self) {
-        self.fronts[0].borrow_mut().process = None;
+        self.kill_proxy_number(0);
+    }
+
+    /// Kills one of the proxies at once.
+    pub fn kill_proxy_number(&self, index: usize) {
+        self.fronts[index].borrow_mut().process = None;
     }
 
     /// Sends a proxy a signal by name.

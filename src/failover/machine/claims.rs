@@ -98,7 +98,7 @@ impl Machine {
     }
 
     /// The recorded primary needs nobody's consent while no other claim is as high.
-    fn sole_highest(&self, primary: NodeId, claimants: &[NodeId]) -> bool {
+    pub(super) fn sole_highest(&self, primary: NodeId, claimants: &[NodeId]) -> bool {
         let timeline = |id: NodeId| self.node(id).report.as_ref().map(|r| r.timeline);
         let alive = self.claim(primary).is_some() && self.node(primary).health == Health::Healthy;
         alive && claimants.iter().all(|c| *c == primary || timeline(*c) < timeline(primary))
@@ -238,6 +238,12 @@ impl Machine {
 
     pub(super) fn judge_contested(&mut self, primary: Option<NodeId>, since: Time, confirmed: bool) -> bool {
         let rivals = self.rivals();
+        let highest = self.recorded_primary().filter(|p| self.sole_highest(*p, &self.claimants()));
+        if let Some(recorded) = highest.filter(|_| !rivals.is_empty()) {
+            // It did not answer yet when this began, or it was not known yet who is recorded.
+            let known = primary == Some(recorded);
+            return if known { self.uncontested(primary) } else { self.adopt_survivor(primary, recorded) };
+        }
         let standing = self.standing(primary, since);
         match self.named() {
             Some(named) if primary != Some(named) => return self.adopt_survivor(primary, named),

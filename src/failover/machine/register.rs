@@ -91,7 +91,7 @@ impl Machine {
 
     /// Another proxy recorded this primary: it is believed as soon as the node says so, too.
     pub(super) fn judge_following(&mut self, outage: Outage, primary: NodeId, since: Time) -> bool {
-        if !self.rivals().is_empty() {
+        if !self.rivals().is_empty() && !self.sole_highest(primary, &self.claimants()) {
             return self.contest(outage.old);
         }
         if let Some(timeline) = self.claim(primary).filter(|_| self.node(primary).health == Health::Healthy) {
