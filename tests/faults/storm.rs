@@ -23,10 +23,16 @@ const CLIENTS: Clients = Clients { writers: 6, readers: 4, thinking: Duration::f
 const GAP_MS: u64 = 1500;
 /// How long a fault lasts, at most.
 const LASTS_MS: u64 = 6000;
-/// How long a statement may wait before and after all: the proxy's own limits for clients, and a slow machine.
+/// How long writes may stay away once all is calm.
 const CALM_LIMIT: Duration = Duration::from_secs(30);
-/// What clients may be told, in any order.
-const ERRORS: &[&str] = &["57P03", "closed", "login closed", "login 57P03", "login 08006", "25006", "40001"];
+/// Longer than this is explained by the proxies' logs, this many lines of each.
+const SLOW: Duration = Duration::from_secs(6);
+const LINES_SHOWN: usize = 60;
+/// Once they flow, whoever waited has an answer within this.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// What clients may be told while no primary may be had, or while their proxy is stopped or killed. Clients are less
+/// patient than the proxy's queue.
+const ERRORS: &[&str] = &["57P03", "closed", "hung", "login closed", "login 57P03", "login hung"];
 
 /// What the table shows and judges it by.
 pub fn row() -> Row {
@@ -284,6 +290,15 @@ fn is_frozen(node: &Node) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
+/// Why writes stayed away so long.
+fn show_logs(rig: &Rig) {
+    for index in 0..rig.addresses().len() {
+        let log = rig.log_of(index);
+        let lines: Vec<&str> = log.lines().filter(|line| !line.contains("login refused")).collect();
+        println!("--- proxy{}\n{}\n---", index + 1, lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n"));
+    }
+}
+
 /// One storm, and the calm after it.
 pub fn run(rig: &Rig, sync: bool, seed: u64, lasting: Duration) -> Outcome {
     let primary = rig.control()["primary"].as_str().unwrap_or("pg1").to_owned();
@@ -318,8 +333,16 @@ pub fn run(rig: &Rig, sync: bool, seed: u64, lasting: Duration) -> Outcome {
         }
     }
     outcome.time = calm.elapsed();
-    pause(1500);
+    if outcome.time > SLOW {
+        show_logs(rig);
+    }
+    let writable = Instant::now();
+    std::thread::sleep(ANSWER_LIMIT);
     let (writers, readers) = load.stop();
+    let hung = writers.hung.iter().chain(&readers.hung).filter(|at| **at > writable + ANSWER_LIMIT).count();
+    if hung > 0 {
+        outcome.problems.push(format!("{hung} clients had no answer after the storm"));
+    }
     outcome.state = rig.control()["failover"]["state"].as_str().unwrap_or("?").to_owned();
     outcome.verdict = format!("seed {seed}, {} faults", storm.told.len());
     run::judge(&scene, &Row { lossless: false, ..row() }, sync, &mut outcome, &writers, &readers);

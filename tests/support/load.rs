@@ -44,6 +44,8 @@ pub struct Seen {
     pub unknown: BTreeSet<i64>,
     /// Failures by SQLSTATE.
     pub errors: BTreeMap<String, u64>,
+    /// When a statement or a login was given up that had no answer for [`super::rawclient::READ_TIMEOUT`].
+    pub hung: Vec<Instant>,
     /// Answers by node port.
     pub ports: BTreeMap<String, u64>,
     /// The longest statement.
@@ -57,6 +59,7 @@ impl Seen {
         self.acked.extend(other.acked);
         self.unknown.extend(other.unknown);
         self.answers.extend(other.answers);
+        self.hung.extend(other.hung);
         for (key, count) in other.errors {
             *self.errors.entry(key).or_default() += count;
         }
@@ -66,8 +69,11 @@ impl Seen {
         self.slowest = self.slowest.max(other.slowest);
     }
 
-    fn fail(&mut self, state: String) {
-        *self.errors.entry(state).or_default() += 1;
+    fn fail(&mut self, gone: &Gone, what: &str) {
+        if matches!(gone, Gone::TimedOut) {
+            self.hung.push(Instant::now());
+        }
+        *self.errors.entry(format!("{what}{}", code(gone))).or_default() += 1;
     }
 
     /// The longest time without an acknowledged write.
@@ -141,7 +147,7 @@ fn connect(address: SocketAddr, seen: &mut Seen) -> Option<RawClient> {
     let client = RawClient::login_at(address, &login());
     client
         .map_err(|gone| {
-            seen.fail(format!("login {}", code(&gone)));
+            seen.fail(&gone, "login ");
             pause(50);
         })
         .ok()
@@ -175,7 +181,7 @@ fn write(address: SocketAddr, thinking: Duration, stop: &AtomicBool) -> Seen {
                 if !survives(&gone) {
                     client = None;
                 }
-                seen.fail(state);
+                seen.fail(&gone, "");
                 pause(10);
             }
         }
@@ -203,7 +209,7 @@ fn read(address: SocketAddr, _thinking: Duration, stop: &AtomicBool) -> Seen {
                 if !survives(&gone) {
                     client = None;
                 }
-                seen.fail(code(&gone));
+                seen.fail(&gone, "");
                 pause(10);
             }
         }
