@@ -182,9 +182,14 @@ impl Machine {
         self.become_stable(primary);
     }
 
+    /// The store did not take the record.
     pub(super) fn adopt_failed(&mut self, outage: Option<Outage>, primary: NodeId, why: &str) {
-        let name = self.name(primary).clone();
         self.store_retry_at = self.now + RETRY_GAP;
+        self.adopt_given_up(outage, primary, why);
+    }
+
+    fn adopt_given_up(&mut self, outage: Option<Outage>, primary: NodeId, why: &str) {
+        let name = self.name(primary).clone();
         let text = format!("{name} cannot be recorded as primary: {why}");
         self.tell(Level::Error, "record_failed", Some(primary), text);
         match outage {
@@ -200,12 +205,27 @@ impl Machine {
             self.adopted(outage, primary, timeline);
             return true;
         }
-        if self.now.since(since) >= RECORD_SPAN {
-            self.recording = None;
-            self.adopt_failed(outage, primary, "the store did not answer");
-            return true;
+        let late = self.now.since(since) >= RECORD_SPAN;
+        if action.is_some() {
+            if late {
+                self.recording = None;
+                self.adopt_failed(outage, primary, "the store did not answer");
+            }
+            return late;
         }
-        action.is_none() && self.has_right() && self.adopt_with_right(outage, primary, since)
+        if self.has_right() {
+            return self.adopt_with_right(outage, primary, since);
+        }
+        // Nothing was asked of the store yet: what is decided anew now may begin at once.
+        let why = if self.node(primary).health == Health::Down {
+            "it went away".to_owned()
+        } else if late {
+            self.lack().to_string()
+        } else {
+            return false;
+        };
+        self.adopt_given_up(outage, primary, &why);
+        true
     }
 
     /// The right is had: is it still this primary that is to be recorded?
@@ -219,7 +239,7 @@ impl Machine {
             return waited && self.give_up_for(newer, primary);
         }
         let Some(timeline) = self.claim(primary) else {
-            self.adopt_failed(outage, primary, "it went away");
+            self.adopt_given_up(outage, primary, "it went away");
             return true;
         };
         let epoch = self.next_epoch();

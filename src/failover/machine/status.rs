@@ -70,7 +70,11 @@ impl Machine {
             State::Starting { since } => self.start_holds(*since),
             State::Stable { primary, flow, .. } => self.stable_holds(*primary, *flow),
             State::Lost { outage } => self.lost_holds(outage),
-            State::Adopting { primary, .. } => vec![self.waiting(Awaited::Record, Some(*primary))],
+            State::Adopting { primary, action, .. } => {
+                let wanting = action.is_none() && !self.has_right();
+                let lack = wanting.then(|| Hold::AwaitingRight { lack: self.lack() });
+                [self.waiting(Awaited::Record, Some(*primary))].into_iter().chain(lack).collect()
+            }
             State::Following { primary, .. } => vec![self.waiting(Awaited::Promotion, Some(*primary))],
             State::Freezing { outage, .. } => self.change_holds(outage, Awaited::Detach, None),
             State::Preparing { candidate, step: Step::Name, .. } => {
