@@ -12,7 +12,7 @@ DEMO_FLAGS = $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(TOUR)),--tour) \
 	$(if $(filter-out 0,$(HEAL)),--keep-healing) $(if $(filter-out 0,$(SYNC)),--synchronous)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-drivers build demo test soak faults storm consistency random-statements hit-rate lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
+.PHONY: help setup setup-drivers build demo test soak faults storm follow sim consistency random-statements hit-rate lint unit fmt check bench bench-compare suite-drivers test-matrix suites suite-regress suite-contrib suite-isolation suite-pipeline suite-programs suite-sessions suites-pgbouncer reference fuzz-quick clean
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -40,6 +40,9 @@ faults: build ## Kill, stop, freeze and cut off real servers; print what came of
 
 storm: build ## Faults at random, several at once, on two proxies and three nodes; nothing may go wrong (STORMS, STORM_SECONDS, SEED, SYNC=1)
 	PGREGENT=$${PGREGENT:-$${CARGO_TARGET_DIR:-target}/release/pgregent} $(CARGO) test --test faults storms -- --ignored --nocapture
+
+follow: setup-drivers ## A real Patroni, and repmgr, promote; the proxy follows (CASES=parts of names, separated by commas)
+	$(CARGO) test --test follow -- --ignored --nocapture
 
 sim: ## Several proxies, PostgreSQL and a network, simulated from seeds (SEEDS=1000, or SEED=n TRACE=1 for a replay)
 	@CARGO_PROFILE_DEV_OPT_LEVEL=2 SEEDS=$${SEEDS:-1000} $(CARGO) test --test sim no_seed -- --nocapture

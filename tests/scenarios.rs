@@ -46,7 +46,8 @@ use pgregent::failover::standing::{Lack, Lease, Right, Standing};
 use pgregent::failover::{Machine, Policy};
 use pgregent::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
 use pgregent::topology::{
-    NodeReport, Observation, PatroniWord, PendingWrite, ReceiverView, Sign, SignKind, SyncView, WriteSign, Writes,
+    NodeReport, Observation, PatroniSilence, PatroniWord, PendingWrite, ReceiverView, Sign, SignKind, SyncView,
+    WriteSign, Writes,
 };
 use scenario::{SYSTEM, parse_cluster, parse_fact, parse_failure, parse_record, sender, span, value};
 use std::collections::HashMap;
@@ -387,7 +388,7 @@ impl Player {
         let what = match words[0] {
             "heard" => SignKind::Traffic,
             "patroni" => SignKind::Patroni(
-                [PatroniWord::Primary, PatroniWord::Member, PatroniWord::Unknown]
+                [PatroniWord::Primary, PatroniWord::Member, PatroniWord::Unknown(PatroniSilence::Late)]
                     .into_iter()
                     .find(|word| word.word() == words[2])
                     .unwrap_or_else(|| panic!("{}: Patroni never says {}", self.name, words[2])),

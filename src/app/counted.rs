@@ -33,7 +33,8 @@ impl ControlMetrics for Counted {
                     metrics.write_probe_seconds.observe(took);
                 }
             }
-            SignKind::Traffic | SignKind::Patroni(_) => {}
+            SignKind::Patroni(word) => metrics.patroni_answers.inc(word.label()),
+            SignKind::Traffic => {}
         }
     }
 

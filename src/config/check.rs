@@ -6,7 +6,7 @@
 
 use super::problem::Notes;
 use super::raw::{Fields, Raw};
-use super::value::{Flaw, parse_http, quoted};
+use super::value::{Flaw, HttpAddress, parse_http, quoted};
 use super::{
     AdminConfig, AuthConfig, ClusterConfig, Config, EtcdConfig, HooksConfig, LogConfig, NodeConfig, NodeTlsConfig,
     Pattern, PoolConfig, RedirectConfig, RouteConfig, Secret, ServerConfig, TlsFiles, UserConfig, WitnessConfig, files,
@@ -139,6 +139,7 @@ fn networks(f: &Fields<'_, '_>, key: &str, notes: &mut Notes) -> Vec<IpNet> {
 }
 
 fn cluster(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ClusterConfig {
+    let patroni_ca = pem::file(f, "patroni_ca_file", folder, notes);
     ClusterConfig {
         name: f.text("name", notes).unwrap_or_default(),
         monitor_user: f.text("monitor_user", notes).unwrap_or_default(),
@@ -170,6 +171,8 @@ fn cluster(f: &Fields<'_, '_>, folder: &Path, notes: &mut Notes) -> ClusterConfi
         fence_sql: f.flag("fence_sql", notes).unwrap_or_default(),
         synchronous_standbys: f.count("synchronous_standbys", notes),
         synchronous_degrade: f.choice("synchronous_degrade", notes),
+        patroni_authorities: pem::authorities(f, ("patroni_ca_file", patroni_ca.as_deref()), ("", None), notes),
+        patroni_ca_file: patroni_ca,
         tls: tls::towards_nodes(f, None, folder, notes),
     }
 }
@@ -230,7 +233,7 @@ fn node(f: &Fields<'_, '_>, node_budget: usize, tls: &NodeTlsConfig, folder: &Pa
     }
 }
 
-fn patroni_url(f: &Fields<'_, '_>, notes: &mut Notes) -> Option<(String, u16)> {
+fn patroni_url(f: &Fields<'_, '_>, notes: &mut Notes) -> Option<HttpAddress> {
     let key = "patroni_url";
     parse_http(&f.text(key, notes)?).map_err(|flaw| f.problem(key, flaw, notes)).ok()
 }

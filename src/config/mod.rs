@@ -39,6 +39,7 @@ pub use pem::{Authorities, Identity};
 pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use tls::{ChannelBinding, NodeTlsConfig, SslMode, TlsConfig, TlsFiles, TlsMode, TlsVersion};
+pub use value::HttpAddress;
 
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -269,6 +270,10 @@ pub struct ClusterConfig {
     pub synchronous_standbys: usize,
     /// Whether k may shrink while standbys are missing. Default never.
     pub synchronous_degrade: Degrade,
+    /// Who vouches for the certificates of Patroni's REST API, where it speaks https.
+    pub patroni_authorities: Option<Authorities>,
+    /// The file that holds them. Default none.
+    pub patroni_ca_file: Option<PathBuf>,
     /// How connections to nodes are protected, where a node does not say otherwise.
     pub tls: NodeTlsConfig,
 }
@@ -296,8 +301,8 @@ pub struct NodeConfig {
     pub failover_priority: u32,
     /// How the node calls itself when it streams. Default: its name.
     pub application_name: Arc<str>,
-    /// Host and port of Patroni's REST API beside it. Default none.
-    pub patroni_url: Option<(String, u16)>,
+    /// Patroni's REST API beside it. Default none.
+    pub patroni_url: Option<HttpAddress>,
     /// Backends to this node over all pools. Default: from `[pool] node_budget`.
     pub budget: usize,
     /// How connections to it are protected.

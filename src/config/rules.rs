@@ -109,6 +109,16 @@ fn patroni_is_followed(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {
         let flaw = Flaw::new("Patroni is asked only with [cluster] failover = \"follow\"");
         fields.warn("patroni_url", flaw.suggest("let only one of Patroni and pgregent promote"), notes);
     }
+    let secured = |node: &NodeConfig| node.patroni_url.as_ref().is_some_and(|url| url.secured);
+    if config.cluster.patroni_authorities.is_none() && !t.cluster.has("patroni_ca_file") {
+        for (fields, _) in t.nodes.iter().zip(&config.nodes).filter(|(_, node)| secured(node)) {
+            let flaw = Flaw::new("whoever answers over https has to be verified");
+            fields.problem("patroni_url", flaw.suggest("add [cluster] patroni_ca_file"), notes);
+        }
+    } else if t.cluster.has("patroni_ca_file") && !config.nodes.iter().any(secured) {
+        let flaw = Flaw::new("has no effect, because no patroni_url begins with https://");
+        t.cluster.warn("patroni_ca_file", flaw.suggest("write one that does, or leave this out"), notes);
+    }
 }
 
 fn names_without_roles(t: &Tables<'_, '_>, config: &Config, notes: &mut Notes) {

@@ -3,6 +3,7 @@
 //! Invariants: what is printed is read back as the same value. Absent on purpose: guessing units;
 //! `30` is no duration, `16MB` is no size.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Units of durations, longest first, in microseconds. PostgreSQL's own, without `us` on printing.
@@ -162,20 +163,38 @@ fn parse_directory(text: &str) -> Option<(String, u16)> {
     fine.then(|| (directory.to_owned(), port))
 }
 
-/// Reads `http://host:port`.
+/// Where an HTTP server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpAddress {
+    /// Whether it speaks TLS (`https`).
+    pub secured: bool,
+    /// Its host.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl fmt::Display for HttpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.secured { "https" } else { "http" };
+        write!(f, "{scheme}://{}", format_address(&self.host, self.port))
+    }
+}
+
+/// Reads `http://host:port` or `https://host:port`.
 ///
 /// # Errors
 /// If the text is anything else.
-pub fn parse_http(text: &str) -> Result<(String, u16), Flaw> {
-    let flaw = |suggestion: &str| Flaw::new(format!("{} is no such address", quoted(text))).suggest(suggestion);
-    let usual = r#"write http://, a host and a port, such as "http://10.0.0.11:8008""#;
-    if text.starts_with("https://") {
-        return Err(flaw("https is not supported here: let Patroni's REST API answer GET over http"));
-    }
-    let rest = text.strip_prefix("http://").filter(|rest| !rest.starts_with('/')).ok_or_else(|| flaw(usual))?;
+pub fn parse_http(text: &str) -> Result<HttpAddress, Flaw> {
+    let usual = r#"write http:// or https://, a host and a port, such as "http://10.0.0.11:8008""#;
+    let flaw = || Flaw::new(format!("{} is no such address", quoted(text))).suggest(usual);
+    let schemes = [("http://", false), ("https://", true)].into_iter();
+    let mut rest = schemes.filter_map(|(scheme, secured)| Some((text.strip_prefix(scheme)?, secured)));
+    let (rest, secured) = rest.next().filter(|(rest, _)| !rest.starts_with('/')).ok_or_else(flaw)?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let with_port = rest.rsplit_once(':').is_some_and(|(_, port)| parse_port(port).is_some());
-    if with_port { parse_address(rest).map_err(|_| flaw(usual)) } else { Err(flaw(usual)) }
+    let (host, port) = parse_address(rest).ok().filter(|_| with_port).ok_or_else(flaw)?;
+    Ok(HttpAddress { secured, host, port })
 }
 
 /// `host:port`, with brackets around an IPv6 address.

@@ -149,7 +149,7 @@ struct Controller<B> {
     reports: Vec<Option<NodeReport>>,
     failures: Vec<Option<ProbeFailure>>,
     /// What Patroni said of each node last, for people.
-    words: Vec<Option<PatroniWord>>,
+    words: Vec<Option<(PatroniWord, Time)>>,
     recent: Recent,
     hold_log: HoldLog,
     /// When the status was last made, and whether something worth a new one has happened since.
@@ -265,8 +265,8 @@ impl<B: Brain> Controller<B> {
             Report::Signed(sign) => {
                 self.metrics.signed(&sign);
                 if let SignKind::Patroni(word) = sign.what {
-                    self.status_due |= self.words[sign.node.index()] != Some(word);
-                    self.words[sign.node.index()] = Some(word);
+                    let before = self.words[sign.node.index()].replace((word, sign.at));
+                    self.status_due |= before.is_none_or(|(before, _)| before != word);
                 }
                 self.step(Event::Signed(sign));
             }

@@ -229,8 +229,8 @@ impl NodeState {
     /// Takes Patroni's word. That it does not answer takes back a yes, but no no: both lead to more caution.
     pub(super) fn told(&mut self, what: PatroniWord, sign: &Sign) {
         self.word = match (what, self.word) {
-            (PatroniWord::Unknown, Some(Word { what: PatroniWord::Member, .. })) => self.word,
-            (PatroniWord::Unknown, _) => None,
+            (PatroniWord::Unknown(_), Some(Word { what: PatroniWord::Member, .. })) => self.word,
+            (PatroniWord::Unknown(_), _) => None,
             (PatroniWord::Primary | PatroniWord::Member, _) => Some(Word { what, asked_at: sign.began, at: sign.at }),
         };
     }

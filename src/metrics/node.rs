@@ -139,6 +139,8 @@ pub struct NodeMetrics {
     pub probes: Reasons<IntCounter>,
     /// Fresh connections by result: `ok`, or the label of the failure.
     pub connect_probes: Reasons<IntCounter>,
+    /// What the Patroni beside it answered, by word or why there was none.
+    pub patroni_answers: Reasons<IntCounter>,
     /// How long they took, seconds.
     pub connect_probe_seconds: Histogram,
     /// Commits of the write probe by result.
@@ -212,6 +214,7 @@ struct Families {
     probe_seconds: HistogramVec,
     probes: IntCounterVec,
     connect_probes: IntCounterVec,
+    patroni_answers: IntCounterVec,
     connect_probe_seconds: HistogramVec,
     write_probes: IntCounterVec,
     write_probe_seconds: HistogramVec,
@@ -244,6 +247,7 @@ impl Families {
             connect_seconds: m.times("connect_seconds", "Time from connect to the end of the login at the node (seconds).", &["node"]),
             probe_seconds: m.times("probe_seconds", "Time from a probe to its answer (seconds).", &["node"]),
             probes: m.counters("probes_total", "Probes of the node, by result (count).", &["node", "result"]),
+            patroni_answers: m.counters("patroni_answers_total", "Answers of the Patroni beside the node in follow mode: leader, member, or why there was none (count).", &["node", "answer"]),
             connect_probes: m.counters("connect_probes_total", "Fresh connections that prove that the node accepts any, by result (count).", &["node", "result"]),
             connect_probe_seconds: m.times("connect_probe_seconds", "Time from such a connect until the node is ready for a query (seconds).", &["node"]),
             write_probes: m.counters("write_probes_total", "Commits that prove that WAL can be written, by result; one that hangs counts as pending again and again (count).", &["node", "result"]),
@@ -282,6 +286,7 @@ impl Families {
             connect_seconds: self.connect_seconds.with_label_values(&own),
             probe_seconds: self.probe_seconds.with_label_values(&own),
             probes: counter_reasons(&self.probes, Some(Arc::clone(name))),
+            patroni_answers: counter_reasons(&self.patroni_answers, Some(Arc::clone(name))),
             connect_probes: counter_reasons(&self.connect_probes, Some(Arc::clone(name))),
             connect_probe_seconds: self.connect_probe_seconds.with_label_values(&own),
             write_probes: counter_reasons(&self.write_probes, Some(Arc::clone(name))),

@@ -27,6 +27,7 @@ fn touch_all(metrics: &Metrics) {
     node.backend_discards.inc("lifetime");
     node.probes.inc("ok");
     node.connect_probes.inc("ok");
+    node.patroni_answers.inc("leader");
     node.write_probes.inc("ok");
     node.ejections.inc("slow");
 }
@@ -75,6 +76,7 @@ pgregent_node_service gauge
 pgregent_node_up gauge
 pgregent_notices_total counter
 pgregent_panics_total counter
+pgregent_patroni_answers_total counter
 pgregent_pins gauge
 pgregent_probe_seconds histogram
 pgregent_probes_total counter

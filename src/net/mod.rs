@@ -21,4 +21,4 @@ pub use listen::{Listener, UnixPlace, bind, bind_unix};
 pub use peer::{ClientCertificate, Peer, TlsInfo};
 pub use proxy_header::{BadProxyHeader, PROXY_HEADER_MAX, ProxyHeader, parse_proxy_header};
 pub use stream::{Severer, Stream};
-pub use tls::{ALPN_POSTGRESQL, NodeTls, TlsAcceptor, TlsAttempt, TlsSetupError, end_point_hash};
+pub use tls::{ALPN_POSTGRESQL, HttpTls, NodeTls, TlsAcceptor, TlsAttempt, TlsSetupError, end_point_hash};

@@ -16,8 +16,8 @@ mod publish;
 pub use fact::{FACTS_MAX, Fact, FactReceiver, FactSender, Traffic, WriteDemand, fact_channel};
 pub use floor::{CausalToken, Floor, NotAToken};
 pub use observation::{
-    NodeReport, Observation, PatroniWord, PendingWrite, ProbeFailure, ReceiverView, SYNC_NAMES_BYTES_MAX,
-    SYNC_STANDBYS_MAX, Sign, SignKind, SyncStandby, SyncState, SyncView, WriteSign,
+    NodeReport, Observation, PatroniSilence, PatroniWord, PendingWrite, ProbeFailure, ReceiverView,
+    SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX, Sign, SignKind, SyncStandby, SyncState, SyncView, WriteSign,
 };
 pub use permit::WritePermit;
 pub use publish::{TopologyPublisher, TopologyReader, topology_channel};

@@ -187,8 +187,21 @@ pub enum PatroniWord {
     Primary,
     /// It does not hold the lock, or is no primary.
     Member,
-    /// No answer, or none that Patroni gives.
-    Unknown,
+    /// Nothing is known, for this reason.
+    Unknown(PatroniSilence),
+}
+
+/// Why Patroni said nothing that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatroniSilence {
+    /// There is no connection to it, or it ended before the answer.
+    NotReached,
+    /// It took too long.
+    Late,
+    /// Who answers over https is not who it should be, or does not speak TLS.
+    NotTrusted,
+    /// The answer is not one of Patroni's.
+    NotPatroni,
 }
 
 impl PatroniWord {
@@ -198,7 +211,33 @@ impl PatroniWord {
         match self {
             Self::Primary => "leader",
             Self::Member => "member",
-            Self::Unknown => "unknown",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
+    /// For metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Primary | Self::Member => self.word(),
+            Self::Unknown(PatroniSilence::NotReached) => "not_reached",
+            Self::Unknown(PatroniSilence::Late) => "late",
+            Self::Unknown(PatroniSilence::NotTrusted) => "not_trusted",
+            Self::Unknown(PatroniSilence::NotPatroni) => "not_patroni",
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Primary | Self::Member => self.word(),
+            Self::Unknown(PatroniSilence::NotReached) => "unknown (no connection)",
+            Self::Unknown(PatroniSilence::Late) => "unknown (no answer in time)",
+            Self::Unknown(PatroniSilence::NotTrusted) => {
+                "unknown (its certificate is not trusted, or it does not speak TLS)"
+            }
+            Self::Unknown(PatroniSilence::NotPatroni) => "unknown (not an answer of Patroni)",
         }
     }
 }

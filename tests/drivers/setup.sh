@@ -1,11 +1,13 @@
 #!/bin/sh
 # Installs the drivers that tests/drivers.rs runs, below target/drivers, from their public registries:
-# psycopg 3, asyncpg and SQLAlchemy (pip, in a virtual environment), pg (npm), pgjdbc (Debian's package, unpacked).
+# psycopg 3, asyncpg and SQLAlchemy (pip, in a virtual environment), pg (npm), pgjdbc (Debian's package, unpacked);
+# and Patroni for tests/follow, in an environment of its own.
 # Idempotent: does nothing when the versions below are there. Needs python3-venv, npm, and for pgjdbc
 # a JDK; a language that is not installed is named and left out.
 set -eu
 
 PYTHON='psycopg[binary]>=3.2,<4 asyncpg>=0.29,<1 sqlalchemy>=2,<3'
+PATRONI='patroni[etcd3]>=4,<5 psycopg[binary]>=3.2,<4'
 NODE_PG='pg@8'
 PGJDBC=libpostgresql-jdbc-java
 
@@ -29,6 +31,16 @@ if installed python "$PYTHON"; then :; elif command -v python3 >/dev/null; then
     record python "$PYTHON"
 else
     echo "drivers: no python3, psycopg and asyncpg are left out (apt-get install python3-venv)" >&2
+fi
+
+# Patroni runs as PostgreSQL's user, who must be able to run its Python: the system's, where there is one.
+if installed patroni "$PATRONI"; then :; elif installed python "$PYTHON"; then
+    echo "drivers: installing $PATRONI into $drivers/patroni"
+    python=$(PATH="/usr/bin:$PATH" command -v python3)
+    "$python" -m venv --clear --without-pip "$drivers/patroni"
+    # shellcheck disable=SC2086 # a list of requirements
+    "$drivers/python/bin/pip" --quiet --disable-pip-version-check --python "$drivers/patroni/bin/python3" install $PATRONI
+    record patroni "$PATRONI"
 fi
 
 if installed node "$NODE_PG"; then :; elif command -v npm >/dev/null; then

@@ -16,7 +16,8 @@ use pgregent::failover::action::Action;
 use pgregent::failover::event::{Command, Event, Outcome, Record};
 use pgregent::ids::{Epoch, Lsn, NodeId, TimelineId};
 use pgregent::topology::{
-    Fact, NodeReport, Observation, PatroniWord, PendingWrite, ProbeFailure, ReceiverView, Sign, SignKind, WriteSign,
+    Fact, NodeReport, Observation, PatroniSilence, PatroniWord, PendingWrite, ProbeFailure, ReceiverView, Sign,
+    SignKind, WriteSign,
 };
 use proptest::prelude::*;
 use std::time::Duration;
@@ -139,7 +140,7 @@ fn play(watch: &mut Watch, op: Op) {
                 6 => SignKind::Connect(Ok(())),
                 8 => SignKind::Patroni(PatroniWord::Primary),
                 9 => SignKind::Patroni(PatroniWord::Member),
-                10 => SignKind::Patroni(PatroniWord::Unknown),
+                10 => SignKind::Patroni(PatroniWord::Unknown(PatroniSilence::Late)),
                 _ => SignKind::Traffic,
             };
             let began = watch.now - Duration::from_millis(took);

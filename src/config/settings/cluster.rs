@@ -235,6 +235,14 @@ pub(super) static CLUSTER: Section = Section {
              there, if any, and may be lost with the primary.",
         ),
         row(
+            "patroni_ca_file",
+            Kind::Path,
+            Told("none", r#""patroni-ca.crt""#),
+            Whole(|c| Shown::file(c.cluster.patroni_ca_file.as_ref())),
+            "Certificates of the authorities that vouch for Patroni's REST API. Needed where [[node]] patroni_url begins with \
+             https://; the certificate must have the host of the URL among its alternative names.",
+        ),
+        row(
             "sslmode",
             Kind::Word(SslMode::WORDS),
             Toml(r#""prefer""#),
@@ -347,12 +355,9 @@ pub(super) static NODE: Section = Section {
             "patroni_url",
             Kind::Text,
             Told("none", r#""http://10.0.0.11:8008""#),
-            Node(|n| {
-                let url = n.patroni_url.as_ref().map(|(host, port)| format!("http://{}", format_address(host, *port)));
-                Shown::Text(url.unwrap_or_default())
-            }),
-            "REST API of the Patroni of this node, with failover = \"follow\": then another node is followed as primary only \
-             if its Patroni says that it holds the lock. Without an answer two probes in a row must find it primary.",
+            Node(|n| Shown::Text(n.patroni_url.as_ref().map(ToString::to_string).unwrap_or_default())),
+            "REST API of the Patroni of this node (http or https), with failover = \"follow\": then another node is followed as \
+             primary only if its Patroni says that it holds the lock. Without an answer two probes in a row must find it primary.",
         ),
         row(
             "budget",

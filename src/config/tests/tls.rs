@@ -84,6 +84,20 @@ fn a_node_overrides_what_it_says_and_no_more() {
 }
 
 #[test]
+fn patroni_is_verified_over_https() {
+    let issued = Issued::new("patroni");
+    let (cert, _) = issued.names();
+    let https = BASE.replacen("\"\naddress", "\"\npatroni_url = \"https://pg1:8008\"\naddress", 1);
+    let lines = format!("[cluster]\nfailover = \"follow\"\npatroni_ca_file = {cert:?}\n");
+    let config = Config::parse(&format!("{https}{lines}"), "p.toml").unwrap();
+    assert_eq!(shown(&config, "node.pg1.patroni_url"), "https://pg1:8008");
+    assert_eq!(shown(&config, "cluster.patroni_ca_file"), cert);
+    assert!(config.nodes[0].patroni_url.as_ref().unwrap().secured && config.cluster.patroni_authorities.is_some());
+    let unused = Report::of_text(&format!("{BASE}{lines}"), "p.toml").warnings;
+    assert!(unused.iter().any(|problem| problem.line_in("p.toml").contains("patroni_ca_file: has no effect")));
+}
+
+#[test]
 fn keys_never_show() {
     let issued = Issued::new("hidden");
     let (cert, key) = issued.names();

@@ -139,6 +139,10 @@ pub struct NodeStatus {
     pub version_num: Option<u32>,
     /// What Patroni says of it: `leader`, `member` or `unknown`; `None` if it is not asked.
     pub patroni: Option<&'static str>,
+    /// The same for people, with the reason where it is unknown.
+    pub patroni_text: Option<&'static str>,
+    /// How long ago that was, ms.
+    pub patroni_age_ms: Option<u64>,
     /// Why the node is not used.
     pub note: Option<String>,
     /// What is believed of it, and whether it could be promoted.
@@ -234,6 +238,7 @@ impl ClusterStatus {
         status.outlook.age(span);
         status.standing.iter_mut().for_each(|standing| standing.age(span));
         for node in &mut status.nodes {
+            node.patroni_age_ms.iter_mut().for_each(|age| older(age, span));
             node.report_age_ms.iter_mut().for_each(|age| older(age, span));
             node.fresh_as_of_age_ms.iter_mut().for_each(|age| older(age, span));
             node.candidate.iter_mut().for_each(|candidate| candidate.age(span));
@@ -306,7 +311,9 @@ impl<B: Brain> Controller<B> {
             streaming: receiver.is_some_and(|receiver| receiver.streaming),
             fresh_as_of_age_ms: proven.then(|| millis(now.since(view.fresh_as_of))),
             version_num: report.map(|report| report.version_num),
-            patroni: self.words[at].map(crate::topology::PatroniWord::word),
+            patroni: self.words[at].map(|(word, _)| word.word()),
+            patroni_text: self.words[at].map(|(word, _)| word.text()),
+            patroni_age_ms: self.words[at].map(|(_, said)| millis(now.since(said))),
             note: view.note.as_deref().map(str::to_owned),
             candidate: outlook.nodes.get(at).map(|node| CandidateStatus::new(node, now)),
         }

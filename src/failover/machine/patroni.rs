@@ -36,7 +36,7 @@ impl Machine {
             _ if self.policy.mode != FailoverMode::Follow => None,
             Some(PatroniWord::Primary) => None,
             Some(PatroniWord::Member) => Some(Hold::PatroniDisagrees { node: node() }),
-            Some(PatroniWord::Unknown) | None => {
+            Some(PatroniWord::Unknown(_)) | None => {
                 (self.node(id).claims < CLAIMS_MIN).then(|| Hold::SeenOnce { node: node() })
             }
         }

@@ -5,6 +5,7 @@
 //! | `ahead` | ciphertext read in large pieces for a library that asks for small ones |
 //! | `secured` | a stream after its handshake, with the few questions an idle backend is asked |
 //! | `accept` | towards clients: certificates by server name, handshakes |
+//! | `http` | towards HTTP servers: verification, handshakes |
 //! | `connect` | towards nodes: `sslmode`, verification, handshakes |
 //! | `certificate` | what is read out of certificates: channel binding, names |
 //!
@@ -15,6 +16,7 @@ mod accept;
 mod ahead;
 mod certificate;
 mod connect;
+mod http;
 mod secured;
 
 pub use accept::TlsAcceptor;
@@ -22,6 +24,7 @@ pub(super) use ahead::Ahead;
 pub use certificate::end_point_hash;
 pub(super) use connect::node_end_point;
 pub use connect::{NodeTls, TlsAttempt};
+pub use http::HttpTls;
 pub(super) use secured::Secured;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};

@@ -9,6 +9,7 @@ use super::super::table::{Row, Value, int8, text};
 use super::{Report, Show};
 use crate::config::{CoordinationKind, QuorumLoss};
 use crate::failover::controller::{CandidateStatus, ClusterStatus, HoldStatus, NodeStatus};
+use crate::topology::PatroniWord;
 
 pub(super) static FAILOVER: Show = Show {
     name: "failover",
@@ -88,7 +89,7 @@ fn failover(snapshot: &Snapshot) -> Vec<Row> {
         ("writes", Value::from(status.writes)),
         ("writes_why", Value::from(status.writes_why.clone())),
     ];
-    items.push(("patroni", patroni(&status)));
+    items.extend([("patroni_leader", leads(&status)), ("patroni", patroni(&status))]);
     items.extend(shared(snapshot, &status));
     items.extend([
         ("would_promote", Value::from(status.outlook.candidate.clone())),
@@ -103,11 +104,20 @@ fn failover(snapshot: &Snapshot) -> Vec<Row> {
     items.into_iter().map(|(item, value)| vec![Value::from(item), value]).collect()
 }
 
-/// What Patroni says of each node; NULL where it is not asked.
+/// What Patroni says of each node, and how old that is; NULL where it is not asked.
 fn patroni(status: &ClusterStatus) -> Value {
-    let words = status.nodes.iter().filter_map(|node| Some(format!("{}: {}", node.name, node.patroni?)));
-    let words: Vec<String> = words.collect();
-    Value::from((!words.is_empty()).then(|| words.join(", ")))
+    let word = |node: &NodeStatus| {
+        Some(format!("{}: {}, {} ms ago", node.name, node.patroni_text?, node.patroni_age_ms.unwrap_or_default()))
+    };
+    let words: Vec<String> = status.nodes.iter().filter_map(word).collect();
+    Value::from((!words.is_empty()).then(|| words.join("; ")))
+}
+
+/// Whom Patroni calls its leader: one node, or NULL, or several for a moment while it moves its lock.
+fn leads(status: &ClusterStatus) -> Value {
+    let called = status.nodes.iter().filter(|node| node.patroni == Some(PatroniWord::Primary.word()));
+    let names: Vec<&str> = called.map(|node| node.name.as_str()).collect();
+    Value::from((!names.is_empty()).then(|| names.join(", ")))
 }
 
 /// What the store gives, where several proxies share one.
