@@ -293,5 +293,7 @@ fn cluster_config(state_dir: PathBuf) -> ClusterConfig {
         fence_sql: false,
         synchronous_standbys: 0,
         synchronous_degrade: Default::default(),
+        patroni_authorities: None,
+        patroni_ca_file: None,
     }
 }
