@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! cluster a b c mode=automatic priority=a:100,b:200 lag=1048576 min_gap=60s per_hour=3
+//!         zone=b,c                  (the nodes in this proxy's zone)
 //!         start_timeout=30s promote_timeout=30s fall=3 rise=2
 //!         fencing=command fence_sql hooks=before_promotion,on_rejoin synchronous=1 degrade
 //!                                    (on one line; all settings optional)
@@ -326,7 +327,8 @@ impl Player {
         let mut out = format!("  would promote {}\n", outlook.candidate.as_deref().unwrap_or("nobody"));
         for (policy, node) in self.policy.nodes.iter().zip(&outlook.nodes).filter(|(_, node)| node.in_question) {
             let veto = node.veto.map_or_else(|| "yes".to_owned(), |veto| format!("no: {veto}"));
-            let _ = writeln!(out, "    {} {}: {veto}", policy.name, node.condition);
+            let before = node.before.as_ref().map(|(next, edge)| format!(", before {next}: {}", edge.words()));
+            let _ = writeln!(out, "    {} {}: {veto}{}", policy.name, node.condition, before.unwrap_or_default());
         }
         for hold in outlook.holds {
             let _ = writeln!(out, "  would be held: {hold}");

@@ -1,13 +1,14 @@
-//! Which standby is promoted: hard filters first (`rules`), then a total order.
+//! Which standby is promoted: hard filters first (`rules`), then a total order ([`KEYS`]).
 //!
 //! Invariants: the choice depends on the candidates only, not on their order; ties end at the node
-//! number, so two runs over the same facts choose the same node.
+//! number, so two runs over the same facts choose the same node; what is told about the order is what the
+//! election goes by.
 
 use super::hold::Veto;
 use super::rules::RULES;
 use crate::ids::{Lsn, NodeId, SystemId, TimelineId};
 use crate::topology::Health;
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 
 /// A node as the election sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +39,50 @@ pub struct Candidate {
     pub detached: bool,
     /// The last primary's commits waited for it.
     pub sync_member: bool,
+    /// It stands in this proxy's zone.
+    pub local: bool,
 }
+
+/// What puts one candidate before another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// It has more WAL.
+    Wal,
+    /// Commits waited for it, and not for the other.
+    Synchronous,
+    /// Its `failover_priority` is higher.
+    Priority,
+    /// It stands in this proxy's zone, and the other does not.
+    Zone,
+    /// It comes first in the configuration.
+    Order,
+}
+
+impl Edge {
+    /// A few words for people, to follow "before b: ".
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Wal => "it has more WAL",
+            Self::Synchronous => "commits wait for it",
+            Self::Priority => "its failover_priority is higher",
+            Self::Zone => "it is in this proxy's zone",
+            Self::Order => "it comes first in the configuration",
+        }
+    }
+}
+
+/// Greater is better.
+type Key = fn(&Candidate, &Candidate) -> Ordering;
+
+/// The order of the candidates: the first key that tells two of them apart decides.
+static KEYS: &[(Edge, Key)] = &[
+    (Edge::Wal, |a, b| a.flush_lsn.cmp(&b.flush_lsn)),
+    (Edge::Synchronous, |a, b| a.sync_member.cmp(&b.sync_member)),
+    (Edge::Priority, |a, b| a.priority.cmp(&b.priority)),
+    (Edge::Zone, |a, b| a.local.cmp(&b.local)),
+    (Edge::Order, |a, b| b.node.cmp(&a.node)),
+];
 
 /// What a candidate is measured against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +111,24 @@ pub fn veto(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
     RULES.iter().find_map(|rule| rule(candidate, bar))
 }
 
-/// The best of those without a veto: most WAL, then whom commits waited for, then priority, then the lowest number.
+/// The best of those without a veto.
 #[must_use]
 pub fn elect<'a>(candidates: &'a [Candidate], bar: &Bar) -> Option<&'a Candidate> {
-    let rank = |c: &&Candidate| (c.flush_lsn, c.sync_member, c.priority, Reverse(c.node));
-    candidates.iter().filter(|c| veto(c, bar).is_none()).max_by_key(rank)
+    candidates.iter().filter(|c| veto(c, bar).is_none()).max_by(|a, b| compare(a, b).0)
+}
+
+/// All without a veto, the best one first; with each what puts it before the next one.
+#[must_use]
+pub fn rank<'a>(candidates: &'a [Candidate], bar: &Bar) -> Vec<(&'a Candidate, Option<(NodeId, Edge)>)> {
+    let mut ranked: Vec<&Candidate> = candidates.iter().filter(|c| veto(c, bar).is_none()).collect();
+    ranked.sort_by(|a, b| compare(b, a).0);
+    let next = |at: usize| ranked.get(at + 1).map(|next| (next.node, compare(ranked[at], next).1));
+    ranked.iter().enumerate().map(|(at, c)| (*c, next(at))).collect()
+}
+
+fn compare(a: &Candidate, b: &Candidate) -> (Ordering, Edge) {
+    let told = |(edge, key): &(Edge, Key)| Some((key(a, b), *edge)).filter(|(order, _)| order.is_ne());
+    KEYS.iter().find_map(told).unwrap_or((Ordering::Equal, Edge::Order))
 }
 
 #[cfg(test)]
@@ -93,6 +150,7 @@ mod tests {
             spoken_against: false,
             detached: true,
             sync_member: false,
+            local: false,
         }
     }
 
@@ -110,17 +168,30 @@ mod tests {
     }
 
     #[test]
-    fn most_wal_then_priority_then_lowest_number() {
+    fn most_wal_then_membership_then_priority_then_zone_then_lowest_number() {
         let chosen = |c: &[Candidate]| elect(c, &bar()).map(|c| c.node.0);
-        let behind = Candidate { flush_lsn: Lsn(999), priority: 1000, ..candidate(1) };
-        assert_eq!(chosen(&[behind.clone(), candidate(2)]), Some(2));
-        assert_eq!(chosen(&[candidate(2), behind]), Some(2));
-        let preferred = Candidate { priority: 101, ..candidate(3) };
-        assert_eq!(chosen(&[candidate(2), preferred.clone()]), Some(3));
-        let member = Candidate { sync_member: true, ..candidate(2) };
-        assert_eq!(chosen(&[member, preferred]), Some(2));
-        assert_eq!(chosen(&[candidate(3), candidate(2)]), Some(2));
-        assert_eq!(chosen(&[]), None);
+        let better = [
+            (Edge::Wal, Candidate { flush_lsn: Lsn(1001), ..candidate(9) }),
+            (Edge::Synchronous, Candidate { sync_member: true, ..candidate(8) }),
+            (Edge::Priority, Candidate { priority: 101, ..candidate(7) }),
+            (Edge::Zone, Candidate { local: true, ..candidate(6) }),
+            (Edge::Order, candidate(5)),
+        ];
+        let (mut all, mut best) = (vec![candidate(10)], NodeId(10));
+        for (edge, next) in better.iter().rev() {
+            // Whatever it lacks in later keys.
+            all.insert(all.len() / 2, next.clone());
+            assert_eq!(chosen(&all), Some(next.node.0));
+            let ranked = rank(&all, &bar());
+            assert_eq!((ranked[0].0.node, ranked[0].1), (next.node, Some((best, *edge))));
+            best = next.node;
+        }
+        let order: Vec<u16> = rank(&all, &bar()).iter().map(|(c, _)| c.node.0).collect();
+        assert_eq!(order, [9, 8, 7, 6, 5, 10]);
+        assert_eq!(rank(&all, &bar()).last().map(|(_, before)| *before), Some(None));
+        all.iter_mut().filter(|c| c.node.0 != 6).for_each(|c| c.maintenance = true);
+        assert_eq!(rank(&all, &bar()).len(), 1);
+        assert_eq!((chosen(&all), chosen(&[])), (Some(6), None));
     }
 
     #[test]

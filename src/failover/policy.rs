@@ -176,10 +176,12 @@ pub struct NodePolicy {
     pub priority: u32,
     /// How it calls itself when it streams.
     pub application_name: Arc<str>,
+    /// It stands in this proxy's zone.
+    pub local: bool,
 }
 
 impl NodePolicy {
-    fn from_config(node: &NodeConfig) -> Self {
+    fn from_config(node: &NodeConfig, zone: Option<&str>) -> Self {
         let mut addresses = vec![format!("{}:{}", node.host, node.port).to_lowercase()];
         let replication = format!("{}:{}", node.replication_host, node.replication_port).to_lowercase();
         if !addresses.contains(&replication) {
@@ -190,6 +192,7 @@ impl NodePolicy {
             addresses,
             priority: node.failover_priority,
             application_name: Arc::clone(&node.application_name),
+            local: zone.is_some() && node.zone.as_deref() == zone,
         }
     }
 }
@@ -199,9 +202,10 @@ impl Policy {
     #[must_use]
     pub fn from_config(config: &Config) -> Self {
         let cluster = &config.cluster;
+        let zone = config.server.zone.as_deref();
         Self {
             mode: cluster.failover,
-            nodes: config.nodes.iter().map(NodePolicy::from_config).collect(),
+            nodes: config.nodes.iter().map(|node| NodePolicy::from_config(node, zone)).collect(),
             fall: cluster.probe_fall.max(1),
             rise: cluster.probe_rise.max(1),
             min_gap: cluster.failover_min_gap,
@@ -248,6 +252,7 @@ mod tests {
             addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
             priority: 100,
             application_name: name.into(),
+            local: false,
         };
         let policy = Policy {
             mode: FailoverMode::Automatic,

@@ -23,6 +23,7 @@ fn policy(mode: FailoverMode) -> Policy {
         addresses: vec![address(i)],
         priority: 100,
         application_name: name(i).into(),
+        local: false,
     };
     Policy {
         mode,

@@ -20,6 +20,7 @@ pub fn parse_cluster(line: &str) -> Policy {
         let given = value(&words, "priority").into_iter().flat_map(|v| v.split(','));
         given.filter_map(|p| p.split_once(':')).find(|(n, _)| *n == name).map_or(100, |(_, p)| p.parse().unwrap())
     };
+    let local: Vec<&str> = value(&words, "zone").into_iter().flat_map(|v| v.split(',')).collect();
     let flags = ["fence_sql", "degrade"];
     let names = words[1..].iter().filter(|w| !w.contains('=') && !flags.contains(w));
     let hooks: Vec<&str> = value(&words, "hooks").into_iter().flat_map(|v| v.split(',')).collect();
@@ -38,6 +39,7 @@ pub fn parse_cluster(line: &str) -> Policy {
                 addresses: vec![format!("{n}:5432")],
                 priority: priority(n),
                 application_name: (*n).into(),
+                local: local.contains(n),
             })
             .collect(),
         fall: u32::try_from(number("fall", 3)).unwrap(),

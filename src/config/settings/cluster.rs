@@ -326,7 +326,7 @@ pub(super) static NODE: Section = Section {
             Told("none", r#""eu-1a""#),
             Node(|n| Shown::of(n.zone.as_deref().unwrap_or_default())),
             "Where it stands (a data centre, an availability zone). Reads go to standbys in the proxy's own zone \
-             ([server] zone) first.",
+             ([server] zone) first; of equal candidates for promotion the one there is preferred (as of the start).",
         ),
         live(
             "drain",

@@ -164,6 +164,10 @@ pub struct CandidateStatus {
     pub veto: Option<&'static str>,
     /// The same as half a sentence.
     pub why: Option<String>,
+    /// Its place among those that could be promoted, from 1.
+    pub rank: Option<usize>,
+    /// The next one, and what puts this one before it: `pg3: it has more WAL`.
+    pub before: Option<String>,
 }
 
 impl CandidateStatus {
@@ -182,6 +186,8 @@ impl CandidateStatus {
             in_question: node.in_question,
             veto: node.veto.map(|veto| veto.kind()),
             why: node.veto.map(|veto| veto.to_string()),
+            rank: node.rank,
+            before: node.before.as_ref().map(|(next, edge)| format!("{next}: {}", edge.words())),
         }
     }
 

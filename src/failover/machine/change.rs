@@ -355,6 +355,7 @@ impl Machine {
             spoken_against: node.vetoed_at.is_some_and(|at| self.now.since(at) < VETO_PENALTY),
             detached: still.is_some(),
             sync_member: self.sync_member(id),
+            local: self.policy.nodes[id.index()].local,
         })
     }
 

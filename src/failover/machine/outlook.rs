@@ -6,7 +6,7 @@
 
 use super::Machine;
 use crate::clock::Time;
-use crate::failover::candidate::{elect, veto};
+use crate::failover::candidate::{Edge, rank, veto};
 use crate::failover::hold::{Hold, Veto};
 use crate::failover::node_state::{Condition, Evidence, NodeState};
 use crate::failover::standing::Lack;
@@ -60,6 +60,10 @@ pub struct NodeOutlook {
     pub in_question: bool,
     /// What speaks against its promotion.
     pub veto: Option<Veto>,
+    /// Its place among those that could be promoted, from 1.
+    pub rank: Option<usize>,
+    /// The next one, and what puts this one before it.
+    pub before: Option<(Arc<str>, Edge)>,
 }
 
 impl Machine {
@@ -70,7 +74,8 @@ impl Machine {
         let mut candidates = self.candidates(&[]);
         candidates.retain(|candidate| Some(candidate.node) != outage.old);
         let bar = self.bar_if_still(&outage, &candidates);
-        let chosen = elect(&candidates, &bar).map(|candidate| candidate.node);
+        let ranked = rank(&candidates, &bar);
+        let chosen = ranked.first().map(|(candidate, _)| candidate.node);
         let mut holds = self.own_holds();
         if chosen.is_none() {
             holds.extend(self.candidate_holds(&candidates, &bar));
@@ -84,7 +89,12 @@ impl Machine {
             let in_question = outage.old != Some(id);
             let known = candidates.iter().find(|candidate| candidate.node == id);
             let against = known.map_or(Some(Veto::NotHealthy), |candidate| veto(candidate, &bar));
-            self.node_outlook(id, in_question, against.filter(|_| in_question))
+            let mut outlook = self.node_outlook(id, in_question, against.filter(|_| in_question));
+            if let Some(at) = ranked.iter().position(|(candidate, _)| candidate.node == id) {
+                outlook.rank = Some(at + 1);
+                outlook.before = ranked[at].1.map(|(next, edge)| (self.name(next).clone(), edge));
+            }
+            outlook
         });
         Outlook {
             candidate: chosen.map(|id| self.name(id).clone()),
@@ -131,6 +141,8 @@ impl Machine {
             behind_bytes: position.map(|position| self.highest.bytes_since(position)),
             in_question,
             veto,
+            rank: None,
+            before: None,
         }
     }
 }

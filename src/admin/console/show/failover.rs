@@ -47,6 +47,8 @@ pub(super) static CANDIDATES: Show = Show {
             text("sync"),
             text("position"),
             int8("behind_bytes"),
+            int8("rank"),
+            text("before"),
             text("veto"),
             text("verdict"),
         ],
@@ -206,6 +208,8 @@ fn candidate(status: &ClusterStatus, node: &NodeStatus, candidate: &CandidateSta
         yes(candidate.sync_member),
         Value::from(candidate.position.clone()),
         Value::from(candidate.behind_bytes),
+        Value::from(candidate.rank.and_then(|rank| u64::try_from(rank).ok())),
+        Value::from(candidate.before.clone()),
         Value::from(candidate.veto),
         Value::from(verdict),
     ]

@@ -147,6 +147,8 @@ fn picture() -> ClusterStatus {
         in_question,
         veto: why.map(|_| "not_healthy"),
         why: why.map(str::to_owned),
+        rank: None,
+        before: None,
     };
     let node = |name: &str, candidate| NodeStatus {
         name: name.to_owned(),
