@@ -10,9 +10,10 @@
 //!         start_timeout=30s promote_timeout=30s fall=3 rise=2
 //!         fencing=command fence_sql hooks=before_promotion,on_rejoin synchronous=1 degrade
 //!                                    (on one line; all settings optional)
+//! kept PRIMARY [SETTING]             before recall: what its commits waited for when this proxy last ran
 //! recall none | recall epoch=7 primary=a tli=3
 //! running a lsn=0/500 tli=1 [shared] recalled as primary of epoch 1, everyone streams from it (no trace)
-//! probe NODE primary|standby [lsn= replay= tli= sys= inc= from=NODE|ADDRESS age= paused sent=-20ms pending=]
+//! probe NODE primary|standby [lsn= replay= tli= sys= inc= from=NODE|ADDRESS age= paused sent=-20ms pending= fenced read-only]
 //! fail NODE refused|unreachable|timeout|lost|starting|stopping|full|rejected|starved [took=]
 //! connect NODE ok|refused|timeout|... [took=]            a fresh connection
 //! write NODE ok|pending|full|failed|forbidden|read-only|unknown [took=]     the write probe
@@ -43,17 +44,20 @@ mod scenario;
 use pgregent::clock::Time;
 use pgregent::failover::action::{Action, ActionId, Level, NodePlan, Notice, Plan};
 use pgregent::failover::event::{Command, Event, Outcome, Record};
+use pgregent::failover::promise::{Asked, Promise};
 use pgregent::failover::standing::{Lack, Lease, Right, Standing};
+use pgregent::failover::sync::{Demand, parse};
 use pgregent::failover::{Machine, Policy};
 use pgregent::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
 use pgregent::topology::{
-    NodeReport, Observation, PatroniSilence, PatroniWord, PendingWrite, ReceiverView, Sign, SignKind, SyncView,
-    WriteSign, Writes,
+    NodeReport, Observation, PatroniSilence, PatroniWord, PendingWrite, ReadOnly, ReceiverView, Sign, SignKind,
+    SyncView, WriteSign, Writes,
 };
 use scenario::{SYSTEM, parse_cluster, parse_fact, parse_failure, parse_record, sender, span, value};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 const SCENARIOS_MIN: usize = 30;
@@ -81,6 +85,19 @@ fn every_scenario_leaves_its_trace() {
         }
     }
     assert!(wrong.is_empty(), "{} scenarios differ\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_tests_that_the_manual_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/failover-pains.md")).unwrap();
+    let shown = text.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.rsplit('|').nth(1));
+    let names: Vec<&str> = shown.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(names.len() > SCENARIOS_MIN, "{names:?}");
+    for name in names.into_iter().filter(|name| !name.contains(' ')) {
+        let places = [format!("tests/scenarios/{name}.txt"), format!("tests/{name}"), format!("tests/{name}.rs")];
+        assert!(places.iter().any(|place| root.join(place).exists()), "{name} is no test");
+    }
 }
 
 /// The first line that differs, with what came before it.
@@ -282,6 +299,16 @@ impl Player {
                 self.open.push((id, kind, Some(node)));
                 let _ = writeln!(out, "  {kind} {} by SQL epoch={epoch}", self.called(node));
             }
+            Action::Keep(promise) => {
+                let asked = |asked: &Asked| {
+                    let names = [&asked.members[..], &asked.strangers[..]].concat().join(", ");
+                    format!("{} {} of {names}", asked.method.word(), asked.k)
+                };
+                let present = promise.present.as_ref().map_or_else(|| "nobody".to_owned(), asked);
+                let before =
+                    promise.before.as_ref().map(|(before, until)| format!(", up to {until} {}", asked(before)));
+                let _ = writeln!(out, "  keep {}: {present}{}", promise.primary, before.unwrap_or_default());
+            }
             Action::ProbeNow(node) => {
                 let _ = writeln!(out, "  probe {} now", self.called(node));
             }
@@ -359,6 +386,7 @@ impl Player {
     fn event(&mut self, words: &[&str]) -> Event {
         match words[0] {
             "recall" => Event::Recalled(parse_record(words)),
+            "kept" => Event::Promised(self.promise(words)),
             "standing" => Event::Standing(self.standing(words)),
             "probe" => self.report(words),
             "fail" => {
@@ -384,6 +412,14 @@ impl Player {
             }),
             other => panic!("{}: unknown command {other}", self.name),
         }
+    }
+
+    fn promise(&self, words: &[&str]) -> Promise {
+        let names: Vec<Arc<str>> = self.policy.nodes.iter().map(|n| Arc::clone(&n.application_name)).collect();
+        let rule = parse(&words[2..].join(" ")).unwrap();
+        let demand = rule.map(|rule| Demand::new(&rule, self.node(words[1]), &names, &[]));
+        let present = demand.map(|demand| Asked::of(&demand, &self.policy));
+        Promise { primary: words[1].to_owned(), present, before: None }
     }
 
     fn sign(&self, words: &[&str]) -> Sign {
@@ -441,6 +477,11 @@ impl Player {
             pending_write: value(words, "pending")
                 .map(|age| PendingWrite { age: span(age), wait: "IO:WALSync".to_owned() }),
             sync: self.sync.get(&node.0).cloned(),
+            read_only: match (words.contains(&"fenced"), words.contains(&"read-only")) {
+                (true, _) => ReadOnly::Fenced,
+                (_, true) => ReadOnly::Set,
+                _ => ReadOnly::No,
+            },
         };
         self.reports.insert(node.0, report.clone());
         Event::Observed(Observation { node, began: report.sent_at, at: self.now, outcome: Ok(report) })

@@ -1,6 +1,7 @@
 //! What the failover machine wants done. Pure. Every action is idempotent and carries its epoch.
 
 use super::event::Record;
+use super::promise::Promise;
 use super::standing::Claim;
 use crate::clock::Time;
 use crate::ids::{Epoch, NodeId, TimelineId};
@@ -71,6 +72,8 @@ pub enum Action {
         /// Read-only, or no longer.
         on: bool,
     },
+    /// Keep this for the next start of this proxy; nobody waits for it.
+    Keep(Promise),
     /// Probe the node at once instead of at its next interval.
     ProbeNow(NodeId),
     /// Step with `Event::Tick` at this time.

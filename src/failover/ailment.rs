@@ -28,6 +28,14 @@ pub(super) enum Ailment {
 }
 
 impl Ailment {
+    /// How long it has to last.
+    pub(super) fn limit(self, policy: &AilingPolicy) -> Duration {
+        match self {
+            Self::DiskFull | Self::DiskFails | Self::WritesHang => policy.write_fail,
+            Self::ListenerHangs => policy.connect_fail,
+        }
+    }
+
     pub(super) fn cause(self) -> Cause {
         match self {
             Self::DiskFull => Cause::DiskFull,
@@ -170,7 +178,7 @@ impl Vitals {
         match (self.wal, self.listener) {
             (Wal::Failing { full, since }, _) => {
                 let of = if full { Ailment::DiskFull } else { Ailment::DiskFails };
-                Some(Symptom { of, lasts: now.since(since), limit: policy.write_fail })
+                Some(Symptom { of, lasts: now.since(since), limit: of.limit(policy) })
             }
             (Wal::Pending { since, at }, _) if at.since(since) >= policy.write_warn.min(policy.write_fail) => {
                 Some(Symptom { of: Ailment::WritesHang, lasts: at.since(since), limit: policy.write_fail })

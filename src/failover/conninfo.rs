@@ -18,6 +18,8 @@ pub const CONNINFO_KEYWORDS_MAX: usize = 128;
 /// What precedes the epoch in `options`. One word: a blank within `options` would have to be escaped.
 const ASKED_OPTION: &str = "-cpgregent.asked=1";
 const EPOCH_OPTION: &str = "-cpgregent.epoch=";
+/// In the string of a node out of recovery, which uses none: its read-only default is ours.
+const FENCED_OPTION: &str = "-cpgregent.fenced=1";
 
 /// A connection string, read. Its `Debug` never shows values, since one of them may be a password.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -119,12 +121,27 @@ impl ConnInfo {
         let others: Vec<&str> = words.iter().copied().filter(|word| *word != ASKED_OPTION).collect();
         let mark = if others.len() == words.len() { vec![ASKED_OPTION] } else { Vec::new() };
         let options = [others, mark].concat().join(" ");
+        self.set_options(&options);
+        self
+    }
+
+    /// The same with the mark of the SQL fence, or without it.
+    #[must_use]
+    pub fn fenced(mut self, on: bool) -> Self {
+        let words = self.value("options").unwrap_or_default().split_whitespace();
+        let others: Vec<&str> = words.filter(|word| *word != FENCED_OPTION).collect();
+        let mark = if on { vec![FENCED_OPTION] } else { Vec::new() };
+        let options = [others, mark].concat().join(" ");
+        self.set_options(&options);
+        self
+    }
+
+    fn set_options(&mut self, options: &str) {
         if options.is_empty() {
             self.pairs.retain(|(name, _)| name != "options");
         } else {
-            self.set("options", &options);
+            self.set("options", options);
         }
-        self
     }
 
     /// The epoch written there; 0 where there is none.
@@ -223,6 +240,16 @@ mod tests {
 
     fn read(text: &str) -> ConnInfo {
         ConnInfo::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_mark_of_the_fence_comes_and_goes_and_leaves_the_rest() {
+        let own = ConnInfo::parse("host=a options='-c x=1 -cpgregent.epoch=7'").unwrap();
+        let fenced = own.clone().fenced(true);
+        assert_eq!(fenced.to_string(), "host=a options='-c x=1 -cpgregent.epoch=7 -cpgregent.fenced=1'");
+        assert_eq!(fenced.clone().fenced(true), fenced);
+        assert_eq!(fenced.fenced(false), own);
+        assert_eq!(ConnInfo::default().fenced(true).fenced(false), ConnInfo::default());
     }
 
     #[test]

@@ -200,6 +200,9 @@ impl<B: Brain> Controller<B> {
                 }
             }
         };
+        if let Some(promise) = self.executor.promised() {
+            self.step(Event::Promised(promise));
+        }
         self.step(Event::Recalled(recalled));
     }
 
@@ -351,6 +354,7 @@ impl<B: Brain> Controller<B> {
             match action {
                 Action::Publish(plan) => self.publish(plan),
                 Action::Claim(claim) => self.claim(claim),
+                Action::Keep(promise) => drop(tokio::spawn(self.executor.keep(promise))),
                 Action::ProbeNow(node) => self.monitor.probe_now(node),
                 Action::WakeAt(at) => self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at))),
                 Action::Tell(notice) => {
@@ -411,7 +415,12 @@ impl<B: Brain> Controller<B> {
                 let kind = if on { "fence_sql" } else { "unfence_sql" };
                 self.spawn(id, kind, Some(node), async move { executor.fence_sql(node, epoch, on).await });
             }
-            Action::Publish(_) | Action::Claim(_) | Action::ProbeNow(_) | Action::WakeAt(_) | Action::Tell(_) => {}
+            Action::Publish(_)
+            | Action::Claim(_)
+            | Action::Keep(_)
+            | Action::ProbeNow(_)
+            | Action::WakeAt(_)
+            | Action::Tell(_) => {}
         }
     }
 

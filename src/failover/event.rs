@@ -1,6 +1,7 @@
 //! What the failover machine is told. Pure.
 
 use super::action::ActionId;
+use super::promise::Promise;
 use super::standing::Standing;
 use crate::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
 use crate::topology::{Fact, Observation, Sign};
@@ -8,6 +9,8 @@ use crate::topology::{Fact, Observation, Sign};
 /// One input of `Machine::step`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// What this proxy kept of the primary's commits when it last ran; before `Recalled`, if at all.
+    Promised(Promise),
     /// What the coordination store remembers, once, before anything else.
     Recalled(Option<Record>),
     /// Where this proxy stands with a store that several proxies share. Never sent by a store for one.

@@ -8,16 +8,19 @@
 //!
 //! How PostgreSQL is asked, and why every poll nudges: docs/decisions/0002-promotion-latency.md.
 
+mod kept;
 mod remembered;
 mod session;
 mod settings;
 
+use kept::Kept;
 use remembered::Remembered;
 use session::NodeSession;
 
 use super::conninfo::{BadConnInfo, ConnInfo, sql_literal};
 use super::event::Outcome;
 use super::policy::RECONNECT_SPAN;
+use super::promise::Promise;
 use crate::config::{Config, NodeConfig};
 use crate::coordination::StoreError;
 use crate::coordination::voters::core::Lock;
@@ -51,6 +54,7 @@ const POLLS_GONE: u32 = 2;
 pub struct Executor {
     nodes: Vec<(NodeConfig, Pool)>,
     remembered: Remembered,
+    kept: Kept,
     /// The sessions that hold the nodes' locks, where several proxies share a store of voters.
     locks: Option<Arc<LockSessions>>,
     /// The highest epoch of any action begun.
@@ -98,7 +102,7 @@ impl Executor {
     /// Opens no connection yet; reads what was remembered from the state directory.
     ///
     /// # Errors
-    /// When the file of remembered connection strings cannot be read.
+    /// When a file of what was remembered or kept cannot be read.
     pub fn new(config: &Config, locks: Option<Arc<LockSessions>>) -> Result<Self, StoreError> {
         let nodes = config.nodes.iter().enumerate().map(|(index, node)| {
             let id = NodeId(u16::try_from(index).unwrap_or(u16::MAX));
@@ -107,10 +111,28 @@ impl Executor {
         Ok(Self {
             nodes: nodes.collect(),
             remembered: Remembered::open(&config.cluster.state_dir, &config.cluster.name)?,
+            kept: Kept::open(&config.cluster.state_dir, &config.cluster.name)?,
             locks,
             epoch: AtomicU64::new(0),
             promote_limit: config.cluster.promote_timeout,
         })
+    }
+
+    /// What was kept when this proxy last ran.
+    #[must_use]
+    pub fn promised(&self) -> Option<Promise> {
+        self.kept.newest()
+    }
+
+    /// Keeps this for the next start; it is on disk when the future ends.
+    pub fn keep(self: &Arc<Self>, promise: Promise) -> impl Future<Output = ()> + Send + use<> {
+        self.kept.replace(promise);
+        let executor = Arc::clone(self);
+        async move {
+            if let Err(error) = executor.kept.write().await {
+                tracing::warn!(%error, "what commits wait for could not be kept for the next start");
+            }
+        }
     }
 
     /// Stops a standby's WAL receiver and reads how far it got.
@@ -287,7 +309,8 @@ impl Executor {
     /// The connection string by which `node` follows `upstream` in `epoch`.
     async fn wanted(&self, node: NodeId, upstream: NodeId, epoch: Epoch, current: &str) -> Result<String, ActError> {
         let to = &self.node(upstream)?.0;
-        let wanted = self.template(node, current).await?.leading_to(&to.replication_host, to.replication_port);
+        let template = self.template(node, current).await?.fenced(false);
+        let wanted = template.leading_to(&to.replication_host, to.replication_port);
         // Only voters read it; with a store of its own a proxy leaves the string as it was.
         Ok(if self.locks.is_some() { wanted.of_epoch(epoch) } else { wanted }.to_string())
     }
@@ -309,7 +332,7 @@ impl Executor {
         if slot.is_empty() {
             return Ok(());
         }
-        let session = self.session(upstream).await?;
+        let session = self.acting(upstream, Lock::Shared).await?;
         let made = session.make_slot(&slot).await;
         session.release();
         let Err(cause) = made else { return Ok(()) };
@@ -322,8 +345,10 @@ impl Executor {
     /// between detach and repoint), or another standby's.
     async fn template(&self, node: NodeId, current: &str) -> Result<ConnInfo, ActError> {
         let name = &self.node(node)?.0.name;
-        if !current.is_empty() {
-            return Ok(ConnInfo::parse(current)?);
+        // One that leads nowhere holds nothing but marks.
+        let current = ConnInfo::parse(current)?;
+        if current.upstream().is_some() {
+            return Ok(current);
         }
         if let Some(own) = self.remembered.recall(name) {
             return Ok(ConnInfo::parse(&own)?);
@@ -372,6 +397,7 @@ impl Executor {
         }
     }
 
+    /// A session for looking something up, never for a change: it may outlive this proxy's right to one.
     async fn session(&self, node: NodeId) -> Result<NodeSession, ActError> {
         NodeSession::checkout(&self.node(node)?.1).await
     }
@@ -385,7 +411,9 @@ impl Chooser for Executor {
 
     fn seen(&self, node: NodeId, conninfo: String) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let Some((config, _)) = self.nodes.get(node.index()).filter(|_| !self.names(node, &conninfo)) else {
+            let leads = ConnInfo::parse(&conninfo).is_ok_and(|conninfo| conninfo.upstream().is_some());
+            let Some((config, _)) = self.nodes.get(node.index()).filter(|_| leads && !self.names(node, &conninfo))
+            else {
                 return;
             };
             if let Err(error) = self.remembered.remember(&config.name, &conninfo).await {
@@ -449,3 +477,6 @@ impl NodeSession {
         self.flag("SELECT pg_reload_conf()").await.map(|_| ())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,6 +163,11 @@ pub enum Hold {
         /// How many they should wait for.
         wanted: usize,
     },
+    /// This proxy has never seen the primary and cannot know whether its commits waited for standbys.
+    SyncUnknown {
+        /// The nodes that are not at hand.
+        missing: Vec<Arc<str>>,
+    },
     /// Synchronous replication: nobody can tell whether the standbys at hand have every acknowledged commit.
     SyncTooFew {
         /// Who acknowledged, among the named.
@@ -318,6 +323,7 @@ impl Hold {
             Self::NoLease { .. } => "no_lease",
             Self::FenceFailed { .. } => "fence_failed",
             Self::SyncDegraded { .. } => "sync_degraded",
+            Self::SyncUnknown { .. } => "sync_unknown",
             Self::SyncTooFew { .. } => "sync_too_few",
             Self::Waiting { .. } => "waiting",
         }
@@ -359,6 +365,7 @@ impl Hold {
             | Self::AwaitingRight { .. }
             | Self::NoLease { .. }
             | Self::SyncDegraded { .. }
+            | Self::SyncUnknown { .. }
             | Self::SyncTooFew { .. } => None,
         }
     }
@@ -381,6 +388,7 @@ impl Hold {
             | Self::NoStandby
             | Self::FenceFailed { .. }
             | Self::SyncDegraded { .. }
+            | Self::SyncUnknown { .. }
             | Self::SyncTooFew { .. }
             | Self::NoCandidate { .. } => true,
             Self::OutOfRecovery { .. } => true,
@@ -471,6 +479,7 @@ impl fmt::Display for Hold {
             Self::SyncDegraded { k, wanted } => {
                 write!(f, "commits wait for {k} standbys instead of {wanted}: what is acknowledged may be lost")
             }
+            Self::SyncUnknown { missing } => unknown(f, missing),
             Self::SyncTooFew { method, k, n, still, missing } => too_few(f, *method, [*k, *n, *still], missing),
             Self::NoCandidate { node, why } => write!(f, "{node} cannot be promoted: {why}"),
             Self::AwaitingRight { lack } => write!(f, "this proxy may not change the primary: {lack}"),
@@ -519,6 +528,15 @@ impl fmt::Display for GivenUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_zero() { Ok(()) } else { write!(f, ", given up in {}", Span(self.0)) }
     }
+}
+
+fn unknown(f: &mut fmt::Formatter<'_>, missing: &[Arc<str>]) -> fmt::Result {
+    let names = missing.join(", ");
+    write!(
+        f,
+        "this proxy has not seen the primary and cannot know whether its commits waited for one of the standbys that are \
+         missing: {names}"
+    )
 }
 
 fn too_few(f: &mut fmt::Formatter<'_>, method: Method, [k, n, still]: [usize; 3], missing: &[Arc<str>]) -> fmt::Result {

@@ -15,6 +15,7 @@ pub mod hooks;
 pub mod machine;
 mod node_state;
 pub mod policy;
+pub mod promise;
 mod rules;
 pub mod standing;
 pub mod state;

@@ -76,7 +76,10 @@ pub(super) enum SqlFence {
         on: bool,
     },
     On,
-    Failed,
+    /// The last attempt to set it, or to take it back, failed.
+    Failed {
+        on: bool,
+    },
 }
 
 /// What Patroni said of the node.
@@ -123,10 +126,12 @@ pub(super) struct NodeState {
     /// It was primary and has not streamed as a standby since.
     pub former: bool,
     pub sql_fence: SqlFence,
-    /// When it was last asked for.
+    /// When it was last asked for, or answered.
     pub sql_fence_at: Option<Time>,
     /// A failure of it was told.
     pub sql_fence_told: bool,
+    /// That it is read-only, and not by us, was told.
+    pub read_only_told: bool,
     /// An operator works on it.
     pub maintenance: bool,
     pub quarantine: Option<Quarantine>,
@@ -166,6 +171,7 @@ impl NodeState {
             sql_fence: SqlFence::None,
             sql_fence_at: None,
             sql_fence_told: false,
+            read_only_told: false,
             maintenance: false,
             quarantine: None,
             fence: 0,

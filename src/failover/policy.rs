@@ -42,6 +42,11 @@ pub const RECORD_SPAN: Duration = Duration::from_secs(10);
 pub const FOLLOW_SPAN: Duration = Duration::from_secs(1);
 /// How long other proxies may take to give way to an operator's order.
 pub const ORDER_SPAN: Duration = Duration::from_secs(10);
+/// How long writes to a primary that cannot do its work wait for other proxies to see it, too; fresh connections, which are
+/// made every two seconds and may take one, tell them at most 3.2 s later.
+pub const YIELD_SPAN: Duration = Duration::from_secs(5);
+/// Longest gap between the beginnings of two such waits.
+pub const YIELD_GAP_MAX: Duration = Duration::from_secs(300);
 /// How long a lease may be missing before people are told, and before the primary is recorded anew where
 /// the voters follow nobody.
 pub const UNLEASED_SPAN: Duration = Duration::from_secs(1);
@@ -67,6 +72,8 @@ pub const HOOK_MARGIN: Duration = Duration::from_secs(10);
 pub const FENCE_RETRY_MAX: Duration = Duration::from_secs(60);
 /// A fence by SQL that has not ended after this span counts as failed.
 pub const FENCE_SQL_SPAN: Duration = Duration::from_secs(30);
+/// How long after a change of it what a node reports about its fence may be older.
+pub const FENCE_SQL_SEEN: Duration = Duration::from_secs(2);
 /// Gap between two attempts at a fence by SQL that failed.
 pub const FENCE_SQL_RETRY: Duration = Duration::from_secs(600);
 /// How long setting `synchronous_standby_names` may take.

@@ -105,6 +105,11 @@ pub enum Flow {
     },
     /// Held: it restarts in place.
     Restarting,
+    /// Held, and its sessions kept: it lives and cannot do its work, and whether other proxies agree is being found out.
+    Yielding {
+        /// Since when.
+        since: Time,
+    },
 }
 
 /// One standby asked to stand still.
@@ -283,6 +288,7 @@ impl State {
             Self::Stable { flow: Flow::Open, .. } => "stable",
             Self::Stable { flow: Flow::Doubted { .. }, .. } => "doubted",
             Self::Stable { flow: Flow::Restarting, .. } => "restarting",
+            Self::Stable { flow: Flow::Yielding { .. }, .. } => "yielding",
             Self::Lost { .. } => "lost",
             Self::Adopting { .. } => "adopting",
             Self::Following { .. } => "following",

@@ -19,7 +19,8 @@ const TEXT_BYTES_MAX: usize = 64 * 1024;
 const NAMES_MAX: usize = 1_000;
 
 /// Who acknowledges, among those named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Method {
     /// The first k that are connected.
     First,

@@ -8,8 +8,8 @@ use super::connect::classify;
 use crate::clock::{Clock, Time};
 use crate::ids::{Lsn, SystemId, TimelineId};
 use crate::topology::{
-    NodeReport, PendingWrite, ProbeFailure, ReceiverView, SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX, SyncStandby,
-    SyncState, SyncView,
+    NodeReport, PendingWrite, ProbeFailure, ReadOnly, ReceiverView, SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX,
+    SyncStandby, SyncState, SyncView,
 };
 use std::time::Duration;
 use tokio_postgres::types::PgLsn;
@@ -36,7 +36,10 @@ SELECT s.system_identifier, r.recovering, \
  (extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::float8 AS message_age_ms, \
  a.incarnation, a.pending_ms, a.pending_wait, \
  (pg_control_checkpoint()).redo_lsn AS redo_lsn, current_setting('server_version_num')::int AS version_num, \
- current_setting('synchronous_standby_names') AS sync_names, p.applications, p.states, p.sync_states, p.flushed \
+ current_setting('synchronous_standby_names') AS sync_names, \
+ CASE WHEN current_setting('default_transaction_read_only') = 'on' AND (SELECT sourcefile FROM pg_settings \
+           WHERE name = 'default_transaction_read_only') LIKE '%/postgresql.auto.conf' \
+      THEN current_setting('primary_conninfo') LIKE '%pgregent.fenced=1%' END AS fenced, p.applications, p.states, p.sync_states, p.flushed \
 FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r \
 CROSS JOIN pg_control_system() s LEFT JOIN pg_stat_wal_receiver w ON true \
 CROSS JOIN (SELECT \
@@ -95,6 +98,11 @@ fn columns(row: &Row, sent_at: Time) -> Result<Option<NodeReport>, tokio_postgre
         version_num: row.try_get::<_, i32>("version_num")?.cast_unsigned(),
         sync: sync(row)?,
         pending_write: pending_write(row)?,
+        read_only: match row.try_get::<_, Option<bool>>("fenced")? {
+            None => ReadOnly::No,
+            Some(false) => ReadOnly::Set,
+            Some(true) => ReadOnly::Fenced,
+        },
     }))
 }
 

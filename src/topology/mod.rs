@@ -16,7 +16,7 @@ mod publish;
 pub use fact::{FACTS_MAX, Fact, FactReceiver, FactSender, Traffic, WriteDemand, fact_channel};
 pub use floor::{CausalToken, Floor, NotAToken};
 pub use observation::{
-    NodeReport, Observation, PatroniSilence, PatroniWord, PendingWrite, ProbeFailure, ReceiverView,
+    NodeReport, Observation, PatroniSilence, PatroniWord, PendingWrite, ProbeFailure, ReadOnly, ReceiverView,
     SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX, Sign, SignKind, SyncStandby, SyncState, SyncView, WriteSign,
 };
 pub use permit::WritePermit;

@@ -68,6 +68,18 @@ pub struct PendingWrite {
     pub wait: String,
 }
 
+/// Whether `postgresql.auto.conf` makes a node read-only (`default_transaction_read_only`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadOnly {
+    /// It does not.
+    #[default]
+    No,
+    /// It does; by whom is not known.
+    Set,
+    /// It does, and a fence of ours left its mark beside.
+    Fenced,
+}
+
 /// One node's answer to the probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeReport {
@@ -98,6 +110,8 @@ pub struct NodeReport {
     pub sync: Option<SyncView>,
     /// The oldest commit of a write probe, this proxy's or another's, that is not finished.
     pub pending_write: Option<PendingWrite>,
+    /// Whether it was made read-only by SQL.
+    pub read_only: ReadOnly,
 }
 
 /// Why a probe brought no report.

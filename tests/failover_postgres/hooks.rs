@@ -142,3 +142,64 @@ fn synchronous_names_are_set_before_the_promotion() {
     rig.client().simple("INSERT INTO ledger (id) VALUES (-1)").unwrap();
     rig.assert_log_clean(&["held"]);
 }
+
+fn read_only(rig: &Rig, node: &str) -> bool {
+    rig.node(node).psql("SHOW default_transaction_read_only").is_ok_and(|on| on == "on")
+}
+
+#[test]
+fn a_fence_is_known_to_a_proxy_that_never_set_it() {
+    let rig = Plan::new().start();
+    let old = rig.node("pg1");
+    old.kill9().unwrap();
+    let primary = another_primary(&rig);
+    old.start().unwrap();
+    wait_for("it is fenced", LIMIT, || rig.log().contains("fenced_sql"));
+    let conninfo = old.psql("SHOW primary_conninfo").unwrap();
+    assert!(conninfo.contains("-cpgregent.fenced=1"), "{conninfo}");
+    // A restarted proxy sees that it is done already.
+    rig.kill_proxy();
+    rig.start_proxy();
+    rig.wait_primary(&primary);
+    wait_for("it is in quarantine", LIMIT, || rig.log().contains("quarantined"));
+    pause(2500);
+    assert!(!rig.log().contains("fenced_sql"), "{}", rig.log());
+    assert!(read_only(&rig, "pg1"));
+    // Made a standby by a person, and the setting kept somehow: taken back by a proxy that knows of nothing.
+    rig.kill_proxy();
+    old.rejoin(rig.node(&primary)).unwrap();
+    old.psql("ALTER SYSTEM SET default_transaction_read_only = on").unwrap();
+    old.psql("SELECT pg_reload_conf()").unwrap();
+    rig.start_proxy();
+    wait_for("the standby's is taken back", LIMIT, || rig.log().contains("unfenced_sql") && !read_only(&rig, "pg1"));
+    rig.wait_reads_on(&["pg1"]);
+    // What an operator sets on the primary stays, and is told.
+    rig.node(&primary).psql("ALTER SYSTEM SET default_transaction_read_only = on").unwrap();
+    rig.node(&primary).psql("SELECT pg_reload_conf()").unwrap();
+    wait_for("it is told", LIMIT, || rig.log().contains("primary_read_only"));
+    pause(1500);
+    assert!(read_only(&rig, &primary));
+    rig.assert_log_clean(&["quarantined"]);
+}
+
+#[test]
+fn a_fenced_node_that_is_adopted_takes_writes() {
+    let rig = Plan::new().start();
+    rig.node("pg1").kill9().unwrap();
+    let primary = another_primary(&rig);
+    rig.node("pg1").start().unwrap();
+    wait_for("it is fenced", LIMIT, || rig.log().contains("fenced_sql"));
+    // A person decides that the old one was right after all: the others go, and what the proxy remembers.
+    rig.kill_proxy();
+    for node in ["pg2", "pg3"] {
+        rig.node(node).stop(pgregent::demo::cluster::Shutdown::Fast).unwrap();
+    }
+    fs::remove_dir_all(rig.cluster.dir().join("proxy1/state")).unwrap();
+    rig.start_proxy();
+    rig.wait_primary("pg1");
+    wait_for("it is writable", LIMIT, || !read_only(&rig, "pg1"));
+    rig.client().simple("INSERT INTO ledger (id) VALUES (-1)").unwrap();
+    assert!(!rig.node("pg1").psql("SHOW primary_conninfo").unwrap().contains("fenced"));
+    println!("{primary} was given up for pg1 by a person");
+    rig.assert_log_clean(&[]);
+}

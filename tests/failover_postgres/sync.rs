@@ -60,3 +60,27 @@ fn a_synchronous_standby_that_is_missing_too_holds_the_failover() {
     assert_eq!(lost(&writers, rig.node(&primary)), 0, "{} rows on {primary}", ids_on(rig.node(&primary)).len());
     rig.assert_log_clean(&["held"]);
 }
+
+#[test]
+fn what_commits_waited_for_is_known_after_a_restart() {
+    let rig = Plan::new().start();
+    // The setting is the operator's, and only the primary has it.
+    rig.node("pg1").psql("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (pg2, pg3)'").unwrap();
+    rig.node("pg1").psql("SELECT pg_reload_conf()").unwrap();
+    wait_for("the proxy knows", LIMIT, || rig.node_status("pg3")["candidate"]["sync_member"] == true);
+    // Until the position after which the new setting counts is reached everywhere.
+    pause(3500);
+    rig.client().simple("INSERT INTO ledger (id) VALUES (-1)").unwrap();
+    rig.kill_proxy();
+    rig.node("pg3").stop(Shutdown::Immediate).unwrap();
+    rig.node("pg1").kill9().unwrap();
+    rig.start_proxy();
+    wait_for("the failover is held", LIMIT, || rig.log().contains("synchronous replication (ANY 1 of 2)"));
+    pause(500);
+    assert!(!rig.control()["primary"].is_string(), "{}", rig.control());
+    rig.node("pg3").start().unwrap();
+    wait_for("another primary", LIMIT, || rig.control()["primary"].is_string());
+    assert_ne!(rig.control()["primary"], "pg1");
+    assert_eq!(rig.client().value("SELECT count(*) FROM ledger WHERE id = -1"), "1");
+    rig.assert_log_clean(&["held"]);
+}

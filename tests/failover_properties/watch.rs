@@ -111,7 +111,7 @@ impl Watch {
         let actions = self.machine.step(event, self.now);
         let halted = self.machine.summary().state == "halted";
         for action in &actions {
-            let quiet = matches!(action, Action::Publish(_) | Action::Tell(_) | Action::Claim(_));
+            let quiet = matches!(action, Action::Publish(_) | Action::Tell(_) | Action::Claim(_) | Action::Keep(_));
             assert!(quiet || !halted, "halted, but {action:?}");
             match action {
                 Action::Publish(plan) => self.check_plan(plan),

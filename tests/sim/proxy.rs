@@ -409,6 +409,7 @@ impl World {
                 }
                 return self.core_step(proxy, Input::Claim(claim));
             }
+            Action::Keep(_) => return,
             Action::ProbeNow(node) => return self.probe_now(proxy, node.index()),
             Action::WakeAt(at) => return self.wake_machine(proxy, at, now),
             Action::Tell(notice) => {

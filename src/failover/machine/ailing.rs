@@ -2,16 +2,27 @@
 //!
 //! Invariants: it is given up only if a standby can take over at once, because it still serves what it can; while its
 //! ailment lasts, its claim to be primary does not stop the change that the ailment began, and when the ailment ends
-//! before the promotion, it stays primary. Absent on purpose: what an ailment is (`ailment`).
+//! before the promotion, it stays primary. Where several proxies share a store it is given up with the right in hand, and not
+//! before: until then its sessions are kept, and writes wait for a few seconds now and then only. Absent on purpose: what an ailment is (`ailment`).
 
 use super::Machine;
 use crate::clock::Time;
 use crate::failover::action::Level;
 use crate::failover::ailment::{Ailment, Symptom};
 use crate::failover::hold::{Complaint, Hold};
-use crate::failover::state::Outage;
+use crate::failover::policy::{YIELD_GAP_MAX, YIELD_SPAN};
+use crate::failover::standing::Lack;
+use crate::failover::state::{Flow, Outage, State};
 use crate::ids::NodeId;
 use crate::topology::{ProbeFailure, Sign, SignKind, WriteSign};
+
+/// Attempts to have other proxies agree: they let their leases go if they see the same.
+#[derive(Debug, Default)]
+pub(super) struct Yields {
+    tries: u32,
+    /// No further one before this.
+    next: Time,
+}
 
 impl Machine {
     pub(super) fn signed(&mut self, sign: &Sign) {
@@ -40,8 +51,36 @@ impl Machine {
     /// Gives up a primary that lives but cannot do its work, if another one can.
     pub(super) fn judge_ailing(&mut self, primary: NodeId) -> bool {
         self.tell_symptom(primary);
-        let Some(ailment) = self.ailment(primary) else { return false };
-        self.ailing_holds(primary, ailment).is_empty() && self.lose(primary, ailment.cause())
+        if self.node(primary).vitals.symptom(&self.policy.ailing, self.now).is_none() {
+            self.yields = Yields::default();
+        }
+        let Some(ailment) = self.given_up(primary) else { return false };
+        // Alone, or with the right, nobody else routes to it any more.
+        self.has_right() && self.lose(primary, ailment.cause())
+    }
+
+    /// What it would be given up for, as far as this proxy can see.
+    fn given_up(&self, primary: NodeId) -> Option<Ailment> {
+        self.ailment(primary).filter(|ailment| self.ailing_holds(primary, *ailment).is_empty())
+    }
+
+    /// Whether writes to it wait so that another proxy that sees the same may have the right, or this one. All proxies try
+    /// at about the same ages of the trouble, which double.
+    pub(super) fn yielding(&mut self, primary: NodeId, flow: Flow) -> Option<Flow> {
+        self.standing.as_ref()?;
+        let ailment = self.given_up(primary)?;
+        let Flow::Yielding { since } = flow else {
+            return (self.now >= self.yields.next).then_some(Flow::Yielding { since: self.now });
+        };
+        if self.now.since(since) < YIELD_SPAN {
+            return Some(flow);
+        }
+        let gap = ailment.limit(&self.policy.ailing) * 2u32.saturating_pow(self.yields.tries.min(16));
+        self.yields = Yields {
+            tries: self.yields.tries.saturating_add(1),
+            next: since + gap.clamp(YIELD_SPAN * 2, YIELD_GAP_MAX),
+        };
+        None
     }
 
     /// What speaks against giving up an ailing primary.
@@ -66,7 +105,12 @@ impl Machine {
         let Some(symptom) = node.vitals.symptom(&self.policy.ailing, self.now) else { return Vec::new() };
         let mut holds = vec![self.complaint(primary, complaint(symptom))];
         match self.ailment(primary) {
-            Some(ailment) => holds.extend(self.ailing_holds(primary, ailment)),
+            Some(ailment) => {
+                holds.extend(self.ailing_holds(primary, ailment));
+                if self.standing.is_some() && self.now < self.yields.next {
+                    holds.push(Hold::AwaitingRight { lack: Lack::Taken });
+                }
+            }
             None if symptom.of == Ailment::WritesHang && symptom.lasts >= symptom.limit => {
                 holds.push(self.complaint(primary, Complaint::NotAdmitted));
             }
@@ -117,8 +161,12 @@ impl Machine {
     }
 
     /// Times at which an ailment begins without an event.
-    pub(super) fn ailing_alarm(&self, primary: NodeId) -> Option<Time> {
-        self.node(primary).vitals.alarm(&self.policy.ailing)
+    pub(super) fn ailing_alarms(&self, primary: NodeId) -> Vec<Time> {
+        let yields = match self.state {
+            State::Stable { flow: Flow::Yielding { since }, .. } => since + YIELD_SPAN,
+            _ => self.yields.next,
+        };
+        self.node(primary).vitals.alarm(&self.policy.ailing).into_iter().chain([yields]).collect()
     }
 }
 

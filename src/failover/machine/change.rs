@@ -105,7 +105,10 @@ impl Machine {
                 // After a restart without a receiver only the replay position is known.
                 let flush_lsn = (*flush_lsn).max(*replay_lsn);
                 entry.progress = Progress::Still { flush_lsn };
-                self.highest = self.highest.max(flush_lsn);
+                // A position on another history is no measure of this one.
+                if self.nodes[node.index()].timeline == self.timeline {
+                    self.highest = self.highest.max(flush_lsn);
+                }
                 (Level::Info, "standby_detached", format!("stands still at {flush_lsn}"))
             }
             Outcome::Done => {

@@ -131,7 +131,7 @@ impl Machine {
     }
 
     /// The system of more nodes than any other.
-    fn majority_system(&self) -> Option<SystemId> {
+    pub(super) fn majority_system(&self) -> Option<SystemId> {
         let all: Vec<SystemId> = self.nodes.iter().filter_map(|n| n.report.as_ref()).map(|r| r.system_id).collect();
         let count = |id: SystemId| all.iter().filter(|other| **other == id).count();
         let most = all.iter().copied().max_by_key(|id| count(*id))?;

@@ -93,9 +93,26 @@ impl Machine {
         if self.adopt(to, outage) { Ok(true) } else { Err("the record could not be stored a moment ago".to_owned()) }
     }
 
+    /// A proxy that has never seen a primary knows what standbys tell: whose system they are, and the timeline that the
+    /// last primary had at least. Enough for an operator, not for a decision of its own.
+    fn learn_from_standbys(&mut self) {
+        let Some(system) = self.system_id.or_else(|| self.majority_system()).filter(|_| self.claimants().is_empty())
+        else {
+            return;
+        };
+        let ours = |id: &NodeId| self.node(*id).live_report().is_some_and(|r| r.in_recovery && r.system_id == system);
+        let newest = self.policy.ids().filter(ours).filter_map(|id| self.node(id).timeline).max();
+        if let Some(timeline) = newest {
+            (self.system_id, self.timeline, self.timeline_epoch) = (Some(system), Some(timeline), self.epoch);
+        }
+    }
+
     fn begin_ordered(&mut self, outage: Outage) -> Result<(), String> {
+        if self.timeline.is_none() {
+            self.learn_from_standbys();
+        }
         if self.system_id.is_none() || self.timeline.is_none() {
-            return Err("no primary has ever been seen".to_owned());
+            return Err("no primary has ever been seen, and no standbys of one system answer".to_owned());
         }
         let candidates = self.candidates(&[]);
         let bar = self.bar(&outage, false);

@@ -107,6 +107,8 @@ pub struct Machine {
     fences: prepare::Fences,
     /// Whom the present primary's commits wait for.
     sync: sync::SyncMemory,
+    /// Attempts to have other proxies agree that the primary cannot do its work.
+    yields: ailing::Yields,
     /// The last promotion asked for.
     promoted: Option<(Epoch, NodeId)>,
     /// Why no primary can be had was told in this state.
@@ -159,6 +161,7 @@ impl Machine {
             last_failover: None,
             fences: prepare::Fences::default(),
             sync: sync::SyncMemory::default(),
+            yields: ailing::Yields::default(),
             promoted: None,
             held_told: false,
             standing: None,
@@ -195,6 +198,7 @@ impl Machine {
 
     fn take_in(&mut self, event: Event) {
         match event {
+            Event::Promised(promise) => self.promised(promise),
             Event::Recalled(record) => self.recall(record),
             Event::Standing(standing) => self.stand(standing),
             Event::Observed(observation) => self.observe(&observation),

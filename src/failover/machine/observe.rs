@@ -25,6 +25,7 @@ impl Machine {
             Ok(_) => {
                 self.note_position(id);
                 self.note_sync(id);
+                self.know_fence(id);
             }
             Err(_) => self.note_trouble(id, first_trouble),
         }

@@ -167,6 +167,9 @@ impl Machine {
             State::Stable { primary, flow: Flow::Doubted { since }, .. } => {
                 bounded(*since, format!("primary {} refuses connections", self.name(*primary)))
             }
+            State::Stable { primary, flow: Flow::Yielding { .. }, .. } => {
+                held(format!("primary {} may have to be replaced", self.name(*primary)))
+            }
             State::Stable { primary, flow: Flow::Restarting, .. } => {
                 held(format!("primary {} restarts", self.name(*primary)))
             }

@@ -243,6 +243,7 @@ impl Machine {
         let change = |order: bool| if order { Claim::Order } else { Claim::Change };
         match &self.state {
             State::Stable { flow: Flow::Open, .. } if !self.gives_way() => Claim::Route,
+            State::Stable { flow: Flow::Yielding { .. }, .. } if !self.gives_way() => Claim::Change,
             State::Stable { .. } | State::Starting { .. } | State::Following { .. } | State::Contested { .. } => {
                 Claim::Nothing
             }

@@ -69,7 +69,7 @@ impl Machine {
         self.shift(State::Lost { outage })
     }
 
-    /// Moves between open, doubted and restarting.
+    /// Moves between open, doubted, restarting and yielding.
     fn direct_flow(&mut self, primary: NodeId) {
         let State::Stable { flow, vetoed, .. } = self.state else { return };
         let node = self.node(primary);
@@ -82,12 +82,13 @@ impl Machine {
             // A lost probe session or silence says nothing about other backends, unless the port
             // was seen closed before.
             Condition::Failing { .. } => flow,
-            _ => Flow::Open,
+            _ => self.yielding(primary, flow).unwrap_or(Flow::Open),
         };
+        let node = self.node(primary);
         let answers = node.live_report().is_some();
         let vetoed = vetoed && !answers;
         self.tell_flow(primary, flow, next);
-        if next == Flow::Open && flow != Flow::Open {
+        if next == Flow::Open && matches!(flow, Flow::Doubted { .. } | Flow::Restarting) {
             self.settled_at = self.now;
         }
         self.shift(State::Stable { primary, flow: next, vetoed });
@@ -99,6 +100,14 @@ impl Machine {
             (Flow::Open | Flow::Doubted { .. }, Flow::Restarting) => {
                 let text = format!("primary {name} restarts in place, writes wait");
                 self.tell(Level::Warn, "primary_restarting", Some(primary), text);
+            }
+            (Flow::Yielding { .. }, Flow::Open) => {
+                let text = format!("{name} stays primary: other proxies have not given it up, or its trouble is over");
+                self.tell(Level::Warn, "primary_kept", Some(primary), text);
+            }
+            (Flow::Open | Flow::Doubted { .. } | Flow::Restarting, Flow::Yielding { .. }) => {
+                let text = format!("primary {name} cannot do its work: writes wait until other proxies agree");
+                self.tell(Level::Warn, "primary_yields", Some(primary), text);
             }
             (Flow::Doubted { .. } | Flow::Restarting, Flow::Open) => {
                 self.tell(Level::Info, "primary_back", Some(primary), format!("primary {name} is back, writes flow"));
@@ -166,7 +175,7 @@ impl Machine {
     /// Times at which the standing of the primary may change without an event.
     pub(super) fn primary_alarms(&self, primary: NodeId) -> Vec<Time> {
         let node = self.node(primary);
-        let mut alarms: Vec<Time> = self.ailing_alarm(primary).into_iter().collect();
+        let mut alarms = self.ailing_alarms(primary);
         if let Some(since) = node.trouble_since.filter(|_| node.restarting()) {
             alarms.push(since + node.restart_limit.unwrap_or(self.policy.primary_start_timeout));
         }

@@ -78,6 +78,7 @@ impl Machine {
             }
             self.tend_former(id);
         }
+        self.tend_fence(primary);
         self.tend_sync(primary);
     }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Where things stand, for status output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
-    /// One word: `starting`, `stable`, `doubted`, `restarting`, `lost`, `adopting`, `following`, `freezing`,
+    /// One word: `starting`, `stable`, `doubted`, `restarting`, `yielding`, `lost`, `adopting`, `following`, `freezing`,
     /// `preparing`, `recording`, `promoting`, `confirming`, `contested` or `halted`.
     pub state: &'static str,
     /// Who-is-primary number.
@@ -162,6 +162,7 @@ impl Machine {
         let mut holds = self.symptom_holds(primary);
         holds.extend(match (flow, node.condition) {
             (Flow::Restarting, _) => vec![self.restart_hold(primary)],
+            (Flow::Yielding { .. }, _) => vec![Hold::AwaitingRight { lack: self.lack() }],
             (_, Condition::Failing { .. }) => vec![Hold::PrimarySuspect { node: self.name(primary).clone() }],
             (_, Condition::Busy) => vec![Hold::PrimaryAlive { node: self.name(primary).clone() }],
             (_, Condition::Slow) => vec![self.complaint(primary, Complaint::Slow)],

@@ -2,7 +2,8 @@
 //!
 //! Invariants: without an operator's order nobody is promoted unless, under every setting that commits
 //! may have been acknowledged under, R + k > N of those named stand still, and then only a node that has as
-//! much WAL as the most advanced of them. Absent on purpose: the rule itself (`failover::sync`).
+//! much WAL as the most advanced of them. What the primary said outlives this process; of a primary that nobody here has
+//! ever seen it is not known, and then everybody else must stand still. Absent on purpose: the rule itself (`failover::sync`).
 
 use super::Machine;
 use crate::clock::Time;
@@ -12,8 +13,9 @@ use crate::failover::candidate::{Bar, Candidate, elect};
 use crate::failover::event::Outcome;
 use crate::failover::hold::Hold;
 use crate::failover::policy::{DEGRADE_AFTER, SYNC_GAP, SYNC_SPAN};
+use crate::failover::promise::{Asked, Promise};
 use crate::failover::state::{Cause, Detaching, Outage, Progress, State};
-use crate::failover::sync::{Demand, Named, Sender, managed, parse};
+use crate::failover::sync::{Demand, Method, Named, Sender, managed, parse};
 use crate::ids::{Epoch, Lsn, NodeId};
 use crate::topology::{Health, SyncView};
 use std::sync::Arc;
@@ -43,6 +45,10 @@ pub(super) struct SyncMemory {
     short_since: Option<Time>,
     /// A failure, or that commits wait for too few, was told.
     told: bool,
+    /// What is kept for the next start.
+    kept: Option<Promise>,
+    /// The primary that this process has seen itself.
+    seen: Option<NodeId>,
 }
 
 /// Whom the standbys that stand still can vouch for.
@@ -61,8 +67,9 @@ impl Machine {
         let State::Stable { primary, .. } = self.state else { return };
         let node = self.node(id);
         let Some(report) = node.live_report().filter(|r| primary == id && !r.in_recovery) else { return };
-        let Some(view) = report.sync.clone() else { return };
-        let (position, now) = (report.flush_lsn, self.now);
+        let (view, position, now) = (report.sync.clone(), report.flush_lsn, self.now);
+        self.sync.seen = Some(id);
+        let Some(view) = view else { return };
         let demand = self.demand(id, &view);
         let caught_up = |until: Lsn| {
             let others = self.policy.ids().filter(|other| *other != id);
@@ -70,7 +77,7 @@ impl Machine {
         };
         let settled = self.sync.before.as_ref().is_some_and(|(_, until)| caught_up(*until));
         if self.sync.of != Some(id) {
-            self.sync = SyncMemory { of: Some(id), present: demand, ..SyncMemory::default() };
+            self.sync = SyncMemory { of: Some(id), present: demand, seen: Some(id), ..SyncMemory::default() };
         } else if self.sync.present != demand {
             let memory = &mut self.sync;
             memory.changed_at = now;
@@ -89,6 +96,29 @@ impl Machine {
             self.sync.text = Some(view.standby_names);
             self.tell_strangers(id);
         }
+        self.keep_promise(id);
+    }
+
+    fn keep_promise(&mut self, primary: NodeId) {
+        let asked = |demand| Asked::of(demand, &self.policy);
+        let promise = Promise {
+            primary: self.name(primary).to_string(),
+            present: self.sync.present.as_ref().map(asked),
+            before: self.sync.before.as_ref().map(|(demand, until)| (asked(demand), *until)),
+        };
+        if self.sync.kept.as_ref() != Some(&promise) {
+            self.sync.kept = Some(promise.clone());
+            self.actions.push(Action::Keep(promise));
+        }
+    }
+
+    /// What was kept before this process began.
+    pub(super) fn promised(&mut self, promise: Promise) {
+        let Some(primary) = self.policy.by_name(&promise.primary).filter(|_| self.sync.of.is_none()) else { return };
+        self.sync.of = Some(primary);
+        self.sync.present = promise.present.as_ref().map(|asked| asked.demand(&self.policy));
+        self.sync.before = promise.before.as_ref().map(|(asked, until)| (asked.demand(&self.policy), *until));
+        self.sync.kept = Some(promise);
     }
 
     fn demand(&self, primary: NodeId, view: &SyncView) -> Option<Demand> {
@@ -290,7 +320,11 @@ impl Machine {
         let ids: Vec<NodeId> = still.iter().map(|c| c.node).collect();
         let highest = still.iter().map(|c| c.flush_lsn).max().unwrap_or(Lsn(0));
         let before = self.sync.before.as_ref().filter(|(_, until)| highest < *until).map(|(demand, _)| demand);
-        let guessed = self.guessed_demand();
+        let unknown = self.unknown_demand();
+        if let Some(short) = unknown.as_ref().filter(|demand| !demand.met_by(&ids)) {
+            return Vouched::TooFew(Hold::SyncUnknown { missing: self.away(short, &ids).collect() });
+        }
+        let guessed = self.guessed_demand().or(unknown);
         let present = guessed.as_ref().or(self.sync.present.as_ref());
         let demands: Vec<&Demand> = present.into_iter().chain(before).collect();
         let wanted = self.policy.means.synchronous;
@@ -307,16 +341,38 @@ impl Machine {
         }
     }
 
-    /// What commits of a primary waited for that was never seen by this proxy, a restarted one for instance: its
-    /// standbys' own setting, which is what they would demand in its place.
+    /// The lost primary, if what its commits waited for was never known to this proxy.
+    fn unknown_primary(&self) -> Option<NodeId> {
+        self.state.outage()?.old.filter(|old| self.sync.of != Some(*old))
+    }
+
+    /// What commits of a primary waited for that this proxy never knew, by its standbys' own settings: what they would
+    /// demand in its place.
     fn guessed_demand(&self) -> Option<Demand> {
-        let old = self.state.outage()?.old.filter(|old| self.sync.of != Some(*old))?;
-        let mut views = self.policy.ids().filter(|id| *id != old && self.is_standby(*id));
-        views.find_map(|id| self.demand(old, self.node(id).live_report()?.sync.as_ref()?))
+        let old = self.unknown_primary()?;
+        let standbys = self.policy.ids().filter(|id| *id != old && self.is_standby(*id));
+        let asked = standbys.filter_map(|id| self.demand(old, self.node(id).live_report()?.sync.as_ref()?));
+        asked.reduce(|one, other| one.and(&other))
+    }
+
+    /// Where the standbys say nothing either: any one of the others may have acknowledged. Whoever answers out of
+    /// recovery streamed from nobody.
+    fn unknown_demand(&self) -> Option<Demand> {
+        let old = self.unknown_primary().filter(|old| self.sync.seen != Some(*old))?;
+        if self.policy.mode == FailoverMode::Follow || self.guessed_demand().is_some() {
+            return None;
+        }
+        let streams = |id: &NodeId| self.node(*id).live_report().is_none_or(|report| report.in_recovery);
+        let members: Vec<NodeId> = self.policy.ids().filter(|id| *id != old && streams(id)).collect();
+        (!members.is_empty()).then(|| Demand { method: Method::Any, k: 1, members, strangers: Vec::new() })
+    }
+
+    fn away<'a>(&'a self, demand: &'a Demand, still: &'a [NodeId]) -> impl Iterator<Item = Arc<str>> + 'a {
+        demand.members.iter().filter(|id| !still.contains(id)).map(|id| self.name(*id).clone())
     }
 
     fn too_few(&self, demand: &Demand, still: &[NodeId]) -> Hold {
-        let away = demand.members.iter().filter(|id| !still.contains(id)).map(|id| self.name(*id).clone());
+        let away = self.away(demand, still);
         Hold::SyncTooFew {
             method: demand.method,
             k: demand.k,
