@@ -14,6 +14,7 @@
 //! recall none | recall epoch=7 primary=a tli=3
 //! running a lsn=0/500 tli=1 [shared] recalled as primary of epoch 1, everyone streams from it (no trace)
 //! probe NODE primary|standby [lsn= replay= tli= sys= inc= from=NODE|ADDRESS age= paused sent=-20ms pending= fenced read-only]
+//!       [history=1@0/500,2|asked|unknown]     its timeline's history; that of the last probe of the same life otherwise
 //! fail NODE refused|unreachable|timeout|lost|starting|stopping|full|rejected|starved [took=]
 //! connect NODE ok|refused|timeout|... [took=]            a fresh connection
 //! write NODE ok|pending|full|failed|forbidden|read-only|unknown [took=]     the write probe
@@ -50,8 +51,8 @@ use pgregent::failover::sync::{Demand, parse};
 use pgregent::failover::{Machine, Policy};
 use pgregent::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
 use pgregent::topology::{
-    NodeReport, Observation, PatroniSilence, PatroniWord, PendingWrite, ReadOnly, ReceiverView, Sign, SignKind,
-    SyncView, WriteSign, Writes,
+    Ancestry, History, NodeReport, Observation, PatroniSilence, PatroniWord, PendingWrite, ReadOnly, ReceiverView,
+    Sign, SignKind, SyncView, WriteSign, Writes,
 };
 use scenario::{SYSTEM, parse_cluster, parse_fact, parse_failure, parse_record, sender, span, value};
 use std::collections::HashMap;
@@ -482,7 +483,9 @@ impl Player {
                 (_, true) => ReadOnly::Set,
                 _ => ReadOnly::No,
             },
+            ancestry: Ancestry::Unknown,
         };
+        let report = NodeReport { ancestry: ancestry(words, &report, last), ..report };
         self.reports.insert(node.0, report.clone());
         Event::Observed(Observation { node, began: report.sent_at, at: self.now, outcome: Ok(report) })
     }
@@ -550,6 +553,20 @@ impl Player {
             }
         };
         Event::ActionDone { id, outcome }
+    }
+}
+
+fn ancestry(words: &[&str], report: &NodeReport, last: Option<&NodeReport>) -> Ancestry {
+    let seen = |r: &NodeReport| (r.timeline, r.incarnation, r.in_recovery);
+    match value(words, "history") {
+        None => last.filter(|last| seen(last) == seen(report)).map_or(Ancestry::Unknown, |last| last.ancestry.clone()),
+        Some("asked") => Ancestry::Asked,
+        Some("unknown") => Ancestry::Unknown,
+        Some(text) => {
+            let history: History = text.replace(',', " ").parse().unwrap();
+            assert_eq!(history.timeline(), report.timeline, "history={text} is of another timeline");
+            Ancestry::Known(history.into())
+        }
     }
 }
 

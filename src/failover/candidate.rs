@@ -7,7 +7,7 @@
 use super::hold::Veto;
 use super::rules::RULES;
 use crate::ids::{Lsn, NodeId, SystemId, TimelineId};
-use crate::topology::Health;
+use crate::topology::{Health, Switch};
 use std::cmp::Ordering;
 
 /// A node as the election sees it.
@@ -41,6 +41,10 @@ pub struct Candidate {
     pub sync_member: bool,
     /// It stands in this proxy's zone.
     pub local: bool,
+    /// Where its history left the last primary's, if both are known.
+    pub parted: Option<Switch>,
+    /// The last primary's history is not known, and others on this timeline have another one.
+    pub disputed: bool,
 }
 
 /// What puts one candidate before another.
@@ -151,6 +155,8 @@ mod tests {
             detached: true,
             sync_member: false,
             local: false,
+            parted: None,
+            disputed: false,
         }
     }
 
@@ -207,6 +213,11 @@ mod tests {
         check(Candidate { system_id: SystemId(2), ..good.clone() }, Veto::OtherSystem { has: SystemId(2) });
         let (has, need) = (TimelineId(2), TimelineId(1));
         check(Candidate { timeline: has, ..good.clone() }, Veto::OtherTimeline { has, need });
+        let parted = Switch { timeline: TimelineId(1), at: Lsn(900) };
+        check(Candidate { parted: Some(parted), ..good.clone() }, Veto::OtherLine { parted });
+        check(Candidate { disputed: true, ..good.clone() }, Veto::LineUnclear);
+        let disputed = Candidate { disputed: true, ..good.clone() };
+        assert_eq!(veto(&disputed, &Bar { asked: Some(disputed.node), ..bar() }), None);
         check(Candidate { replay_paused: true, ..good.clone() }, Veto::ReplayPaused);
         check(Candidate { flush_lsn: Lsn(899), ..good.clone() }, Veto::Behind { bytes: 101, max: 100 });
         let floor = Bar { floor: Some(Lsn(1001)), lag_bytes_max: u64::MAX, ..bar() };

@@ -2,9 +2,13 @@
 //!
 //! Invariants: every refusal of the machine has a variant here; texts name nodes, not numbers.
 
+mod veto;
+
+pub use veto::Veto;
+
 use super::standing::Lack;
 use super::sync::Method;
-use crate::ids::{SystemId, TimelineId};
+use crate::ids::TimelineId;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +111,15 @@ pub enum Hold {
         node: Arc<str>,
         /// Its timeline.
         timeline: TimelineId,
+    },
+    /// A node accepts writes whose history is not that of the last primary.
+    OtherLine {
+        /// The node.
+        node: Arc<str>,
+        /// Its timeline.
+        timeline: TimelineId,
+        /// The last primary's.
+        last: TimelineId,
     },
     /// Follow mode: a node says that it is primary, and Patroni does not.
     PatroniDisagrees {
@@ -240,53 +253,6 @@ pub enum Complaint {
     },
 }
 
-/// Why a node is no candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Veto {
-    /// An operator asked for another node.
-    NotAsked,
-    /// Its `failover_priority` is 0.
-    PriorityZero,
-    /// An operator works on it.
-    Maintenance,
-    /// It does not answer.
-    NotHealthy,
-    /// It is not in recovery.
-    NotInRecovery,
-    /// It belongs to another system.
-    OtherSystem {
-        /// Its system identifier.
-        has: SystemId,
-    },
-    /// Its history does not lead to the primary's timeline.
-    OtherTimeline {
-        /// Its timeline.
-        has: TimelineId,
-        /// The primary's.
-        need: TimelineId,
-    },
-    /// Replay is paused, so it would not finish promotion.
-    ReplayPaused,
-    /// It lacks too much WAL.
-    Behind {
-        /// Bytes it lacks against the highest position seen.
-        bytes: u64,
-        /// The limit.
-        max: u64,
-    },
-    /// It lacks WAL that standbys have which commits waited for.
-    BehindMembers {
-        /// Bytes it lacks.
-        bytes: u64,
-    },
-    /// `before_promotion` spoke against it a short time ago.
-    SpokenAgainst,
-    /// Its promotion failed a short time ago.
-    PromotionFailed,
-    /// It could not be detached, and others could.
-    NotDetached,
-}
-
 impl Hold {
     /// A word for programs; part of what JSON, metrics and the console say.
     #[must_use]
@@ -313,6 +279,7 @@ impl Hold {
             Self::StandbyHears { .. } => "standby_hears",
             Self::TwoPrimaries { .. } => "two_primaries",
             Self::UnrecordedPrimary { .. } => "unrecorded_primary",
+            Self::OtherLine { .. } => "other_line",
             Self::PatroniDisagrees { .. } => "patroni_disagrees",
             Self::SeenOnce { .. } => "seen_once",
             Self::RetryLater { .. } => "retry_later",
@@ -344,6 +311,7 @@ impl Hold {
             | Self::AwaitingReport { node }
             | Self::StandbyHears { node, .. }
             | Self::UnrecordedPrimary { node, .. }
+            | Self::OtherLine { node, .. }
             | Self::FenceFailed { node, .. }
             | Self::PatroniDisagrees { node }
             | Self::SeenOnce { node }
@@ -385,6 +353,7 @@ impl Hold {
             | Self::StandbyHears { .. }
             | Self::TwoPrimaries { .. }
             | Self::UnrecordedPrimary { .. }
+            | Self::OtherLine { .. }
             | Self::NoStandby
             | Self::FenceFailed { .. }
             | Self::SyncDegraded { .. }
@@ -407,28 +376,6 @@ impl Hold {
             | Self::SeenOnce { .. }
             | Self::RetryLater { .. }
             | Self::Waiting { .. } => false,
-        }
-    }
-}
-
-impl Veto {
-    /// A word for programs; part of what JSON and the console say.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::NotAsked => "not_asked",
-            Self::PriorityZero => "priority_zero",
-            Self::Maintenance => "maintenance",
-            Self::NotHealthy => "not_healthy",
-            Self::NotInRecovery => "not_in_recovery",
-            Self::OtherSystem { .. } => "other_system",
-            Self::OtherTimeline { .. } => "other_timeline",
-            Self::ReplayPaused => "replay_paused",
-            Self::Behind { .. } => "behind",
-            Self::BehindMembers { .. } => "behind_members",
-            Self::SpokenAgainst => "spoken_against",
-            Self::PromotionFailed => "promotion_failed",
-            Self::NotDetached => "not_detached",
         }
     }
 }
@@ -467,6 +414,7 @@ impl fmt::Display for Hold {
             Self::UnrecordedPrimary { node, timeline } => {
                 write!(f, "{node} accepts writes on timeline {timeline} but was never promoted from it")
             }
+            Self::OtherLine { node, timeline, last } => other_line(f, node, [timeline, last]),
             Self::PatroniDisagrees { node } => {
                 write!(f, "{node} accepts writes, but Patroni does not call it the leader")
             }
@@ -539,6 +487,11 @@ fn unknown(f: &mut fmt::Formatter<'_>, missing: &[Arc<str>]) -> fmt::Result {
     )
 }
 
+fn other_line(f: &mut fmt::Formatter<'_>, node: &str, [has, last]: [&TimelineId; 2]) -> fmt::Result {
+    let whose = format!("whose history is not that of the last primary's timeline {last}");
+    write!(f, "{node} accepts writes on timeline {has}, {whose}: name it as the primary, or stop it")
+}
+
 fn too_few(f: &mut fmt::Formatter<'_>, method: Method, [k, n, still]: [usize; 3], missing: &[Arc<str>]) -> fmt::Result {
     let (word, names) = (method.word(), missing.join(", "));
     let counted = if method == Method::First { "; FIRST counts like ANY" } else { "" };
@@ -547,28 +500,6 @@ fn too_few(f: &mut fmt::Formatter<'_>, method: Method, [k, n, still]: [usize; 3]
         "synchronous replication ({word} {k} of {n}): {still} at hand and {k} to acknowledge are not more than {n}, so \
          commits may be on the missing only ({names}){counted}"
     )
-}
-
-impl fmt::Display for Veto {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotAsked => f.write_str("another node was asked for"),
-            Self::PriorityZero => f.write_str("its failover_priority is 0"),
-            Self::Maintenance => f.write_str("it is in maintenance (ENABLE NODE ends that)"),
-            Self::NotHealthy => f.write_str("it does not answer"),
-            Self::NotInRecovery => f.write_str("it is not in recovery"),
-            Self::OtherSystem { has } => write!(f, "it belongs to system {has}"),
-            Self::OtherTimeline { has, need } => write!(f, "it is on timeline {has}, not {need}"),
-            Self::ReplayPaused => f.write_str("its replay is paused"),
-            Self::Behind { bytes, max } => write!(f, "it lacks {bytes} bytes of WAL, the limit is {max}"),
-            Self::BehindMembers { bytes } => {
-                write!(f, "it lacks {bytes} bytes of WAL that a synchronous standby has")
-            }
-            Self::SpokenAgainst => f.write_str("before_promotion has just spoken against it"),
-            Self::PromotionFailed => f.write_str("its promotion has just failed"),
-            Self::NotDetached => f.write_str("it could not be detached"),
-        }
-    }
 }
 
 /// A span in seconds with one digit.

@@ -10,7 +10,7 @@ use super::machine::Reconnect;
 use super::policy::{HARD_OUTCOMES, Policy};
 use crate::clock::Time;
 use crate::ids::{SystemId, TimelineId};
-use crate::topology::{Health, NodeReport, Observation, PatroniWord, ProbeFailure, Sign};
+use crate::topology::{Ancestry, Health, NodeReport, Observation, PatroniWord, ProbeFailure, Sign};
 use std::time::Duration;
 
 /// What the latest outcome said.
@@ -50,8 +50,17 @@ pub(super) enum Quarantine {
     OtherSystem(SystemId),
     /// Out of recovery on a timeline older than the primary's.
     OlderPrimary(TimelineId),
+    /// Its history is not the recorded primary's.
+    OtherLine(TimelineId),
     /// Out of recovery although we did not promote it.
     SecondPrimary(TimelineId),
+}
+
+impl Quarantine {
+    /// Whether a node out of recovery is quarantined for that.
+    pub(super) fn was_primary(self) -> bool {
+        matches!(self, Self::OlderPrimary(_) | Self::OtherLine(_) | Self::SecondPrimary(_))
+    }
 }
 
 /// Attempts to give a standby another upstream.
@@ -110,6 +119,8 @@ pub(super) struct NodeState {
     /// The highest timeline seen in this incarnation: a standby without a receiver reports the
     /// timeline of its last restart point, which may be older than what it has replayed.
     pub timeline: Option<TimelineId>,
+    /// The history of that timeline.
+    pub ancestry: Ancestry,
     /// Reports in a row in which it was out of recovery on one timeline, and when the first of them came.
     pub claims: u32,
     pub claims_since: Time,
@@ -160,6 +171,7 @@ impl NodeState {
             report: None,
             report_at: Time::ZERO,
             timeline: None,
+            ancestry: Ancestry::Unknown,
             claims: 0,
             claims_since: Time::ZERO,
             word: None,
@@ -211,7 +223,13 @@ impl NodeState {
         }
         let same_run = self.report.as_ref().is_some_and(|old| old.incarnation == report.incarnation);
         let before = self.timeline.filter(|_| same_run);
-        self.timeline = Some(before.map_or(report.timeline, |t| t.max(report.timeline)));
+        if before.is_none_or(|before| before < report.timeline) {
+            (self.timeline, self.ancestry) = (Some(report.timeline), report.ancestry.clone());
+        } else if before == Some(report.timeline)
+            && (report.ancestry.known().is_some() || self.ancestry.known().is_none())
+        {
+            self.ancestry = report.ancestry.clone();
+        }
         self.count_claim(report, at);
         let streaming = !report.in_recovery || report.receiver.as_ref().is_some_and(|r| r.streaming);
         self.unstreamed_since = if streaming { None } else { self.unstreamed_since.or(Some(at)) };

@@ -20,6 +20,8 @@ pub static RULES: &[Rule] = &[
     left_alone,
     same_history,
     later_history,
+    same_line,
+    undisputed,
     replays,
     not_just_failed,
     not_spoken_against,
@@ -62,6 +64,15 @@ fn same_history(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
 fn later_history(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
     let (_, need) = bar.beyond.filter(|(promoted, _)| *promoted != candidate.node)?;
     (candidate.timeline < need).then_some(Veto::OtherTimeline { has: candidate.timeline, need })
+}
+
+fn same_line(candidate: &Candidate, _bar: &Bar) -> Option<Veto> {
+    candidate.parted.map(|parted| Veto::OtherLine { parted })
+}
+
+// A person may know which of the histories was the last primary's.
+fn undisputed(candidate: &Candidate, bar: &Bar) -> Option<Veto> {
+    (candidate.disputed && bar.asked != Some(candidate.node)).then_some(Veto::LineUnclear)
 }
 
 // Promotion would end the pause, and someone paused replay in order to keep an old state.

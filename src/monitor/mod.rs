@@ -3,8 +3,9 @@
 //! One task per node keeps a probe session and reports [`Observation`]s; one task samples the
 //! primary's WAL position when clients have written; one task per node follows a standby's replay
 //! until it has caught up with the newest sample ([`freshness`]); one task per node commits now and then
-//! where the primary is, which proves that WAL can be written; one task per node connects anew now and then; in follow mode one task per node asks Patroni. Apart from that, one task reads the
-//! catalogs of databases in use ([`catalogs`]).
+//! where the primary is, which proves that WAL can be written; one task per node connects anew now and then; one task per
+//! node asks for its history when that may have changed; in follow mode one task per node asks Patroni. Apart from that,
+//! one task reads the catalogs of databases in use ([`catalogs`]).
 //!
 //! Invariants: every call to a node has its own deadline and its own task, so that a hung node
 //! delays nothing but itself; reports go out through bounded channels; every session is closed when
@@ -14,6 +15,7 @@
 pub mod catalogs;
 mod connect;
 pub mod freshness;
+mod history;
 mod node;
 mod pace;
 mod patience;
@@ -116,8 +118,11 @@ impl Monitor {
             let connector = Connector::new(config, id);
             let wake = Arc::new(Notify::new());
             wakes.push(Arc::clone(&wake));
+            let (ancestors, history) = history::ancestors(config, id, clock, &wake);
+            tasks.spawn(history::watch(history));
             let calls = node::Calls {
                 wake,
+                ancestors,
                 doubt: Arc::default(),
                 traffic: demand.traffic(),
                 connects: Arc::new(Mutex::new(pace::Pace::new(clock.now()))),

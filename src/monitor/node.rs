@@ -5,6 +5,7 @@
 //! tells a dead postmaster from a lost connection. Absent on purpose: fall and rise counts.
 
 use super::connect::{Connector, HeldSession, classify};
+use super::history::Ancestors;
 use super::pace::{Pace, SharedPace};
 use super::{Report, patience, probe};
 use crate::clock::{Clock, Time};
@@ -20,7 +21,7 @@ use tokio_postgres::Statement;
 pub const PROBE_GAP_MIN: Duration = Duration::from_millis(10);
 
 /// What the task owns.
-pub struct NodeTask {
+pub(super) struct NodeTask {
     node: NodeId,
     config: Arc<Config>,
     clock: Clock,
@@ -38,9 +39,11 @@ pub struct NodeTask {
 type Held = (HeldSession, Statement);
 
 /// How the task and others call each other.
-pub struct Calls {
+pub(super) struct Calls {
     /// Somebody wants a probe.
     pub wake: Arc<Notify>,
+    /// Where the node's WAL comes from.
+    pub ancestors: Ancestors,
     /// The probe missed: the node is to be visited.
     pub doubt: Arc<Notify>,
     /// What clients hear from the node.
@@ -60,7 +63,7 @@ enum Wake {
 impl NodeTask {
     /// Nothing is opened yet.
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         config: &Arc<Config>,
         node: NodeId,
         clock: &Clock,
@@ -130,12 +133,14 @@ impl NodeTask {
         let asked = self.clock.now();
         // An answer that says the session is going (57P01) or gone is the loss of the held session,
         // also when it arrives just while we ask.
-        let report = probe::ask(&session.client, statement, &self.clock).await.map_err(|failure| match failure {
-            ProbeFailure::ShuttingDown | ProbeFailure::StartingUp => ProbeFailure::SessionLost,
-            other => other,
-        })?;
+        let mut report =
+            probe::ask(&session.client, statement, &self.clock).await.map_err(|failure| match failure {
+                ProbeFailure::ShuttingDown | ProbeFailure::StartingUp => ProbeFailure::SessionLost,
+                other => other,
+            })?;
         let now = self.clock.now();
         self.queries.took(now.since(asked), now);
+        self.calls.ancestors.join(&mut report);
         Ok(report)
     }
 
@@ -156,7 +161,7 @@ impl NodeTask {
 }
 
 /// Probes until the controller is gone.
-pub async fn watch(mut task: NodeTask) {
+pub(super) async fn watch(mut task: NodeTask) {
     loop {
         let began = task.clock.now();
         let held = task.session.is_some();

@@ -8,7 +8,7 @@ use super::connect::classify;
 use crate::clock::{Clock, Time};
 use crate::ids::{Lsn, SystemId, TimelineId};
 use crate::topology::{
-    NodeReport, PendingWrite, ProbeFailure, ReadOnly, ReceiverView, SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX,
+    Ancestry, NodeReport, PendingWrite, ProbeFailure, ReadOnly, ReceiverView, SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX,
     SyncStandby, SyncState, SyncView,
 };
 use std::time::Duration;
@@ -103,6 +103,7 @@ fn columns(row: &Row, sent_at: Time) -> Result<Option<NodeReport>, tokio_postgre
             Some(false) => ReadOnly::Set,
             Some(true) => ReadOnly::Fenced,
         },
+        ancestry: Ancestry::Unknown,
     }))
 }
 

@@ -9,12 +9,14 @@
 
 mod fact;
 mod floor;
+pub mod history;
 mod observation;
 mod permit;
 mod publish;
 
 pub use fact::{FACTS_MAX, Fact, FactReceiver, FactSender, Traffic, WriteDemand, fact_channel};
 pub use floor::{CausalToken, Floor, NotAToken};
+pub use history::{Ancestry, History, Switch};
 pub use observation::{
     NodeReport, Observation, PatroniSilence, PatroniWord, PendingWrite, ProbeFailure, ReadOnly, ReceiverView,
     SYNC_NAMES_BYTES_MAX, SYNC_STANDBYS_MAX, Sign, SignKind, SyncStandby, SyncState, SyncView, WriteSign,

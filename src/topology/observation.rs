@@ -4,6 +4,7 @@
 //! sessions with the node said besides. Invariants: both are timed and hold no judgement; lists and texts from a node
 //! are bounded.
 
+use super::Ancestry;
 use crate::clock::Time;
 use crate::ids::{Lsn, NodeId, SystemId, TimelineId};
 use std::time::Duration;
@@ -112,6 +113,8 @@ pub struct NodeReport {
     pub pending_write: Option<PendingWrite>,
     /// Whether it was made read-only by SQL.
     pub read_only: ReadOnly,
+    /// Where its WAL comes from; when known, a history of `timeline`.
+    pub ancestry: Ancestry,
 }
 
 /// Why a probe brought no report.

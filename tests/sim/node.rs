@@ -52,7 +52,7 @@ pub struct Node {
     pub tip: Tip,
     pub replayed: Tip,
     /// Ends of timelines before the present one.
-    history: Vec<(u32, u64)>,
+    pub history: Vec<(u32, u64)>,
     timeline: u32,
     /// What the control file says until then.
     control: (u32, Nanos),
@@ -155,6 +155,7 @@ impl World {
             redo_lsn: Lsn(0),
             version_num: 150_000,
             sync: Some(self.sync_view(node)),
+            ancestry: self.ancestry(node),
             ..NodeReport::default()
         }
     }
@@ -318,10 +319,14 @@ impl World {
         if !self.nodes[to].replay_paused {
             self.nodes[to].replayed = tip;
         }
-        if self.nodes[to].timeline != timeline {
+        let before = self.nodes[to].timeline;
+        if before != timeline {
             self.enter_timeline(to, timeline);
-            let past = |(past, _): &&(u32, u64)| *past != timeline;
-            self.nodes[to].history = self.nodes[from].history.iter().filter(past).copied().collect();
+            // Files that it has are kept.
+            let new = |(past, _): &&(u32, u64)| (before..timeline).contains(past);
+            let new: Vec<(u32, u64)> = self.nodes[from].history.iter().filter(new).copied().collect();
+            self.nodes[to].history.retain(|(past, _)| *past < before);
+            self.nodes[to].history.extend(new);
         }
     }
 

@@ -6,8 +6,8 @@ use crate::wal::Tip;
 use crate::world::{Event, MS, Nanos, SEC, World};
 use pgregent::clock::Time;
 use pgregent::failover::event::Event as Told;
-use pgregent::ids::NodeId;
-use pgregent::topology::{NodeReport, Observation, ProbeFailure};
+use pgregent::ids::{Lsn, NodeId, TimelineId};
+use pgregent::topology::{Ancestry, History, NodeReport, Observation, ProbeFailure, Switch};
 
 const INTERVAL: Nanos = 500 * MS;
 const SUSPECT_INTERVAL: Nanos = 100 * MS;
@@ -90,6 +90,14 @@ impl World {
 
     pub fn probe_timeout(&mut self, proxy: usize, node: usize, turn: u32) {
         self.probed(proxy, node, turn, Err(ProbeFailure::TimedOut), None);
+    }
+
+    /// What the history file of the timeline that it shows says, begun as its own earlier files do.
+    pub fn ancestry(&self, node: usize) -> Ancestry {
+        let shown = self.shown_timeline(node);
+        let past = self.nodes[node].history.iter().filter(|(past, _)| *past < shown);
+        let past = past.map(|(timeline, at)| Switch { timeline: TimelineId(*timeline), at: Lsn(*at) });
+        History::new(TimelineId(shown), past.collect()).map_or(Ancestry::Unknown, |h| Ancestry::Known(h.into()))
     }
 
     fn observed(&mut self, proxy: usize, node: usize, outcome: Result<NodeReport, ProbeFailure>) {

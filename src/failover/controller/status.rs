@@ -118,6 +118,8 @@ pub struct NodeStatus {
     pub system_id: Option<String>,
     /// Timeline last observed.
     pub timeline: Option<TimelineId>,
+    /// Where its WAL comes from, where known: `1@0/3000060 2` left timeline 1 at 0/3000060.
+    pub history: Option<String>,
     /// Position: flushed on the primary, received on a standby (at the last probe).
     pub flush_lsn: Option<String>,
     /// Position: inserted on the primary, replayed on a standby (at the last probe).
@@ -302,6 +304,7 @@ impl<B: Brain> Controller<B> {
             report_age_ms: report.map(|report| millis(now.since(report.sent_at))),
             system_id: report.map(|report| SystemId::to_string(&report.system_id)),
             timeline: view.timeline,
+            history: report.and_then(|report| report.ancestry.known()).map(|history| history.to_string()),
             flush_lsn: report.map(|report| report.flush_lsn.to_string()),
             replay_lsn: report.map(|report| report.replay_lsn.to_string()),
             replay_paused: report.is_some_and(|report| report.replay_paused),

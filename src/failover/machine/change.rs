@@ -78,7 +78,9 @@ impl Machine {
 
     /// Asks every standby that answers to stand still.
     pub(super) fn freeze(&mut self, outage: Outage) -> bool {
-        let standbys: Vec<NodeId> = self.policy.ids().filter(|id| self.is_standby(*id)).collect();
+        // A stray is none to promote; where proxies share a store it must let go of the old primary all the same.
+        let asked = |id: &NodeId| self.is_standby(*id) && (self.standing.is_some() || self.strayed(*id).is_none());
+        let standbys: Vec<NodeId> = self.policy.ids().filter(asked).collect();
         let names: Vec<&str> = standbys.iter().map(|id| &**self.name(*id)).collect();
         let text = format!("failover begins, detaching {}", names.join(", "));
         self.tell(Level::Warn, "failover_started", outage.old, text);
@@ -106,7 +108,7 @@ impl Machine {
                 let flush_lsn = (*flush_lsn).max(*replay_lsn);
                 entry.progress = Progress::Still { flush_lsn };
                 // A position on another history is no measure of this one.
-                if self.nodes[node.index()].timeline == self.timeline {
+                if self.nodes[node.index()].timeline == self.timeline && self.strayed(node).is_none() {
                     self.highest = self.highest.max(flush_lsn);
                 }
                 (Level::Info, "standby_detached", format!("stands still at {flush_lsn}"))
@@ -286,6 +288,7 @@ impl Machine {
         let missing = self.highest.bytes_since(flush_lsn);
         self.fork = self.timeline.map(|left| (left, flush_lsn));
         self.timeline = Some(timeline);
+        self.line = self.line_of(primary);
         self.timeline_epoch = self.epoch;
         self.highest = self.node(primary).report.as_ref().map_or(flush_lsn, |r| r.flush_lsn);
         if outage.order.is_none() {
@@ -331,7 +334,9 @@ impl Machine {
 
     /// Every node that ever answered, as the election sees it.
     pub(super) fn candidates(&self, standbys: &[Detaching]) -> Vec<Candidate> {
-        self.policy.ids().filter_map(|id| self.candidate(id, standbys)).collect()
+        let mut candidates: Vec<Candidate> = self.policy.ids().filter_map(|id| self.candidate(id, standbys)).collect();
+        self.compare_histories(&mut candidates);
+        candidates
     }
 
     fn candidate(&self, id: NodeId, standbys: &[Detaching]) -> Option<Candidate> {
@@ -359,6 +364,8 @@ impl Machine {
             detached: still.is_some(),
             sync_member: self.sync_member(id),
             local: self.policy.nodes[id.index()].local,
+            parted: None,
+            disputed: false,
         })
     }
 
@@ -369,10 +376,13 @@ impl Machine {
             _ => self.state.outage().and_then(|o| o.old),
         };
         let hold = |node: NodeId, why| Hold::NoCandidate { node: self.name(node).clone(), why };
+        let stray = |c: &&Candidate| !c.in_recovery && c.parted.is_some() && c.health == Health::Healthy;
+        let strays = candidates.iter().filter(stray).filter_map(|c| self.unproven(c.node));
         let holds: Vec<Hold> = candidates
             .iter()
-            .filter(|c| c.in_recovery || Some(c.node) != old)
+            .filter(|c| (c.in_recovery || Some(c.node) != old) && !stray(c))
             .filter_map(|c| veto(c, bar).filter(|why| *why != Veto::NotAsked).map(|why| hold(c.node, why)))
+            .chain(strays)
             .collect();
         match bar.asked {
             _ if !holds.is_empty() => holds,

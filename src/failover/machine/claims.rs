@@ -2,11 +2,13 @@
 //!
 //! Invariants: another system's node and a node on an older timeline never claim anything (I2); a
 //! primary that was found is recorded before it is published; the only node left of several is
-//! adopted only if its timeline is newer than the recorded one (or Patroni names it; see `patroni`). Absent on purpose: guessing by LSN.
+//! adopted only if its timeline is newer than the recorded one and comes from that as far as is known (or Patroni names
+//! it; see `patroni`); a node whose history left the recorded primary's line claims nothing (`line`). Absent on purpose: guessing by LSN.
 
 use super::Machine;
 use crate::clock::Time;
 use crate::failover::action::Level;
+use crate::failover::hold::Hold;
 use crate::failover::policy::{RECORD_SPAN, RETRY_GAP, START_GRACE, UNLEASED_SPAN};
 use crate::failover::state::{Cause, Flow, Outage, State};
 use crate::ids::{NodeId, SystemId, TimelineId};
@@ -27,13 +29,14 @@ enum Standing {
 impl Machine {
     /// The timeline on which the node claims to be primary, by its latest outcome.
     pub(super) fn claim(&self, id: NodeId) -> Option<TimelineId> {
-        self.claim_in(self.node(id).live_report()?)
+        self.claim_in(id, self.node(id).live_report()?)
     }
 
-    fn claim_in(&self, report: &NodeReport) -> Option<TimelineId> {
+    fn claim_in(&self, id: NodeId, report: &NodeReport) -> Option<TimelineId> {
         let ours = self.system_id.is_none_or(|ours| ours == report.system_id);
         let recent = self.timeline.is_none_or(|known| report.timeline >= known);
-        (!report.in_recovery && ours && recent).then_some(report.timeline)
+        let ours = ours && recent && self.left_line(id, report).is_none();
+        (!report.in_recovery && ours).then_some(report.timeline)
     }
 
     /// Nodes that claimed to be primary when they last answered, and are not known to be down.
@@ -42,7 +45,7 @@ impl Machine {
             let node = self.node(*id);
             // A single answer is enough to stop writes; to be adopted takes more.
             let present = node.health != Health::Down || node.live_report().is_some();
-            present && node.report.as_ref().is_some_and(|r| self.claim_in(r).is_some())
+            present && node.report.as_ref().is_some_and(|r| self.claim_in(*id, r).is_some())
         };
         self.policy.ids().filter(stands).collect()
     }
@@ -53,10 +56,10 @@ impl Machine {
         self.claimants().into_iter().filter(|id| !expected.contains(&Some(*id))).collect()
     }
 
-    /// Whether the node's claim is on a timeline that the known primary never had.
+    /// Whether the node's claim is on a timeline that the known primary never had, and follows from that.
     pub(super) fn newer(&self, id: NodeId) -> bool {
         let timeline = self.node(id).report.as_ref().map(|r| r.timeline);
-        self.timeline.is_none_or(|known| timeline.is_some_and(|t| t > known))
+        self.timeline.is_none_or(|known| timeline.is_some_and(|t| t > known)) && self.comes_from_known(id)
     }
 
     pub(super) fn judge_starting(&mut self, since: Time) -> bool {
@@ -170,12 +173,14 @@ impl Machine {
             self.node_mut(old).former = true;
         }
         self.timeline_epoch = self.epoch;
+        let same = moved.is_none() && self.timeline == Some(timeline);
         if self.timeline != Some(timeline) {
             // Not promoted by us: where the histories part is not known.
             self.fork = None;
             self.timeline = Some(timeline);
             self.highest = self.node(primary).report.as_ref().map_or(self.highest, |r| r.flush_lsn);
         }
+        self.line = self.line_of(primary).or_else(|| self.line.take().filter(|_| same));
         let name = self.name(primary).clone();
         let text = format!("{name} is primary on timeline {timeline}, epoch {}", self.epoch);
         self.tell(Level::Info, "primary_found", Some(primary), text);
@@ -293,11 +298,12 @@ impl Machine {
     }
 
     fn standing(&self, primary: Option<NodeId>, since: Time) -> Standing {
-        let Some(node) = primary.map(|p| self.node(p)) else { return Standing::Gone };
+        let Some(id) = primary else { return Standing::Gone };
+        let node = self.node(id);
         match node.live_report() {
             None if node.health == Health::Down => Standing::Gone,
             Some(report) if report.in_recovery && self.system_id == Some(report.system_id) => Standing::InRecovery,
-            Some(report) if self.claim_in(report).is_none() => Standing::Gone,
+            Some(report) if self.claim_in(id, report).is_none() => Standing::Gone,
             Some(report) if report.sent_at > since => Standing::Claims,
             _ => Standing::Unsure,
         }
@@ -306,6 +312,9 @@ impl Machine {
     fn split_text(&self, primary: Option<NodeId>, rivals: &[NodeId]) -> String {
         let names: Vec<&str> = self.claimants().into_iter().map(|id| &**self.name(id)).collect();
         match (primary, rivals) {
+            (_, [only]) if !self.comes_from_known(*only) => {
+                self.unproven(*only).map_or_else(String::new, |hold| hold.to_string())
+            }
             (Some(primary), [only]) if !self.claimants().contains(&primary) => format!(
                 "{} accepts writes on the timeline of the lost primary {}: nobody can tell which of them is right",
                 self.name(*only),
@@ -313,6 +322,12 @@ impl Machine {
             ),
             _ => format!("several nodes accept writes ({}): stop all but one", names.join(", ")),
         }
+    }
+
+    /// A claim that does not follow from the last primary is a person's to judge.
+    pub(super) fn unproven(&self, id: NodeId) -> Option<Hold> {
+        let timeline = self.node(id).report.as_ref()?.timeline;
+        Some(Hold::OtherLine { node: self.name(id).clone(), timeline, last: self.timeline? })
     }
 
     fn nobody_left(&mut self, primary: Option<NodeId>) -> bool {

@@ -1,7 +1,8 @@
 //! What operators ask for.
 //!
 //! Invariants: a command is obeyed or refused with a sentence; nothing is cut before a candidate
-//! qualifies. Absent on purpose: a way around the system identifier and the timeline.
+//! qualifies; who names a node that accepts writes knows better than its history. Absent on purpose: a way around the
+//! system identifier and the timeline number.
 
 use super::Machine;
 use crate::config::FailoverMode;
@@ -78,6 +79,11 @@ impl Machine {
         let undecided = matches!(self.state, State::Contested { .. } | State::Lost { .. } | State::Starting { .. });
         if matches!(self.state, State::Stable { primary, .. } if primary == to) {
             return Err(format!("{} is the primary already", self.name(to)));
+        }
+        if undecided && self.node(to).live_report().is_some_and(|report| self.left_line(to, report).is_some()) {
+            let text = format!("by an operator's order: what the last primary had is not all on {}", self.name(to));
+            self.tell(Level::Warn, "loss_possible", Some(to), text);
+            self.line = None;
         }
         if !undecided || self.claim(to).is_none() {
             return Ok(false);

@@ -1,7 +1,7 @@
 //! Former primaries: made read-only while they still take writes, told when they are back as standbys.
 //!
 //! Invariants: a node is fenced by SQL only while another one is the recorded primary, answers as such, and its
-//! timeline is newer; never the primary itself, never while it is not clear who is. A fence is known by what the node
+//! timeline is newer, or their histories part before it; never the primary itself, never while it is not clear who is. A fence is known by what the node
 //! reports, so that it is taken back whoever set it and whenever this process began: when the node is a standby, or the
 //! primary. What somebody else set on a primary stays. Absent on purpose: waiting for it; a promotion never does.
 
@@ -20,19 +20,22 @@ impl Machine {
     /// One former primary, while this primary takes writes.
     pub(super) fn tend_former(&mut self, id: NodeId) {
         let node = self.node(id);
-        if matches!(node.quarantine, Some(Quarantine::OlderPrimary(_) | Quarantine::SecondPrimary(_))) {
+        if matches!(node.quarantine, Some(why) if why.was_primary())
+            && node.report.as_ref().is_some_and(|r| !r.in_recovery)
+        {
             self.node_mut(id).former = true;
         }
         let node = self.node(id);
         let Some(report) = node.live_report() else { return };
-        let older = matches!(node.quarantine, Some(Quarantine::OlderPrimary(_))) && !report.in_recovery;
-        if older && !self.fence_stands(id) && self.fence_free(id) {
+        let wrong = matches!(node.quarantine, Some(Quarantine::OlderPrimary(_) | Quarantine::OtherLine(_)));
+        if wrong && !report.in_recovery && !self.fence_stands(id) && self.fence_free(id) {
             self.fence_sql(id, true);
         } else if self.is_standby(id) {
             self.take_fence_back(id);
         }
         let node = self.node(id);
-        if node.former && self.is_standby(id) && node.unstreamed_since.is_none() && node.timeline == self.timeline {
+        let ours = node.timeline == self.timeline && self.strayed(id).is_none() && !self.ancestry_due(node);
+        if node.former && self.is_standby(id) && node.unstreamed_since.is_none() && ours {
             self.node_mut(id).former = false;
             let text = format!("{} streams as a standby again", self.name(id));
             self.tell(Level::Info, "rejoined", Some(id), text);
@@ -142,8 +145,9 @@ impl Machine {
             (_, true) => {
                 state.sql_fence = SqlFence::On;
                 state.sql_fence_told = false;
-                let text =
-                    format!("{name} takes writes on an old timeline: it was made read-only, its sessions were ended");
+                let other = matches!(state.quarantine, Some(Quarantine::OtherLine(_)));
+                let place = if other { "another line than the primary's" } else { "an old timeline" };
+                let text = format!("{name} takes writes on {place}: it was made read-only, its sessions were ended");
                 self.tell(Level::Warn, "fenced_sql", Some(node), text);
             }
             (_, false) => {

@@ -36,6 +36,7 @@ mod change;
 mod claims;
 mod command;
 mod former;
+mod line;
 mod observe;
 mod outlook;
 mod patroni;
@@ -61,7 +62,7 @@ use super::standing::{Claim, Standing};
 use super::state::{Outage, State};
 use crate::clock::Time;
 use crate::ids::{Epoch, Lsn, NodeId, SystemId, TimelineId};
-use crate::topology::{Role, Writes};
+use crate::topology::{History, Role, Writes};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -91,6 +92,8 @@ pub struct Machine {
     system_id: Option<SystemId>,
     /// Which timeline the present one left, and where, if we promoted it: what is replayed up to here is shared.
     fork: Option<(TimelineId, Lsn)>,
+    /// The recorded primary's history, of that timeline.
+    line: Option<Arc<History>>,
     /// The highest position seen on the present timeline.
     highest: Lsn,
     /// Since when the present primary takes writes.
@@ -152,6 +155,7 @@ impl Machine {
             timeline_epoch: Epoch(0),
             system_id: None,
             fork: None,
+            line: None,
             highest: Lsn(0),
             settled_at: now,
             retry_at: Time::ZERO,

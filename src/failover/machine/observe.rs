@@ -9,7 +9,7 @@ use crate::failover::action::{Action, Level};
 use crate::failover::node_state::{Condition, Quarantine};
 use crate::failover::policy::PROBE_NOW_GAP;
 use crate::failover::state::State;
-use crate::ids::NodeId;
+use crate::ids::{Lsn, NodeId};
 use crate::topology::{Health, Observation};
 
 impl Machine {
@@ -23,6 +23,7 @@ impl Machine {
         self.nodes[id.index()].observe(observation, policy);
         match &observation.outcome {
             Ok(_) => {
+                self.note_line(id);
                 self.note_position(id);
                 self.note_sync(id);
                 self.know_fence(id);
@@ -50,7 +51,7 @@ impl Machine {
         let follows = report.receiver.as_ref().is_some_and(|r| r.streaming);
         let asked = node.repoints.under_way.is_some() || !matches!(self.state, State::Stable { .. });
         let flush_lsn = report.flush_lsn;
-        if ours {
+        if ours && self.strayed(id).is_none() && self.left_line(id, report).is_none() {
             self.highest = self.highest.max(flush_lsn);
         }
         if follows && !asked {
@@ -146,7 +147,7 @@ impl Machine {
                 if matches!(why, Quarantine::SecondPrimary(_)) && !self.stood_by_now() {
                     continue; // told as split_brain
                 }
-                let text = self.quarantine_text(id, why);
+                let text = format!("{}{}", self.quarantine_text(id, why), self.excess_text(id));
                 self.tell(Level::Error, "quarantined", Some(id), text);
             }
         }
@@ -158,11 +159,14 @@ impl Machine {
             return Some(Quarantine::OtherSystem(report.system_id));
         }
         if report.in_recovery {
-            return None;
+            return self.strayed(id).and(self.node(id).timeline).map(Quarantine::OtherLine);
         }
         let known = self.timeline?;
         if report.timeline < known {
             return Some(Quarantine::OlderPrimary(report.timeline));
+        }
+        if self.left_line(id, report).is_some() {
+            return Some(Quarantine::OtherLine(report.timeline));
         }
         // Before the machine has halted, a second claim may still turn out to be the successor.
         let leased = self.standing.is_some() && self.state.expected()[0].is_some_and(|p| self.may_route(p));
@@ -171,12 +175,32 @@ impl Machine {
         surprise.then_some(Quarantine::SecondPrimary(report.timeline))
     }
 
+    /// What it has that the primary never had; a number that grows, so told once.
+    fn excess_text(&self, id: NodeId) -> String {
+        let node = self.node(id);
+        if !matches!(node.quarantine, Some(Quarantine::OlderPrimary(_) | Quarantine::OtherLine(_))) {
+            return String::new();
+        }
+        let parting = self.line.as_ref().zip(node.ancestry.known()).and_then(|(line, own)| own.parting(line));
+        let reached = node.report.as_ref().map_or(Lsn(0), |r| if r.in_recovery { r.replay_lsn } else { r.flush_lsn });
+        let Some(parting) = parting.filter(|parting| reached > parting.at) else { return String::new() };
+        format!(" ({} bytes of its WAL are its own)", reached.bytes_since(parting.at))
+    }
+
     pub(super) fn quarantine_text(&self, id: NodeId, why: Quarantine) -> String {
         let name = self.name(id);
         match why {
             Quarantine::OtherSystem(has) => format!("{name} belongs to another system ({has})"),
             Quarantine::OlderPrimary(has) => {
                 format!("{name} accepts writes on the old timeline {has}: it needs pg_rewind")
+            }
+            Quarantine::OtherLine(has) => {
+                let node = self.node(id);
+                let accepts = node.report.as_ref().is_some_and(|r| !r.in_recovery);
+                let is = if accepts { "accepts writes" } else { "is" };
+                let is = format!("{name} {is} on timeline {has} of another line than the primary's");
+                let parting = node.ancestry.known().and_then(|history| self.parting_text(history));
+                parting.map_or_else(|| is.clone(), |parting| format!("{is}: {parting}"))
             }
             Quarantine::SecondPrimary(has) if self.denied(id) => {
                 format!("{name} accepts writes on timeline {has} although Patroni does not call it the leader")

@@ -60,6 +60,8 @@ impl Machine {
         self.epoch_tried = self.epoch_tried.max(register.epoch);
         self.system_id.get_or_insert(register.system_id);
         self.recording = None;
+        // The line was that of the epoch before.
+        self.line = None;
         let primary = self.policy.by_name(&register.primary);
         let text = format!("the register says: {} is primary of epoch {}", register.primary, register.epoch);
         self.record = Some(register);
@@ -184,7 +186,7 @@ impl Machine {
         self.cut(old);
         self.store_retry_at = self.now + RETRY_GAP;
         if Some(timeline) > self.timeline {
-            (self.timeline, self.timeline_epoch) = (Some(timeline), epoch);
+            (self.timeline, self.timeline_epoch, self.line) = (Some(timeline), epoch, None);
         }
         self.shift(State::Lost {
             outage: Outage { old: Some(newer), since: self.now, cause: Cause::Replaced, order: None },

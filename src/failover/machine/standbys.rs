@@ -1,7 +1,7 @@
 //! The standbys: which of them may take reads, and which must be told where to stream from.
 //!
-//! Invariants: a standby that replayed past the point where the primary's timeline begins takes no
-//! reads; only standbys that we detached are repointed outside automatic mode, and none in follow
+//! Invariants: a standby that replayed past the point where it left the primary's line takes no
+//! reads and is given no upstream; only standbys that we detached are repointed outside automatic mode, and none in follow
 //! mode. Absent on purpose: lag, which the controller adds.
 
 use super::Machine;
@@ -35,6 +35,12 @@ impl Machine {
             (Health::Unknown, _) => return Some("has not answered yet".to_owned()),
             (Health::Healthy | Health::Suspect, _) => {}
         }
+        if self.ancestry_due(node) {
+            return Some("its history is being asked for".to_owned());
+        }
+        if self.disputed(id) {
+            return Some("standbys have several histories, and the primary's is not known".to_owned());
+        }
         let timeline = node.timeline?;
         let known = self.timeline?;
         if timeline != known && !self.shares_history(node) {
@@ -49,13 +55,6 @@ impl Machine {
             return Some("does not stream from the primary".to_owned());
         }
         (timeline != known).then(|| format!("on timeline {timeline}, the primary is on {known}"))
-    }
-
-    /// It has replayed nothing that the primary's timeline lacks. That is known only of the timeline that was left
-    /// last: a standby on one before may have parted from that.
-    fn shares_history(&self, node: &NodeState) -> bool {
-        let replayed = node.report.as_ref().map(|r| r.replay_lsn);
-        self.fork.is_some_and(|(left, end)| node.timeline == Some(left) && replayed.is_some_and(|lsn| lsn <= end))
     }
 
     /// Since when the standby could have streamed from a primary.
@@ -101,6 +100,10 @@ impl Machine {
         let node = self.node(id);
         let free = node.repoints.last.is_none_or(|last| self.now.since(last) >= REPOINT_GAP);
         if node.repoints.under_way.is_some() || !free || self.policy.mode == FailoverMode::Follow {
+            return false;
+        }
+        // Its WAL would go on from a base that is not the primary's. Where proxies share a store, its upstream is its vote.
+        if self.standing.is_none() && (self.strayed(id).is_some() || self.ancestry_due(node)) {
             return false;
         }
         if node.detached {

@@ -188,6 +188,7 @@ impl Machine {
             return vec![doubt];
         }
         match (claimants.as_slice(), primary) {
+            ([only], _) if confirmed && !self.comes_from_known(*only) => self.unproven(*only).into_iter().collect(),
             ([only], _) if confirmed => {
                 let timeline = self.node(*only).report.as_ref().map(|r| r.timeline).unwrap_or_default();
                 vec![Hold::UnrecordedPrimary { node: self.name(*only).clone(), timeline }]

@@ -314,7 +314,7 @@ impl Machine {
     fn vouched<'a>(&self, still: impl Iterator<Item = &'a Candidate>) -> Vouched {
         let comparable = |c: &&Candidate| {
             let ours = self.system_id == Some(c.system_id) && self.timeline == Some(c.timeline);
-            c.in_recovery && ours
+            c.in_recovery && ours && c.parted.is_none() && !c.disputed
         };
         let still: Vec<&Candidate> = still.filter(comparable).collect();
         let ids: Vec<NodeId> = still.iter().map(|c| c.node).collect();

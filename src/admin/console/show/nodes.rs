@@ -33,6 +33,7 @@ pub(super) static NODES: Show = Show {
             int8("lag_bytes"),
             int8("replay_lag_ms"),
             int8("timeline"),
+            text("history"),
             text("lsn"),
             text("note"),
         ],
@@ -45,6 +46,7 @@ fn rows(snapshot: &Snapshot) -> Vec<Row> {
     let nodes = snapshot.topology.nodes.iter().map(|view| {
         let config = snapshot.config.nodes.get(view.id.index());
         let vitals = snapshot.vitals(view.id);
+        let status = snapshot.control.nodes.get(view.id.index());
         let budget = snapshot.budgets.get(view.id.index());
         let dedicated = snapshot
             .backends
@@ -68,6 +70,7 @@ fn rows(snapshot: &Snapshot) -> Vec<Row> {
             Value::from(view.lag_bytes),
             Value::from(view.replay_lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))),
             Value::from(view.timeline.map(|timeline| u64::from(timeline.0))),
+            Value::from(status.and_then(|node| node.history.clone())),
             Value::from(view.lsn.map(|lsn| lsn.to_string())),
             Value::from(view.note.as_deref()),
         ]

@@ -152,6 +152,7 @@ fn picture() -> ClusterStatus {
     };
     let node = |name: &str, candidate| NodeStatus {
         name: name.to_owned(),
+        history: Some("1@0/3000060 2".to_owned()),
         candidate: Some(candidate),
         ..NodeStatus::default()
     };
@@ -322,6 +323,8 @@ async fn values_are_those_of_the_moment() {
     assert_eq!((bouncer("pools", 0, "sv_login"), bouncer("pools", 0, "maxwait")), ("2".into(), "2".into()));
     assert_eq!((own("pools", 0, "node"), own("pools", 0, "waiting")), ("pg1".into(), "1".into()));
     assert_eq!((own("nodes", 0, "role"), own("nodes", 0, "backends")), ("primary".into(), "5".into()));
+    let histories = (own("nodes", 1, "history"), own("candidates", 2, "history"));
+    assert_eq!(histories, ("1@0/3000060 2".into(), "1@0/3000060 2".into()));
     assert_eq!((own("nodes", 1, "lag_bytes"), own("nodes", 0, "address")), ("NULL".into(), "10.0.0.1:5432".into()));
     assert_eq!(
         (bouncer("databases", 0, "host"), bouncer("databases", 1, "name")),
