@@ -56,6 +56,13 @@ fn one_of_two_proxies_promotes_and_the_other_follows() {
     }
     let conninfo = pair.node(other).psql("SHOW primary_conninfo").unwrap();
     assert!(conninfo.contains("pgregent.epoch="), "{conninfo}");
+    // The old primary comes back as one: it is fenced over the session that holds its lock, by whichever proxy sees it first.
+    pair.node("pg1").start().unwrap();
+    let on = || pair.node("pg1").psql("SHOW default_transaction_read_only").is_ok_and(|on| on == "on");
+    wait_for("the old primary is read-only", LIMIT, on);
+    wait_for("that is told", LIMIT, || [0, 1].iter().any(|proxy| pair.log(*proxy).contains("fenced_sql")));
+    pair.until_written(0);
+    pair.until_written(1);
 }
 
 #[test]
