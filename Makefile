@@ -80,7 +80,7 @@ bench-compare: build ## Measure direct, PgBouncer and pgregent side by side (CHE
 suite-drivers: build ## Run drivers' own test suites directly and through the proxy, and compare (SUITE=asyncpg for one)
 	python3 tests/suites/drivers.py $(SUITE)
 
-test-matrix: setup ## Run cluster and failover tests on PostgreSQL 17 and 18 from the npm registry
+test-matrix: setup ## Run cluster and failover tests on PostgreSQL 14, 16, 17 and 18 from the npm registry (TESTS, MATRIX_TESTS)
 	scripts/test-matrix.sh
 
 RUN_SUITE = PGREGENT=$${PGREGENT:-target/release/pgregent} python3 tests/suites/run.py

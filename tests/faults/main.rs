@@ -5,9 +5,9 @@
 //! before, acknowledged writes that the final primary lacks, promotions that should not have been, errors by
 //! SQLSTATE, and whether two nodes ever took writes at once (`oracle`). Environment: `RUNS` of each row, `ROWS`
 //! (parts of names, separated by commas), `SYNC=1` (synchronous replication: nothing may be lost), `FAULTS=n`
-//! (n faults of the quick rows), `FALSE_MINUTES`, `ALLOW_SKIPS=1`, `PGREGENT` (the program). Absent on purpose:
-//! faults of the coordination store.
-//! `make storm` rolls faults at random, several at a time (`storm`): `STORMS`, `STORM_SECONDS`, `SEED`, `SYNC=1`.
+//! (n faults of the quick rows), `FALSE_MINUTES`, `ALLOW_SKIPS=1`, `PGREGENT` (the program).
+//! `make storm` rolls faults at random, several at a time (`storm`): `STORMS`, `STORM_SECONDS`, `SEED`, `SYNC=1`. Absent
+//! on purpose: a reboot of the machine.
 
 #![allow(clippy::disallowed_methods, reason = "tests measure real time")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has to fail")]
@@ -21,6 +21,7 @@ mod oracle;
 mod rows;
 mod run;
 mod steady;
+mod stores;
 mod storm;
 mod table;
 

@@ -16,8 +16,13 @@ use std::time::Duration;
 
 /// Failovers within an hour: the matrix makes more than any operator wants.
 const UNLIMITED: &str = "failover_max_per_hour = 1000";
+/// What stands there for one proxy.
+const SINGLE: &str = "coordination = \"single\"";
 /// What a proxy must understand for the rows with two of them.
 const SHARED: &str = "coordination = \"voters\"";
+/// The same with etcd; and what may go on without it.
+const IN_ETCD: &str = "coordination = \"etcd\"";
+const KEPT: &str = "on_quorum_loss = \"keep_primary\"";
 
 /// What is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -140,14 +145,14 @@ impl Matrix {
         if self.running.as_ref().is_none_or(|running| running.stage != stage) {
             // The old one goes first: two clusters at once would slow each other down.
             self.end().map_or(Ok(()), Err)?;
-            if stage == Stage::TwoProxies {
+            if stage.proxies() == 2 {
                 understands_shared()?;
             }
             let rig = self.make(stage, network)?;
             run::synchronous(&rig, self.order.sync);
             let disk = match stage {
                 Stage::SmallWal => Some(Disk::under(&rig, rig.node("pg1"))?),
-                Stage::Common | Stage::TwoProxies => None,
+                _ => None,
             };
             run::settled(&rig).map_err(|why| format!("a new cluster is not healthy: {why}"))?;
             self.running = Some(Running { stage, rig, _disk: disk });
@@ -161,9 +166,21 @@ impl Matrix {
             let mut plan = Plan::new();
             plan.settings.push(("cluster", UNLIMITED.to_owned()));
             plan.network = network;
-            if stage == Stage::TwoProxies {
-                plan.proxies = 2;
-                plan.config = |text| text.replace("coordination = \"single\"", SHARED);
+            plan.proxies = stage.proxies();
+            match stage {
+                Stage::Common | Stage::SmallWal => {}
+                Stage::TwoProxies => plan.config = |text| text.replace(SINGLE, SHARED),
+                Stage::Witness => {
+                    plan.config = |text| text.replace(SINGLE, SHARED);
+                    (plan.witness, plan.cluster.standbys) = (true, 1);
+                }
+                Stage::Etcd | Stage::EtcdKept => {
+                    plan.config = |text| text.replace(SINGLE, IN_ETCD);
+                    plan.etcd = true;
+                }
+            }
+            if stage == Stage::EtcdKept {
+                plan.settings.push(("cluster", KEPT.to_owned()));
             }
             plan
         };

@@ -32,6 +32,22 @@ pub enum Stage {
     SmallWal,
     /// Three nodes and two proxies that share the right to change the primary.
     TwoProxies,
+    /// Two nodes, a witness and two proxies that share the right.
+    Witness,
+    /// Three nodes and two proxies that share it through an etcd of one member.
+    Etcd,
+    /// The same; writes go on when etcd is gone.
+    EtcdKept,
+}
+
+impl Stage {
+    /// How many proxies it has.
+    pub fn proxies(self) -> usize {
+        match self {
+            Self::Common | Self::SmallWal => 1,
+            Self::TwoProxies | Self::Witness | Self::Etcd | Self::EtcdKept => 2,
+        }
+    }
 }
 
 /// The most that a time may be.
@@ -230,6 +246,35 @@ const SERVERS: &[Row] = &[
         undo: |scene| scene.primary().start().unwrap(),
         ..FAILOVER
     },
+    // It comes back in the middle of its own replacement.
+    Row {
+        name: "everything frozen for 2.7 s",
+        expect: |_| Expect::Either,
+        fault: |scene| {
+            scene.primary().freeze().unwrap();
+            pause(2700);
+            scene.primary().thaw().unwrap();
+        },
+        ..ROW
+    },
+    Row {
+        name: "max_connections exhausted, then killed",
+        fault: |scene| {
+            exhaust(scene);
+            pause(1000);
+            scene.primary().kill9().unwrap();
+        },
+        errors: &["53300"],
+        ..FAILOVER
+    },
+    Row {
+        name: "killed, a standby frozen",
+        fault: |scene| {
+            scene.standby(0).freeze().unwrap();
+            scene.primary().kill9().unwrap();
+        },
+        ..FAILOVER
+    },
     Row {
         name: "a standby promoted by hand, primary alive",
         fault: promote_by_hand,
@@ -312,11 +357,50 @@ const LINKS: &[Row] = &[
         ..CUT
     },
     Row {
+        name: "both standbys > primary",
+        fault: |scene| scene.standbys.iter().for_each(|host| scene.net().cut(host, &scene.primary)),
+        lossless: true,
+        ..CUT
+    },
+    Row {
+        name: "proxy | one standby, both ways",
+        fault: |scene| scene.net().cut_both("proxy1", &scene.standbys[0]),
+        lossless: true,
+        ..CUT
+    },
+    Row {
+        name: "proxy > one standby",
+        fault: |scene| scene.net().cut("proxy1", &scene.standbys[0]),
+        lossless: true,
+        ..CUT
+    },
+    Row {
+        name: "one standby > proxy",
+        fault: |scene| scene.net().cut(&scene.standbys[0], "proxy1"),
+        lossless: true,
+        ..CUT
+    },
+    Row {
+        name: "proxy | both standbys, both ways",
+        fault: |scene| scene.standbys.iter().for_each(|host| scene.net().cut_both("proxy1", host)),
+        lossless: true,
+        ..CUT
+    },
+    Row {
+        name: "proxy | one standby, both ways, primary killed",
+        fault: |scene| {
+            scene.net().cut_both("proxy1", &scene.standbys[0]);
+            scene.primary().kill9().unwrap();
+        },
+        ..Row { network: true, ..FAILOVER }
+    },
+    Row {
         name: "primary | one standby, both ways",
         fault: |scene| scene.net().cut_both(&scene.primary, &scene.standbys[0]),
         lossless: true,
         ..CUT
     },
+    Row { name: "slow links that lose 5 %, for a minute", fault: slow, hold_ms: 60_000, lossless: true, ..CUT },
     Row {
         name: "proxy | all nodes, both ways",
         fault: |scene| {
@@ -328,8 +412,13 @@ const LINKS: &[Row] = &[
     },
 ];
 
+/// A long and bad way between all hosts: late by 100 ms there and back, give or take 20, and five of a hundred lost.
+pub fn slow(scene: &Scene) {
+    scene.net().slow(50, 10, 5);
+}
+
 /// With a second proxy. What each of them is told and when may differ; what clients may be told does not.
-const PAIR: Row = Row { stage: Stage::TwoProxies, observer: 1, errors: &["57P03"], ..FAILOVER };
+pub const PAIR: Row = Row { stage: Stage::TwoProxies, observer: 1, errors: &["57P03"], ..FAILOVER };
 
 const PROXIES: &[Row] = &[
     Row { name: "two proxies: postmaster killed", fault: |scene| scene.primary().kill9().unwrap(), ..PAIR },
@@ -375,6 +464,15 @@ const PROXIES: &[Row] = &[
         lossless: true,
         ..PAIR
     },
+    Row {
+        name: "two proxies: slow links that lose 5 %, for a minute",
+        network: true,
+        expect: |_| Expect::Stay,
+        hold_ms: 60_000,
+        fault: slow,
+        lossless: true,
+        ..PAIR
+    },
     // No majority of voters: writes stop with the lease.
     Row {
         name: "two proxies: both standbys lost",
@@ -397,7 +495,7 @@ const PROXIES: &[Row] = &[
 
 /// The whole matrix.
 pub fn all() -> Vec<Row> {
-    [SERVERS, LINKS, PROXIES].concat()
+    [SERVERS, LINKS, PROXIES, crate::stores::STORES].concat()
 }
 
 /// A row with everything as usual.

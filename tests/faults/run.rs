@@ -198,6 +198,10 @@ fn endure(scene: &Scene, row: &Row, expect: Expect, fault: Instant, outcome: &mu
     };
     let during = control();
     outcome.state = during["failover"]["state"].as_str().unwrap_or("?").to_owned();
+    // Whoever may not act says why.
+    if expect == Expect::Refuse && during["holds"].as_array().is_none_or(Vec::is_empty) {
+        outcome.problems.push(format!("nothing is done, and no reason is told: {during}"));
+    }
     if !moved {
         outcome.problems.push(format!("no failover: {} {}", during["holds"], during["writes_why"]));
     }
@@ -305,8 +309,7 @@ pub fn settled(rig: &Rig) -> Result<(), String> {
 
 /// Whether a node is out of the way: a standby that streams from this very node.
 pub fn follows(node: &Node, source: &Node) -> bool {
-    let state = "SELECT pg_is_in_recovery(), (SELECT sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming')";
-    node.psql(state).is_ok_and(|answer| answer == format!("t|{}", source.port()))
+    node.streams_from(source) && node.psql("SELECT pg_is_in_recovery()").is_ok_and(|recovers| recovers == "t")
 }
 
 /// Each node, once it is primary, waits for one of the others; or for nobody.

@@ -1,13 +1,14 @@
-//! A throwaway etcd cluster on free loopback ports, whose members can be stopped and killed one by one.
+//! A throwaway etcd cluster on free ports of loopback or of one host, whose members can be stopped and killed one by one.
 //!
 //! Invariants: a member keeps its data and ports from one run to the next; everything is gone when the test
 //! process ends. Absent on purpose: an etcd client (tests look through the store, or at the HTTP gateway).
 
 use super::guard::{ClusterGuard, ProcessGuard};
 use super::{free_port, wait_for};
+use pgregent::demo::cluster::Host;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub struct ClientTls<'a> {
 /// The cluster.
 pub struct Etcd {
     members: Vec<Member>,
+    host: Host,
     directory: PathBuf,
     tls: Vec<String>,
     _guard: ClusterGuard,
@@ -51,6 +53,11 @@ impl Etcd {
 
     /// Starts so many members that speak TLS, or not.
     pub fn start_with(members: usize, tls: Option<&ClientTls<'_>>) -> Self {
+        Self::start_on(Host::default(), members, tls)
+    }
+
+    /// Starts them on another host than this one.
+    pub fn start_on(host: Host, members: usize, tls: Option<&ClientTls<'_>>) -> Self {
         let directory = std::env::temp_dir().join(format!("pgregent-etcd-{}-{}", std::process::id(), free_port()));
         fs::create_dir_all(&directory).expect("the temporary directory is writable");
         let tls = tls.map_or_else(Vec::new, |tls| {
@@ -61,7 +68,7 @@ impl Etcd {
         });
         let member = |_| Member { client: free_port(), peer: free_port(), runs: 0, process: None };
         let guard = ClusterGuard::new(&directory);
-        let mut etcd = Self { members: (0..members).map(member).collect(), directory, tls, _guard: guard };
+        let mut etcd = Self { members: (0..members).map(member).collect(), host, directory, tls, _guard: guard };
         for member in 0..members {
             etcd.spawn(member);
         }
@@ -73,8 +80,8 @@ impl Etcd {
 
     /// Client URLs of all members.
     pub fn endpoints(&self) -> Vec<String> {
-        let scheme = self.scheme();
-        self.members.iter().map(|member| format!("{scheme}://127.0.0.1:{}", member.client)).collect()
+        let (scheme, address) = (self.scheme(), self.host.address);
+        self.members.iter().map(|member| format!("{scheme}://{address}:{}", member.client)).collect()
     }
 
     fn scheme(&self) -> &'static str {
@@ -83,18 +90,18 @@ impl Etcd {
 
     fn spawn(&mut self, index: usize) {
         let peers: Vec<String> =
-            self.members.iter().enumerate().map(|(i, m)| format!("m{i}={}", url(m.peer))).collect();
-        let (peers, scheme) = (peers.join(","), self.scheme());
+            self.members.iter().enumerate().map(|(i, m)| format!("m{i}={}", url(&self.host, m.peer))).collect();
+        let (peers, scheme, host) = (peers.join(","), self.scheme(), &self.host);
         let member = &mut self.members[index];
         member.runs += 1;
-        let clients = format!("{scheme}://127.0.0.1:{}", member.client);
+        let clients = format!("{scheme}://{}:{}", host.address, member.client);
         let mut options = vec![
             format!("--name=m{index}"),
             format!("--data-dir={}", self.directory.join(format!("data{index}")).display()),
             format!("--listen-client-urls={clients}"),
             format!("--advertise-client-urls={clients}"),
-            format!("--listen-peer-urls={}", url(member.peer)),
-            format!("--initial-advertise-peer-urls={}", url(member.peer)),
+            format!("--listen-peer-urls={}", url(host, member.peer)),
+            format!("--initial-advertise-peer-urls={}", url(host, member.peer)),
             format!("--initial-cluster={peers}"),
             // Another leader within a second, so that a time to live of two outlasts the election.
             "--heartbeat-interval=50".to_owned(),
@@ -103,21 +110,27 @@ impl Etcd {
             "--log-level=warn".to_owned(),
         ];
         options.extend(self.tls.iter().cloned());
+        let (mut program, namespace) = (program(), host.namespace.as_ref());
+        if let Some(namespace) = namespace {
+            let entered = [format!("--net={}", namespace.display()), "--".to_owned(), program.display().to_string()];
+            options.splice(0..0, entered);
+            program = PathBuf::from("nsenter");
+        }
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let run = self.directory.join(format!("run{index}-{}", member.runs));
         fs::create_dir_all(&run).expect("the directory is writable");
         let log = File::create(self.directory.join(format!("etcd{index}-{}.log", member.runs))).expect("a log");
-        member.process = Some(ProcessGuard::spawn(&program(), &options, &run, log));
+        member.process = Some(ProcessGuard::spawn(&program, &options, &run, log));
     }
 
     /// Waits until the member listens, and, in plain text, until it is healthy.
     fn wait(&self, index: usize) {
-        let port = self.members[index].client;
+        let address = SocketAddr::from((self.host.address, self.members[index].client));
         wait_for(&format!("etcd member {index}"), START_TIMEOUT, || {
             if self.tls.is_empty() {
-                http(port, "GET", "/health", "").is_some_and(|answer| answer.contains("true"))
+                http(address, "GET", "/health", "").is_some_and(|answer| answer.contains("true"))
             } else {
-                TcpStream::connect(("127.0.0.1", port)).is_ok()
+                TcpStream::connect(address).is_ok()
             }
         });
     }
@@ -141,17 +154,18 @@ impl Etcd {
 
     /// A call of the first member's HTTP gateway, which must succeed.
     pub fn post(&self, path: &str, body: &str) {
-        let answer = http(self.members[0].client, "POST", path, body).expect("etcd answers");
+        let answer = http(SocketAddr::from((self.host.address, self.members[0].client)), "POST", path, body)
+            .expect("etcd answers");
         assert!(answer.starts_with("HTTP/1.1 200"), "{path} {body}: {answer}");
     }
 }
 
-fn url(port: u16) -> String {
-    format!("http://127.0.0.1:{port}")
+fn url(host: &Host, port: u16) -> String {
+    format!("http://{}:{port}", host.address)
 }
 
-fn http(port: u16, method: &str, path: &str, body: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(START_TIMEOUT)).ok()?;
     let length = body.len();
     let head =

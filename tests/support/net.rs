@@ -5,8 +5,11 @@
 //! That needs no packet filter in the kernel. The bridge lives in a namespace too, the client's, so nothing
 //! of the machine's own network is touched; [`Net::enter`] moves the calling thread there, and whatever it
 //! starts. Invariants: names carry our process id; a guardian removes everything when the test process ends,
-//! however it ends. Absent on purpose: delay and loss.
+//! however it ends. Delay and loss are made by a small switch of our own in place of the bridge (`slow_switch.py`), since not
+//! every kernel has netem. Absent on purpose: limits of bandwidth.
 
+use super::guard::ProcessGuard;
+use super::wait_for;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -16,6 +19,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// Nobody's hardware address (locally administered).
 const NOBODY: &str = "02:00:00:00:00:de";
@@ -38,6 +42,7 @@ pub struct Net {
     prefix: String,
     hosts: Vec<String>,
     cuts: RefCell<BTreeSet<(String, String)>>,
+    switch: RefCell<Option<ProcessGuard>>,
     before: File,
     guardian: Child,
     _one_thread: std::marker::PhantomData<*const ()>,
@@ -57,8 +62,8 @@ impl Net {
         guardian.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let guardian = guardian.spawn().map_err(|error| format!("setsid: {error}"))?;
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-        let cuts = RefCell::default();
-        let net = Self { prefix, hosts, cuts, before, guardian, _one_thread: std::marker::PhantomData };
+        let (cuts, switch) = Default::default();
+        let net = Self { prefix, hosts, cuts, switch, before, guardian, _one_thread: std::marker::PhantomData };
         net.make()?;
         let client = File::open(net.namespace(CLIENT)).map_err(|error| error.to_string())?;
         move_into_link_name_space(client.as_fd(), Some(LinkNameSpaceType::Network))
@@ -80,6 +85,8 @@ impl Net {
             self.ip(CLIENT, &["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &peer])?;
             self.ip(CLIENT, &["link", "set", &port, "master", "bridge", "up"])?;
             self.ip(host, &["addr", "add", &format!("{}/24", self.address(host)), "dev", "eth0"])?;
+            // What is larger than a packet could not pass the slow switch.
+            self.ip(host, &["link", "set", "eth0", "gso_max_segs", "1"])?;
             self.ip(host, &["link", "set", "eth0", "up"])?;
         }
         Ok(())
@@ -114,8 +121,42 @@ impl Net {
         self.cut(other, one);
     }
 
+    /// From now on everything between hosts is late by so many milliseconds, and so many of a hundred frames are lost.
+    /// The client's own links stay as they are.
+    pub fn slow(&self, delay_ms: u32, jitter_ms: u32, loss_percent: u32) {
+        self.isolate_ports(true);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/slow_switch.py");
+        let numbers = [delay_ms, jitter_ms, loss_percent].map(|number| number.to_string());
+        let ports: Vec<String> = (0..self.hosts.len()).map(|index| format!("port{index}")).collect();
+        let mut arguments = vec![script.to_str().expect("a plain path")];
+        arguments.extend(numbers.iter().chain(&ports).map(String::as_str));
+        let directory = std::env::temp_dir().join(format!("{}-switch", self.prefix));
+        std::fs::create_dir_all(&directory).expect("the temporary directory is writable");
+        let log = directory.join("log");
+        let output = File::create(&log).expect("the directory is writable");
+        let guard = ProcessGuard::spawn(Path::new("python3"), &arguments, &directory, output);
+        wait_for("the switch", Duration::from_secs(10), || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(guard.is_running(), "the switch ended: {text}");
+            text.contains("ready")
+        });
+        *self.switch.borrow_mut() = Some(guard);
+    }
+
+    /// Whether the bridge passes nothing on between hosts.
+    fn isolate_ports(&self, isolated: bool) {
+        let word = if isolated { "on" } else { "off" };
+        for index in 0..self.hosts.len() {
+            let port = format!("port{index}");
+            self.ip(CLIENT, &["link", "set", &port, "type", "bridge_slave", "isolated", word]).unwrap();
+        }
+    }
+
     /// Mends every link.
     pub fn mend(&self) {
+        if self.switch.take().is_some() {
+            self.isolate_ports(false);
+        }
         for (from, to) in std::mem::take(&mut *self.cuts.borrow_mut()) {
             let address = self.address(&to).to_string();
             self.ip(&from, &["neigh", "del", &address, "dev", "eth0"]).unwrap();

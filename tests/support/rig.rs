@@ -4,13 +4,14 @@
 //! run of the proxy; a panic or an unexplained ERROR line in its log fails the test. What is asked of the
 //! rig about "the proxy" is asked of the first one. Absent on purpose: judging what clients saw (`load`).
 
+use super::etcd::Etcd;
 use super::guard::ProcessGuard;
 use super::net::Net;
 use super::rawclient::{Answer, Gone, Login, RawClient};
 use super::{free_port, wait_for};
-use pgregent::demo::cluster::{AuthSource, Cluster, ClusterOptions, Host, Node, ProxyOptions};
+use pgregent::demo::cluster::{AuthSource, Cluster, ClusterOptions, Host, MONITOR_USER, Node, ProxyOptions};
 use serde_json::Value;
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -24,6 +25,10 @@ const LOG_LINES_MAX: usize = 400;
 /// Names the program to test, instead of the one that was built with the tests.
 const PROGRAM_VARIABLE: &str = "PGREGENT";
 
+/// Names of the hosts of what several proxies share.
+pub const WITNESS: &str = "witness1";
+pub const ETCD: &str = "etcd1";
+
 /// What to start.
 pub struct Plan {
     pub cluster: ClusterOptions,
@@ -36,13 +41,26 @@ pub struct Plan {
     pub config: fn(String) -> String,
     /// A line more in each node's table, in the order of the nodes.
     pub node_lines: Vec<String>,
+    /// Whether there is a witness too, for the store `voters`.
+    pub witness: bool,
+    /// Whether there is an etcd of one member, for the store of that name.
+    pub etcd: bool,
 }
 
 impl Plan {
     pub fn new() -> Self {
         let settings = vec![("pool", "size = 8".to_owned()), ("cluster", "failover_min_gap = \"0s\"".to_owned())];
         let cluster = ClusterOptions::default();
-        Self { cluster, settings, proxies: 1, network: false, config: |text| text, node_lines: Vec::new() }
+        Self {
+            cluster,
+            settings,
+            proxies: 1,
+            network: false,
+            config: |text| text,
+            node_lines: Vec::new(),
+            witness: false,
+            etcd: false,
+        }
     }
 
     /// Starts with `failover = "follow"`: somebody else promotes.
@@ -60,16 +78,36 @@ impl Plan {
     pub fn try_start(mut self) -> Result<Rig, String> {
         let nodes: Vec<_> = (1..=self.cluster.standbys + 1).map(|number| format!("pg{number}")).collect();
         let proxies: Vec<_> = (1..=self.proxies).map(|number| format!("proxy{number}")).collect();
-        let hosts: Vec<&str> = nodes.iter().chain(&proxies).map(String::as_str).collect();
+        let mut hosts: Vec<&str> = nodes.iter().chain(&proxies).map(String::as_str).collect();
+        hosts.extend(
+            [(WITNESS, self.witness), (ETCD, self.etcd)].iter().filter(|(_, there)| *there).map(|(name, _)| name),
+        );
         let net = if self.network { Some(Net::enter(&hosts)?) } else { None };
-        if let Some(net) = &net {
-            let host = |name| Host { address: net.address(name), namespace: Some(net.namespace(name)) };
+        let host = |name: &str| {
+            let own = |net: &Net| Host { address: net.address(name), namespace: Some(net.namespace(name)) };
+            net.as_ref().map(own).unwrap_or_default()
+        };
+        if net.is_some() {
             self.cluster.hosts = nodes.iter().map(|name| host(name)).collect();
         }
+        let etcd = self.etcd.then(|| RefCell::new(Etcd::start_on(host(ETCD), 1, None)));
+        let witness = self.witness.then(|| witness(host(WITNESS), self.network));
         let cluster = Cluster::start(self.cluster).unwrap_or_else(|error| panic!("the cluster starts: {error}"));
+        let mut stores = String::new();
+        if let Some(witness) = &witness {
+            let node = &witness.nodes()[0];
+            let password = &cluster.passwords().monitor;
+            node.psql(&format!("ALTER ROLE {MONITOR_USER} PASSWORD '{password}'")).unwrap();
+            node.psql(&format!("GRANT CREATE ON SCHEMA public TO {MONITOR_USER}")).unwrap();
+            let address = format!("{}:{}", node.address(), node.port());
+            stores.push_str(&format!("\n[[witness]]\nname = \"{WITNESS}\"\naddress = \"{address}\"\n"));
+        }
+        if let Some(etcd) = &etcd {
+            stores.push_str(&format!("\n[etcd]\nendpoints = {:?}\n", etcd.borrow().endpoints()));
+        }
         let fronts = proxies.iter().map(|name| {
             let changed = |options: &ProxyOptions| {
-                let text = (self.config)(cluster.proxy_config(options));
+                let text = (self.config)(cluster.proxy_config(options)) + &stores;
                 self.node_lines.iter().zip(&nodes).fold(text, |text, (line, node)| {
                     let name = format!("name = \"{node}\"\n");
                     text.replace(&name, &format!("{name}{line}\n"))
@@ -84,7 +122,7 @@ impl Plan {
         let primary = cluster.node("pg1").unwrap();
         primary.psql_in("app", &format!("SET ROLE app; {sql}")).unwrap();
         cluster.wait_streaming(LIMIT).unwrap();
-        let rig = Rig { fronts, cluster, net };
+        let rig = Rig { fronts, etcd, witness, cluster, net };
         for index in 0..self.proxies {
             rig.start_proxy_number(index);
         }
@@ -169,6 +207,8 @@ impl Front {
 /// The running cluster and its proxies.
 pub struct Rig {
     fronts: Vec<RefCell<Front>>,
+    etcd: Option<RefCell<Etcd>>,
+    witness: Option<Cluster>,
     pub cluster: Cluster,
     /// The network, if the hosts have one of their own.
     pub net: Option<Net>,
@@ -219,6 +259,15 @@ impl Rig {
     /// Where clients of each proxy connect.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.fronts.iter().map(|front| front.borrow().address).collect()
+    }
+
+    /// The store, where it is an etcd.
+    pub fn etcd(&self) -> RefMut<'_, Etcd> {
+        self.etcd.as_ref().expect("the plan has an etcd").borrow_mut()
+    }
+
+    pub fn witness(&self) -> &Node {
+        &self.witness.as_ref().expect("the plan has a witness").nodes()[0]
     }
 
     pub fn node(&self, name: &str) -> &Node {
@@ -335,6 +384,13 @@ impl Drop for Rig {
             }
         }
     }
+}
+
+/// A small PostgreSQL that only votes.
+fn witness(host: Host, network: bool) -> Cluster {
+    let hosts = if network { vec![host] } else { Vec::new() };
+    Cluster::start(ClusterOptions { standbys: 0, hosts, ..ClusterOptions::default() })
+        .unwrap_or_else(|error| panic!("the witness starts: {error}"))
 }
 
 /// The program to test.

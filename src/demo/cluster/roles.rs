@@ -1,7 +1,7 @@
 //! The roles of a throwaway cluster and what each may do.
 //!
 //! Invariants: the monitor's role gets exactly the documented least rights, so that whatever works
-//! here works without a superuser. Absent on purpose: passwords that are the same everywhere; only the
+//! here works without a superuser (from PostgreSQL 15 on; before, nobody else may set parameters). Absent on purpose: passwords that are the same everywhere; only the
 //! application's is chosen by people, and its role may do nothing but use its own database.
 
 use super::ClusterOptions;
@@ -63,8 +63,10 @@ pub(super) fn statements(passwords: &Passwords) -> String {
          CREATE ROLE {MONITOR_USER} LOGIN REPLICATION PASSWORD '{monitor}' IN ROLE pg_monitor, pg_signal_backend;\n\
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer) TO {MONITOR_USER};\n\
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO {MONITOR_USER};\n\
-         GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name, \
-          default_transaction_read_only, synchronous_standby_names TO {MONITOR_USER};\n\
+         DO $$ BEGIN IF current_setting('server_version_num')::int < 150000 THEN \
+          ALTER ROLE {MONITOR_USER} SUPERUSER; ELSE \
+          EXECUTE 'GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name, \
+          default_transaction_read_only, synchronous_standby_names TO {MONITOR_USER}'; END IF; END $$;\n\
          CREATE ROLE {APP_USER} LOGIN PASSWORD '{app}';\n"
     )
 }

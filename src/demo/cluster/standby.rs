@@ -132,13 +132,22 @@ impl Node {
         }
         let deadline = self.deadline(STREAM_TIMEOUT);
         while !self.passed(deadline) {
-            let streaming = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
-            if self.psql(streaming).is_ok_and(|count| count == "1") {
+            if self.streams_from(upstream) {
                 return Ok(true);
             }
             std::thread::sleep(POLL);
         }
         Ok(false)
+    }
+
+    /// Whether it streams from this very node, on the timeline that this one writes. One that is ahead of where the
+    /// histories part streams the old timeline for a moment, again and again.
+    #[must_use]
+    pub fn streams_from(&self, upstream: &Self) -> bool {
+        let timeline = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int";
+        let Ok(timeline) = upstream.psql(timeline) else { return false };
+        let receiver = "SELECT sender_port, received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+        self.psql(receiver).is_ok_and(|found| found == format!("{}|{timeline}", upstream.port()))
     }
 
     /// Gives a running standby another upstream.
@@ -194,9 +203,15 @@ impl Node {
         let (from, to) = (source.data_dir(), self.data_dir());
         let config = source.superuser_config("postgres");
         let label = sql::on_connection(source.name(), &config, "pg_backup_start", async |client| {
-            sql::text(client, "SELECT pg_backup_start('playground', true)").await?;
+            // Their names until PostgreSQL 14.
+            let old = sql::text(client, "SELECT to_regproc('pg_backup_start') IS NULL").await? == "t";
+            let (start, stop) = match old {
+                true => ("pg_start_backup('playground', true, false)", "pg_stop_backup(false)"),
+                false => ("pg_backup_start('playground', true)", "pg_backup_stop(false)"),
+            };
+            sql::text(client, &format!("SELECT {start}")).await?;
             let copied: Result<(), Failure> = copy_tree(&from, &to, self.shared.account).map_err(Failure::from);
-            let label = client.query_one("SELECT labelfile FROM pg_backup_stop(false)", &[]).await;
+            let label = client.query_one(&format!("SELECT labelfile FROM {stop}"), &[]).await;
             copied?;
             Ok(label?.try_get::<_, String>(0)?)
         })?;

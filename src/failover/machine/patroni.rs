@@ -42,9 +42,12 @@ impl Machine {
         }
     }
 
-    /// Whether the node is not followed yet; tells once when Patroni denies its claim.
+    /// Whether the node is not followed yet; tells once when Patroni denies its claim, and asks again what was said once.
     pub(super) fn doubted(&mut self, id: NodeId) -> bool {
         let Some(hold) = self.doubt(id) else { return false };
+        if matches!(hold, Hold::SeenOnce { .. }) {
+            self.want_probe(id);
+        }
         if self.denied(id) && !self.held_told {
             self.held_told = true;
             let text = format!("{} is not followed: {hold}", self.name(id));

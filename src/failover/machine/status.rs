@@ -225,8 +225,15 @@ impl Machine {
     /// Everything that keeps an automatic failover from starting.
     pub(super) fn failover_holds(&self, outage: &Outage) -> Vec<Hold> {
         let mut holds = self.own_holds();
+        let old = outage.old.and_then(|old| self.old_hold(outage, old));
+        if self.policy.mode == FailoverMode::Follow {
+            // Whom we could promote, and when, is nobody's concern then.
+            holds.retain(|hold| matches!(hold, Hold::FollowMode | Hold::Paused));
+            holds.extend(old);
+            return holds;
+        }
         holds.extend(self.fence_hold(outage));
-        holds.extend(outage.old.and_then(|old| self.old_hold(outage, old)));
+        holds.extend(old);
         let unsettled = self.policy.ids().filter(|id| self.unsettled_promotion(*id));
         holds.extend(unsettled.map(|id| Hold::AwaitingReport { node: self.name(id).clone() }));
         let candidates = self.candidates(&[]);
