@@ -28,7 +28,7 @@
 //! senders NODE [NAME..]              which standbys its pg_stat_replication shows from its next probe on
 //! cmd pause | cmd resume | cmd failover [NODE]
 //! standing [register=NODE@EPOCH tli=] [lease=2s] [right=2s] [lack=taken|split|pending|voters:x,y]
-//!          [held=x,y] [highest=EPOCH] [pending=NODE] [ordered]     where this proxy stands with a store that several share
+//!          [held=x,y] [highest=EPOCH] [pending=NODE] [unmarked=x,y] [ordered]     where this proxy stands with a store that several share
 //! wait 500ms                         time passes; the alarms that the machine set go off on the way
 //! holds                              prints why nothing happens
 //! outlook                            prints what a failover would come to if the primary were lost now
@@ -519,6 +519,9 @@ impl Player {
         Standing {
             highest: value(words, "highest").map_or(epoch, |v| Epoch(v.parse().unwrap())),
             pending: value(words, "pending").map(Into::into),
+            unmarked: value(words, "unmarked")
+                .map(|names| names.split(',').map(Into::into).collect())
+                .unwrap_or_default(),
             right: until("right").map(|until| {
                 let held = value(words, "held").map(|names| names.split(',').map(Into::into).collect());
                 Right { until, held, stubborn: Vec::new(), idle: Vec::new() }

@@ -6,7 +6,7 @@
 //! the nodes themselves; `etcd`: several, in etcd; all pass [`conformance`].
 
 pub mod conformance;
-mod etcd;
+pub mod etcd;
 mod single;
 pub mod voters;
 

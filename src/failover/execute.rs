@@ -65,7 +65,7 @@ pub struct Executor {
 /// Why an action failed.
 #[derive(Debug, thiserror::Error)]
 enum ActError {
-    #[error("an action of epoch {0} had already begun")]
+    #[error("an action of epoch {0} had already begun, or it is recorded there")]
     Stale(Epoch),
     #[error("no such node")]
     NoNode,
@@ -246,6 +246,10 @@ impl Executor {
         let current = session.text("SELECT current_setting('primary_conninfo')").await?;
         if self.locks.is_some() && node != upstream && self.names(node, &current) {
             return Err(ActError::Pending);
+        }
+        let recorded = ConnInfo::parse(&current).map_or(Epoch(0), |conninfo| conninfo.epoch());
+        if self.locks.is_some() && recorded > epoch {
+            return Err(ActError::Stale(recorded));
         }
         let wanted = self.wanted(node, upstream, epoch, &current).await?;
         if wanted != current {

@@ -121,6 +121,13 @@ pub enum Hold {
         /// The last primary's.
         last: TimelineId,
     },
+    /// A node accepts writes, and a standby is on a newer timeline: another node was primary after it.
+    Outgrown {
+        /// The node.
+        node: Arc<str>,
+        /// The standby.
+        standby: Arc<str>,
+    },
     /// Follow mode: a node says that it is primary, and Patroni does not.
     PatroniDisagrees {
         /// The node.
@@ -280,6 +287,7 @@ impl Hold {
             Self::TwoPrimaries { .. } => "two_primaries",
             Self::UnrecordedPrimary { .. } => "unrecorded_primary",
             Self::OtherLine { .. } => "other_line",
+            Self::Outgrown { .. } => "outgrown",
             Self::PatroniDisagrees { .. } => "patroni_disagrees",
             Self::SeenOnce { .. } => "seen_once",
             Self::RetryLater { .. } => "retry_later",
@@ -312,6 +320,7 @@ impl Hold {
             | Self::StandbyHears { node, .. }
             | Self::UnrecordedPrimary { node, .. }
             | Self::OtherLine { node, .. }
+            | Self::Outgrown { node, .. }
             | Self::FenceFailed { node, .. }
             | Self::PatroniDisagrees { node }
             | Self::SeenOnce { node }
@@ -354,6 +363,7 @@ impl Hold {
             | Self::TwoPrimaries { .. }
             | Self::UnrecordedPrimary { .. }
             | Self::OtherLine { .. }
+            | Self::Outgrown { .. }
             | Self::NoStandby
             | Self::FenceFailed { .. }
             | Self::SyncDegraded { .. }
@@ -378,6 +388,11 @@ impl Hold {
             | Self::Waiting { .. } => false,
         }
     }
+}
+
+fn outgrown(f: &mut fmt::Formatter<'_>, node: &str, standby: &str) -> fmt::Result {
+    let later = format!("standby {standby} is on a newer timeline: another node was primary after it");
+    write!(f, "{node} accepts writes, but {later} (FAILOVER TO {node} takes it all the same)")
 }
 
 impl fmt::Display for Hold {
@@ -415,6 +430,7 @@ impl fmt::Display for Hold {
                 write!(f, "{node} accepts writes on timeline {timeline} but was never promoted from it")
             }
             Self::OtherLine { node, timeline, last } => other_line(f, node, [timeline, last]),
+            Self::Outgrown { node, standby } => outgrown(f, node, standby),
             Self::PatroniDisagrees { node } => {
                 write!(f, "{node} accepts writes, but Patroni does not call it the leader")
             }

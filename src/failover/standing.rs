@@ -120,6 +120,9 @@ pub struct Standing {
     pub pending: Option<Arc<str>>,
     /// The lease, under [`Claim::Route`].
     pub lease: Option<Lease>,
+    /// Standbys that follow the primary of the lease and lack its epoch, rebuilt ones for instance: a register that
+    /// rests on them alone would give the number out again.
+    pub unmarked: Vec<Arc<str>>,
     /// The right, under [`Claim::Change`] or [`Claim::Order`].
     pub right: Option<Right>,
     /// Why what was claimed is not had.

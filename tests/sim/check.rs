@@ -1,12 +1,17 @@
 //! What must never happen, checked on the truth that no host sees.
 //!
 //! I1: no reply of an epoch is believed at or after the moment at which a promotion of a higher epoch was executed.
-//! I2: permits that are live at one moment name one primary. I3: in synchronous mode every believed write is in the
-//! history of every later primary; in asynchronous mode a lost one lies beyond the position at which its successor was
+//! I2: permits that are live at one moment name one primary. I3: every believed write that waited for standbys is in
+//! the history of every later primary; another one that is lost lies beyond the position at which its successor was
 //! promoted. I4: an epoch names one primary. I5: no plan reads from a standby that is not on the primary's line.
 //! I6: a candidate is promoted where it said that it stands still.
+//!
+//! What is not promised: I1 to I3 of what goes on without a quorum (`keep_primary`); I3 of commits where
+//! `synchronous_degrade = "allow"`, of what a person gave up by an order (`loss_possible`, or one of two primaries named),
+//! and of a lone proxy that was restarted after a promotion that it had given up; I6 of a lone proxy.
 
-use crate::proxy::Permit;
+use crate::act::Permit;
+use crate::setup::Store;
 use crate::wal::Tip;
 use crate::world::{Nanos, SEC, World, note};
 use pgregent::failover::action::Plan;
@@ -21,6 +26,10 @@ struct Write {
     record: Option<Tip>,
     believed: bool,
     lost: bool,
+    /// It waited for standbys.
+    promised: bool,
+    /// It was routed, or believed, without a quorum.
+    kept: bool,
 }
 
 #[derive(Debug, Default)]
@@ -51,8 +60,18 @@ pub struct Oracle {
 
 impl Oracle {
     pub fn begin(&mut self, proxy: usize, permit: Permit, now: Nanos) -> usize {
-        let (epoch, node) = (permit.epoch, permit.primary);
-        self.writes.push(Write { epoch, node, begun: now, proxy, record: None, believed: false, lost: false });
+        let (epoch, node, kept) = (permit.epoch, permit.primary, permit.kept);
+        self.writes.push(Write {
+            epoch,
+            node,
+            begun: now,
+            proxy,
+            record: None,
+            believed: false,
+            lost: false,
+            promised: false,
+            kept,
+        });
         self.writes.len() - 1
     }
 
@@ -60,6 +79,15 @@ impl Oracle {
         let write = &mut self.writes[write];
         debug_assert_eq!(write.node, node);
         write.record = Some(record);
+    }
+
+    pub fn promise(&mut self, write: usize) {
+        self.writes[write].promised = true;
+    }
+
+    /// The highest that named anybody.
+    pub fn newest_epoch(&self) -> u64 {
+        self.named.iter().map(|(epoch, _)| *epoch).max().unwrap_or(0)
     }
 
     pub fn epoch_of(&self, write: usize) -> u64 {
@@ -86,7 +114,9 @@ impl World {
 
     pub fn promotion_executed(&mut self, node: usize, epoch: u64) {
         let (still, at) = (self.nodes[node].still, self.wal.lsn(self.nodes[node].tip));
-        if let Some(still) = still.filter(|still| *still != at) {
+        // A proxy that is alone may promote one that it could not detach.
+        let lenient = self.setup.store == Store::Single;
+        if let Some(still) = still.filter(|still| *still != at && !lenient) {
             self.violated(format!("I6: n{node} is promoted at {at}, and said that it stands still at {still}"));
         }
         note!(self, "n{node} executes the promotion of epoch {epoch}");
@@ -101,7 +131,9 @@ impl World {
 
     pub fn permit_opened(&mut self, proxy: usize, permit: Permit) {
         for other in (0..self.proxies.len()).filter(|o| *o != proxy) {
-            if let Some(live) = self.permit_live(other).filter(|live| live.primary != permit.primary) {
+            let live = self.permit_live(other).filter(|live| live.primary != permit.primary);
+            // Going on without a quorum is a choice for writes over this promise.
+            if let Some(live) = live.filter(|live| !live.kept && !permit.kept) {
                 let what = format!("I2: p{proxy} may write to n{} ({}) while ", permit.primary, permit.epoch);
                 return self.violated(format!("{what}p{other} may to n{} ({})", live.primary, live.epoch));
             }
@@ -114,13 +146,16 @@ impl World {
         if !self.oracle.opened.contains(&permit.epoch) {
             self.oracle.opened.push(permit.epoch);
             note!(self, "p{proxy} opens writes to n{} in epoch {}", permit.primary, permit.epoch);
-            self.check_history(permit.primary);
+            self.check_history(permit.primary, permit.epoch);
         }
     }
 
     /// Which believed writes the primary lacks, and whether it may: only by a promotion of a higher epoch than
     /// theirs, of a standby that had not got as far.
-    fn check_history(&mut self, primary: usize) {
+    fn check_history(&mut self, primary: usize, epoch: u64) {
+        // A proxy that is alone and was restarted does not know which promotion it had given up.
+        let forgot = self.setup.store == Store::Single && self.proxies[0].run > 1;
+        let chosen = self.oracle.risked.contains(&epoch) || forgot;
         let tip = self.nodes[primary].tip;
         for index in 0..self.oracle.writes.len() {
             let write = self.oracle.writes[index];
@@ -129,8 +164,9 @@ impl World {
                 continue;
             }
             let fork = self.fork(tip, record);
-            let promised = self.setup.sync > 0 && !fork.is_some_and(|epoch| self.oracle.risked.contains(&epoch));
-            if promised || fork.is_none_or(|epoch| epoch <= write.epoch) {
+            let promised =
+                write.promised && !write.kept && !fork.is_some_and(|epoch| self.oracle.risked.contains(&epoch));
+            if !chosen && (promised || fork.is_none_or(|epoch| epoch <= write.epoch)) {
                 let (lsn, on) = (self.wal.lsn(record), write.node);
                 let text = format!("I3: write {index} of epoch {} at {lsn} on n{on} is not on n{primary}", write.epoch);
                 return self.violated(format!("{text}, whose line parted from it in epoch {fork:?}"));
@@ -150,14 +186,17 @@ impl World {
 
     pub fn believed(&mut self, write: usize) {
         let executed = self.oracle.executed;
+        let proxy = self.oracle.writes[write].proxy;
+        let kept = self.proxies[proxy].permit.is_some_and(|permit| permit.kept);
         let entry = &mut self.oracle.writes[write];
         entry.believed = true;
+        entry.kept |= kept;
         self.oracle.believed += 1;
         let entry = *entry;
         if self.faults.healed.is_some_and(|at| entry.begun >= at) {
             self.oracle.healed[entry.proxy] = true;
         }
-        if executed > entry.epoch {
+        if executed > entry.epoch && !kept {
             let text =
                 format!("I1: p{} believes write {write} of epoch {} on n{}", entry.proxy, entry.epoch, entry.node);
             self.violated(format!("{text} after a promotion of epoch {executed}"));
@@ -189,14 +228,25 @@ impl World {
         }
     }
 
+    /// What a node is, in truth.
+    fn shown(&self, node: usize) -> String {
+        let (data, up) = (&self.nodes[node], self.servers[node].up);
+        let role = if data.primary { "primary" } else { "standby" };
+        let at = (self.wal.lsn(data.tip), data.conninfo, &data.names, data.read_only, data.diverged);
+        format!(
+            "n{node} {role} up={up} on {} at, following, waiting for, read-only, diverged: {at:?}",
+            self.wal.timeline(data.tip)
+        )
+    }
+
     /// After the faults: is the cluster writable through every proxy yet?
     pub fn verdict(&mut self, bound: Nanos) {
         let healed = self.faults.healed.unwrap_or(self.now);
         if self.oracle.healed.iter().all(|h| *h) {
             self.oracle.healed_at = Some(self.now - healed);
             self.over = true;
-            if let Some((_, primary, _)) = self.oracle.latest {
-                self.check_history(primary);
+            if let Some((epoch, primary, _)) = self.oracle.latest {
+                self.check_history(primary, epoch);
             }
             return;
         }
@@ -215,7 +265,7 @@ impl World {
                 holds.iter().filter(|h| h.needs_person()).map(|h| kind(&format!("{h:?}"))).collect();
             if person.is_empty() {
                 let state = machine.summary().state;
-                stuck.push(format!("p{proxy} {state} {holds:?} {:?}", self.proxies[proxy].standing));
+                stuck.push(format!("p{proxy} {state} {holds:?}"));
             } else {
                 self.oracle.person.extend(person);
             }
@@ -223,6 +273,7 @@ impl World {
         self.oracle.person.sort();
         self.oracle.person.dedup();
         if self.oracle.person.is_empty() {
+            stuck.extend((0..self.nodes.len()).map(|node| self.shown(node)));
             self.violated(format!("not writable {} s after the last fault: {}", bound / SEC, stuck.join("; ")));
         }
     }

@@ -21,7 +21,7 @@ pub struct Client {
 
 impl World {
     /// Whether writes of this epoch may pass now, by the proxy's clock.
-    pub fn permit_live(&self, proxy: usize) -> Option<crate::proxy::Permit> {
+    pub fn permit_live(&self, proxy: usize) -> Option<crate::act::Permit> {
         let local = self.local(self.proxy_host(proxy));
         self.proxies[proxy].permit.filter(|p| local < p.until)
     }
@@ -86,7 +86,9 @@ impl World {
         match msg {
             Msg::Committed { write, warned } if under_way == Some(write) => {
                 state.waiting = None;
-                let live = self.permit_live(proxy).is_some_and(|p| p.epoch == self.oracle.epoch_of(write));
+                let permit = self.permit_live(proxy);
+                let permit = if self.bug == Some(Bug::StalePermit) { self.proxies[proxy].permit } else { permit };
+                let live = permit.is_some_and(|p| p.epoch == self.oracle.epoch_of(write));
                 let trusted = !warned || self.bug == Some(Bug::BelieveCancelled);
                 if (live || self.bug == Some(Bug::NoPermit)) && trusted {
                     self.believed(write);
@@ -100,7 +102,11 @@ impl World {
     /// A client that does not go through a proxy.
     pub fn direct_write(&mut self) {
         let node = self.random.below(self.nodes.len());
-        if self.nodes[node].primary && self.servers[node].up && self.hosts[node].stalled == 0 {
+        if self.nodes[node].primary
+            && !self.nodes[node].read_only
+            && self.servers[node].up
+            && self.hosts[node].stalled == 0
+        {
             self.append(node);
         }
         let most = if self.setup.direct { 60 * MS } else { 4 * SEC };

@@ -2,6 +2,7 @@
 
 use crate::fault::HEAL_BOUND;
 use crate::world::{Event, World};
+use pgregent::coordination::etcd::core::Answer;
 use pgregent::failover::event::Event as Told;
 
 impl World {
@@ -21,11 +22,13 @@ impl World {
             | Event::Promoted { node, .. }
             | Event::Streaming { node, .. }
             | Event::DeedEnd { node, .. }
+            | Event::Renamed { node, .. }
             | Event::OrphansEnd { node, .. } => Some(*node),
             Event::Attach { from, .. }
             | Event::Flushed { from, .. }
             | Event::Restream { from, .. }
             | Event::Keepalive { from, .. } => Some(*from),
+            Event::EtcdAsk { member, .. } => Some(self.member_host(*member)),
             Event::Attached { to, .. } | Event::Stream { to, .. } => Some(*to),
             Event::ProbeDue { proxy, .. }
             | Event::Probed { proxy, .. }
@@ -37,7 +40,11 @@ impl World {
             | Event::Reopen { proxy, .. }
             | Event::AskTimeout { proxy, .. }
             | Event::RecordTick { proxy, .. }
-            | Event::ActFailed { proxy, .. }
+            | Event::ActEnded { proxy, .. }
+            | Event::ErrandLate { proxy, .. }
+            | Event::EtcdSays { proxy, .. }
+            | Event::EtcdLate { proxy, .. }
+            | Event::EtcdChanged { proxy, .. }
             | Event::ClientDue { proxy, .. } => Some(self.proxy_host(*proxy)),
             Event::Retransmit { .. }
             | Event::Start { .. }
@@ -47,6 +54,10 @@ impl World {
             | Event::Person
             | Event::Cancel { .. }
             | Event::DirectWrite
+            | Event::FenceOff { .. }
+            | Event::EtcdDo { .. }
+            | Event::EtcdExpire { .. }
+            | Event::FenceOver { .. }
             | Event::Heal
             | Event::Verdict => None,
         }
@@ -70,7 +81,11 @@ impl World {
             | Event::Reopen { proxy, run, .. }
             | Event::AskTimeout { proxy, run, .. }
             | Event::RecordTick { proxy, run, .. }
-            | Event::ActFailed { proxy, run, .. }
+            | Event::ActEnded { proxy, run, .. }
+            | Event::ErrandLate { proxy, run, .. }
+            | Event::EtcdSays { proxy, run, .. }
+            | Event::EtcdLate { proxy, run, .. }
+            | Event::EtcdChanged { proxy, run }
             | Event::ClientDue { proxy, run, .. } => self.lives(*proxy, *run),
             _ => true,
         }
@@ -100,6 +115,8 @@ impl World {
             Event::Person => self.person(),
             Event::Cancel { node } => self.cancel_waiters(node),
             Event::DirectWrite => self.direct_write(),
+            Event::FenceOff { node } => self.fence_off(node),
+            Event::FenceOver { node } => self.power_on(node),
             Event::Heal => self.heal(),
             Event::Verdict => self.verdict(HEAL_BOUND),
             other => self.handle_node(other),
@@ -120,6 +137,7 @@ impl World {
             Event::Rewire { node, run, wire } => self.rewire(node, run, wire),
             Event::Commit { node, run, session, write } => self.commit(node, run, session, write),
             Event::Promoted { node, run } => self.promoted(node, run),
+            Event::Renamed { node, run } => self.renamed(node, run),
             Event::Streaming { node, run, session, id, want, until } => {
                 self.streaming(node, run, session, (id, want), until);
             }
@@ -140,12 +158,24 @@ impl World {
             Event::ProbeTimeout { proxy, node, turn, .. } => self.probe_timeout(proxy, node, turn),
             Event::ProbeLost { proxy, node, .. } => self.probe_lost(proxy, node),
             Event::MachineTick { proxy, .. } => self.machine_tick(proxy),
+            Event::CoreTick { proxy, .. } if self.proxies[proxy].etcd.is_some() => self.etcd_tick(proxy),
             Event::CoreTick { proxy, .. } => self.core_tick(proxy),
+            Event::EtcdAsk { proxy, run, member, turn, request } => {
+                self.etcd_arrives(proxy, run, (member, turn), request);
+            }
+            Event::EtcdDo { proxy, run, member, turn, request, tries } => {
+                self.etcd_do(proxy, run, (member, turn), request, tries);
+            }
+            Event::EtcdSays { proxy, turn, answer, .. } => self.etcd_says(proxy, turn, *answer),
+            Event::EtcdLate { proxy, turn, .. } => self.etcd_says(proxy, turn, Answer::Failed),
+            Event::EtcdChanged { proxy, .. } => self.etcd_look(proxy),
+            Event::EtcdExpire { lease } => self.etcd_expire(lease),
             Event::Recall { proxy, .. } => self.recall(proxy),
             Event::Reopen { proxy, voter, .. } => self.reopen(proxy, voter),
             Event::AskTimeout { proxy, voter, session, asked, .. } => self.ask_timeout(proxy, voter, session, asked),
             Event::RecordTick { proxy, .. } => self.further_records(proxy),
-            Event::ActFailed { proxy, id, outcome, .. } => self.tell(proxy, Told::ActionDone { id, outcome }),
+            Event::ErrandLate { proxy, session, .. } => self.errand_lost(proxy, session),
+            Event::ActEnded { proxy, id, outcome, .. } => self.tell(proxy, Told::ActionDone { id, outcome }),
             Event::ClientDue { proxy, client, .. } => self.client_due(proxy, client),
             _ => {}
         }

@@ -2,6 +2,8 @@
 //!
 //! Invariants: every fault ends by itself or at the heal, after which nothing goes wrong any more.
 
+use crate::random::Random;
+use crate::setup::Store;
 use crate::world::{Event, MS, Nanos, SEC, World, note};
 use pgregent::failover::event::{Command, Event as Told};
 use pgregent::ids::NodeId;
@@ -63,13 +65,66 @@ enum Fault {
     /// A proxy does not hear from most voters while another one is told to change the primary.
     Duel {
         deaf: usize,
+        primary: usize,
         order: usize,
         restarts: bool,
+    },
+    /// What voters say reaches a proxy late, then it is not heard by them any more, while another one that does not see the
+    /// primary changes it.
+    Late {
+        proxy: usize,
+        primary: usize,
+        slow: Nanos,
+        cut_after: Nanos,
+        order: Option<usize>,
+    },
+    /// The primary is cut off from all proxies but one, and from the other voters where `voters` says so.
+    Apart {
+        primary: usize,
+        but: usize,
+        voters: bool,
+    },
+    /// No voter but the primary hears from a proxy.
+    Mute {
+        proxy: usize,
+        primary: usize,
+    },
+    /// All proxies but one crash once they have told a standby to promote itself, which takes long; the old primary comes
+    /// back before, while another node is away.
+    HalfDone {
+        primary: usize,
+        but: usize,
+        away: usize,
+        slow: Nanos,
+    },
+    /// A proxy stands still while another one is told to change the primary.
+    Doze {
+        proxy: usize,
+        order: usize,
     },
     Order {
         proxy: usize,
         to: Option<usize>,
     },
+    /// A person pauses a proxy's automatic decisions.
+    Pause {
+        proxy: usize,
+    },
+    /// A person works on a node, says one proxy.
+    Maintain {
+        proxy: usize,
+        node: usize,
+    },
+    /// A member of etcd is off.
+    Member {
+        member: usize,
+    },
+    /// etcd has no leader.
+    Leaderless,
+    /// etcd answers renewals and forgets them.
+    DeafEtcd,
+    /// A lease ends although it was renewed.
+    Revoke,
 }
 
 #[derive(Debug, Default)]
@@ -109,18 +164,38 @@ impl World {
         let random = &mut self.random;
         let (any, node, proxy) = (random.below(voters), random.below(nodes), random.below(proxies));
         // The primary is the most interesting of them.
-        let voter = if random.chance(350) { latest.unwrap_or(any) } else { any };
-        let host = if random.chance(250) { voter } else { random.below(voters + proxies) };
-        if random.chance(self.setup.duels) {
-            return Fault::Duel { deaf: proxy, order: (proxy + 1) % proxies, restarts: random.chance(500) };
+        let primary = latest.unwrap_or(0);
+        let voter = if random.chance(350) { primary } else { any };
+        let members = self.setup.members();
+        let host = if random.chance(250) { voter } else { random.below(voters + proxies + members) };
+        if members > 0 && random.chance(self.setup.revokes) {
+            return Fault::Revoke;
         }
-        match random.below(25) {
+        if members > 0 && random.chance(200) {
+            let member = random.below(members);
+            return [Fault::Member { member }, Fault::Leaderless, Fault::DeafEtcd, Fault::Revoke][random.below(4)]
+                .clone();
+        }
+        if random.chance(self.setup.duels) {
+            return Fault::Duel { deaf: proxy, primary, order: (proxy + 1) % proxies, restarts: random.chance(500) };
+        }
+        if random.chance(self.setup.late) {
+            return Self::late(random, proxy, primary, proxies);
+        }
+        if random.chance(self.setup.halves) {
+            return Self::half_done(random, proxy, primary, nodes);
+        }
+        if random.chance(self.setup.doze) {
+            return Fault::Doze { proxy, order: (proxy + 1) % proxies };
+        }
+        match random.below(29) {
             0..4 => Fault::Kill { voter, orphans: random.chance(500) },
             4 => Fault::Rolling { gap: random.between(10 * MS, 900 * MS) },
             5 => Fault::Power { voter },
             6..9 => Fault::Stall { host },
             9..12 => {
-                let to = (host + 1 + random.below(voters + proxies - 1)) % (voters + proxies);
+                let hosts = voters + proxies + members;
+                let to = (host + 1 + random.below(hosts - 1)) % hosts;
                 Fault::Cut { from: host, to, both: random.chance(600) }
             }
             12..14 => {
@@ -134,9 +209,25 @@ impl World {
             20 => Fault::PauseReplay { node },
             21 => Fault::SlowPromotion { node, span: random.between(500 * MS, 8 * SEC) },
             22 => Fault::Forsake { node: latest.unwrap_or(node) },
-            23 => Fault::Duel { deaf: proxy, order: (proxy + 1) % proxies, restarts: random.chance(500) },
+            23 => Fault::Duel { deaf: proxy, primary, order: (proxy + 1) % proxies, restarts: random.chance(500) },
+            26 => Fault::Pause { proxy },
+            27 => Fault::Maintain { proxy, node },
+            24 => Self::late(random, proxy, primary, proxies),
+            25 => Fault::Doze { proxy, order: (proxy + 1) % proxies },
             _ => Fault::Order { proxy, to: random.chance(500).then_some(node) },
         }
+    }
+
+    fn half_done(random: &mut Random, proxy: usize, primary: usize, nodes: usize) -> Fault {
+        let away = (primary + 1 + random.below(nodes - 1)) % nodes;
+        Fault::HalfDone { primary, but: proxy, away, slow: random.between(2 * SEC, 7 * SEC) }
+    }
+
+    fn late(random: &mut Random, proxy: usize, primary: usize, proxies: usize) -> Fault {
+        let slow = random.between(500 * MS, 1900 * MS);
+        let order = random.chance(500).then_some((proxy + 1) % proxies);
+        let cut_after = if order.is_some() { random.between(SEC, 3 * SEC) } else { random.between(3 * SEC, 7 * SEC) };
+        Fault::Late { proxy, primary, slow, cut_after, order }
     }
 
     pub fn strike(&mut self, index: usize) {
@@ -163,7 +254,11 @@ impl World {
                 self.stop_server(voter, false);
             }
             Fault::Stall { host } => self.hosts[host].stalled += 1,
-            Fault::Cut { .. } | Fault::Isolate { .. } | Fault::Split { .. } => self.cut(&fault, true),
+            Fault::Cut { .. }
+            | Fault::Isolate { .. }
+            | Fault::Split { .. }
+            | Fault::Apart { .. }
+            | Fault::Mute { .. } => self.cut(&fault, true),
             Fault::Bad { host, loss, slow } => self.bad(host, loss, slow),
             Fault::CrashProxy { proxy } => self.crash(proxy),
             Fault::Mine { proxy, actions } => self.proxies[proxy].crash_after = Some(actions),
@@ -174,14 +269,51 @@ impl World {
                 self.later(400 * MS, Event::Cancel { node });
                 self.follow_up(Fault::Power { voter: node }, 500 * MS);
             }
-            Fault::Duel { deaf, order, restarts } => self.duel(deaf, order, restarts),
-            Fault::Order { proxy, to } => {
-                if self.proxies[proxy].up && self.hosts[self.proxy_host(proxy)].stalled == 0 {
-                    let to = to.map(|n| NodeId(u16::try_from(n).unwrap_or(0)));
-                    self.tell(proxy, Told::Command(Command::Failover { to }));
+            Fault::Duel { deaf, primary, order, restarts } => self.duel(deaf, primary, order, restarts),
+            Fault::Late { proxy, primary, slow, cut_after, order } => {
+                self.belate(proxy, primary, slow);
+                self.follow_up(Fault::Apart { primary, but: proxy, voters: order.is_none() }, 0);
+                self.follow_up(Fault::Mute { proxy, primary }, cut_after);
+                if let Some(proxy) = order {
+                    self.follow_up(Fault::Order { proxy, to: None }, cut_after);
                 }
             }
+            Fault::HalfDone { primary, but, away, slow } => self.half(primary, but, away, slow),
+            Fault::Doze { proxy, order } => {
+                let host = self.proxy_host(proxy);
+                self.hosts[host].stalled += 1;
+                self.follow_up(Fault::Order { proxy: order, to: None }, 50 * MS);
+            }
+            Fault::Pause { proxy } => self.command(proxy, Command::Pause),
+            Fault::Maintain { proxy, node } => self.maintain(proxy, node, true),
+            Fault::Member { member } => {
+                let host = self.member_host(member);
+                self.hosts[host].off = true;
+            }
+            Fault::Leaderless => self.etcd.leaderless_until = self.now + span,
+            Fault::DeafEtcd => self.etcd.deaf_until = self.now + span,
+            Fault::Revoke => self.etcd_revoke(),
+            Fault::Order { proxy, to } => {
+                let to = to.map(|n| NodeId(u16::try_from(n).unwrap_or(0)));
+                self.command(proxy, Command::Failover { to });
+            }
         }
+    }
+
+    fn command(&mut self, proxy: usize, command: Command) {
+        if self.proxies[proxy].up && self.hosts[self.proxy_host(proxy)].stalled == 0 {
+            // Whoever names one of several primaries gives up what the others have.
+            let settles = |to: &NodeId| self.nodes[to.index()].primary;
+            let named = matches!(&command, Command::Failover { to: Some(to) } if settles(to));
+            self.proxies[proxy].risks |= named;
+            self.tell(proxy, Told::Command(command));
+            self.proxies[proxy].risks &= !named || self.proxies[proxy].machine.summary().state == "adopting";
+        }
+    }
+
+    fn maintain(&mut self, proxy: usize, node: usize, on: bool) {
+        let node = NodeId(u16::try_from(node).unwrap_or(0));
+        self.command(proxy, Command::Maintain { node, on });
     }
 
     /// Another fault, which belongs to one that has struck.
@@ -192,13 +324,33 @@ impl World {
         self.later(after, Event::Fault { index });
     }
 
-    fn duel(&mut self, deaf: usize, order: usize, restarts: bool) {
-        self.deafen(deaf, true);
-        let primary = self.oracle.latest.map_or(0, |(_, primary, _)| primary);
+    fn duel(&mut self, deaf: usize, primary: usize, order: usize, restarts: bool) {
+        self.deafen(deaf, primary, true);
         for voter in (0..self.setup.voters()).filter(|v| restarts && *v != primary) {
             self.follow_up(Fault::Kill { voter, orphans: false }, 50 * MS);
         }
         self.follow_up(Fault::Order { proxy: order, to: None }, 100 * MS);
+    }
+
+    fn belate(&mut self, proxy: usize, primary: usize, slow: Nanos) {
+        let to = self.proxy_host(proxy);
+        for from in (0..self.setup.voters()).filter(|v| *v != primary) {
+            self.links[from][to].slow = slow;
+        }
+    }
+
+    fn half(&mut self, primary: usize, but: usize, away: usize, slow: Nanos) {
+        self.nodes.iter_mut().for_each(|node| node.slow_promotion = slow);
+        let actions = u32::try_from(self.setup.nodes).unwrap_or(3);
+        for proxy in (0..self.setup.proxies).filter(|proxy| *proxy != but) {
+            self.proxies[proxy].crash_after = Some(actions);
+        }
+        let (back, gone, span) =
+            (self.random.between(SEC, 3 * SEC), self.random.between(SEC, 3 * SEC), self.random.between(SEC, 4 * SEC));
+        self.kill(primary, false, back);
+        let index = self.faults.list.len();
+        self.faults.list.push((Some(Fault::Kill { voter: away, orphans: false }), span));
+        self.later(gone, Event::Fault { index });
     }
 
     fn forsake(&mut self, node: usize, on: bool) {
@@ -207,8 +359,7 @@ impl World {
         }
     }
 
-    fn deafen(&mut self, proxy: usize, on: bool) {
-        let primary = self.oracle.latest.map_or(0, |(_, primary, _)| primary);
+    fn deafen(&mut self, proxy: usize, primary: usize, on: bool) {
         let to = self.proxy_host(proxy);
         for from in (0..self.setup.voters()).filter(|v| *v != primary) {
             if self.setup.direct {
@@ -229,12 +380,18 @@ impl World {
     }
 
     fn cut(&mut self, fault: &Fault, on: bool) {
-        let count = self.hosts.len();
+        let (count, voters) = (self.hosts.len(), self.setup.voters());
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {
                 let hit = match *fault {
                     Fault::Cut { from: a, to: b, both } => (from, to) == (a, b) || (both && (to, from) == (a, b)),
                     Fault::Isolate { host, inward, outward } => (to == host && inward) || (from == host && outward),
+                    Fault::Apart { primary, but, voters: all } => {
+                        let other = if from == primary { to } else { from };
+                        let at = (from == primary || to == primary) && other != voters + but;
+                        at && (all || other >= voters)
+                    }
+                    Fault::Mute { proxy, primary } => from == voters + proxy && to < voters && to != primary,
                     Fault::Split { side } => (side >> from & 1) != (side >> to & 1),
                     _ => false,
                 };
@@ -263,7 +420,11 @@ impl World {
         match fault {
             Fault::Power { voter } => self.power_on(voter),
             Fault::Stall { host } => self.go_on(host),
-            Fault::Cut { .. } | Fault::Isolate { .. } | Fault::Split { .. } => self.cut(&fault, false),
+            Fault::Cut { .. }
+            | Fault::Isolate { .. }
+            | Fault::Split { .. }
+            | Fault::Apart { .. }
+            | Fault::Mute { .. } => self.cut(&fault, false),
             Fault::Bad { host, .. } => self.bad(host, 0, 0),
             Fault::CrashProxy { proxy } => self.boot(proxy),
             Fault::Mine { proxy, .. } => {
@@ -273,12 +434,35 @@ impl World {
             Fault::PauseReplay { node } => self.resume_replay(node),
             Fault::SlowPromotion { node, .. } => self.nodes[node].slow_promotion = 0,
             Fault::Forsake { node } => self.forsake(node, false),
-            Fault::Duel { deaf, .. } => self.deafen(deaf, false),
-            Fault::Kill { .. } | Fault::Rolling { .. } | Fault::Order { .. } => {}
+            Fault::Duel { deaf, primary, .. } => self.deafen(deaf, primary, false),
+            Fault::Late { proxy, primary, .. } => self.belate(proxy, primary, 0),
+            Fault::Doze { proxy, .. } => {
+                let host = self.proxy_host(proxy);
+                self.go_on(host);
+            }
+            Fault::Pause { proxy } => self.command(proxy, Command::Resume),
+            Fault::Maintain { proxy, node } => self.maintain(proxy, node, false),
+            Fault::Member { member } => {
+                let host = self.member_host(member);
+                self.hosts[host].off = false;
+            }
+            Fault::HalfDone { .. } => {
+                self.nodes.iter_mut().for_each(|node| node.slow_promotion = 0);
+                for proxy in 0..self.setup.proxies {
+                    self.proxies[proxy].crash_after = None;
+                    self.boot(proxy);
+                }
+            }
+            Fault::Kill { .. }
+            | Fault::Rolling { .. }
+            | Fault::Order { .. }
+            | Fault::Leaderless
+            | Fault::DeafEtcd
+            | Fault::Revoke => {}
         }
     }
 
-    fn power_on(&mut self, voter: usize) {
+    pub fn power_on(&mut self, voter: usize) {
         self.hosts[voter].off = false;
         let run = self.servers[voter].run;
         self.later(10 * MS, Event::Start { voter, run });
@@ -327,8 +511,28 @@ impl World {
         for proxy in 0..self.proxies.len() {
             self.proxies[proxy].crash_after = None;
             self.boot(proxy);
+            self.command(proxy, Command::Resume);
+            (0..self.setup.nodes).for_each(|node| self.maintain(proxy, node, false));
+        }
+        (self.etcd.leaderless_until, self.etcd.deaf_until) = (0, 0);
+        for member in 0..self.setup.members() {
+            let host = self.member_host(member);
+            self.hosts[host].off = false;
         }
         self.later(SEC, Event::Verdict);
+    }
+
+    /// Whether every majority of voters still has one that knows the newest epoch, once this node has forgotten it: nodes
+    /// are rebuilt one at a time, until the proxies have marked them.
+    fn remembered_without(&self, node: usize) -> bool {
+        let newest = self.oracle.newest_epoch();
+        let knows = |voter: &usize| match self.servers[*voter].row {
+            Some((_, epoch)) => epoch >= newest,
+            None => self.node_epoch(*voter) >= newest,
+        };
+        let voters = self.setup.voters();
+        let without = (0..voters).filter(|voter| *voter != node && knows(voter)).count();
+        self.setup.store != Store::Voters || !knows(&node) || without + voters / 2 + 1 > voters
     }
 
     /// A careful person: rewinds what does not belong to the primary's line, once a primary takes writes.
@@ -345,7 +549,7 @@ impl World {
             let data = &self.nodes[node];
             let stray = data.primary || data.diverged || !self.wal.same_line(data.tip, self.nodes[primary].tip);
             let idle = self.servers[node].up && self.hosts[node].stalled == 0 && data.promoting.is_none();
-            if stray && idle && self.random.chance(400) {
+            if stray && idle && self.remembered_without(node) && self.random.chance(400) {
                 note!(self, "a person rewinds n{node} from n{primary}");
                 self.stop_server(node, false);
                 self.rewind(node, primary);

@@ -22,13 +22,27 @@ pub struct Link {
 }
 
 /// What a voter is asked to do beyond locks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
     Detach,
-    Promote { epoch: u64 },
-    Repoint { to: usize, epoch: u64 },
+    Promote {
+        epoch: u64,
+    },
+    Repoint {
+        to: usize,
+        epoch: u64,
+    },
     Reconnect,
-    Record { to: usize, epoch: u64 },
+    Record {
+        to: usize,
+        epoch: u64,
+    },
+    /// `synchronous_standby_names`.
+    Names(String),
+    /// Read-only, or no longer.
+    FenceSql {
+        on: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -66,8 +80,14 @@ pub enum Msg {
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    Locks { voter: usize },
-    Client { client: usize },
+    Locks {
+        voter: usize,
+    },
+    /// One order to a node, without its lock.
+    Errand,
+    Client {
+        client: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

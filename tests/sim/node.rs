@@ -1,4 +1,4 @@
-//! PostgreSQL's data: WAL, streaming, recovery, promotion, commits and their wait for standbys.
+//! PostgreSQL's data: WAL, streaming, recovery, promotion (commits: `commit`).
 //!
 //! As in PostgreSQL: positions and timelines are numbers, and only numbers are compared when a standby connects; the
 //! new timeline of a promotion is one more than the node's own, whoever else has taken that number; a node restarts as
@@ -6,18 +6,22 @@
 //! archives.
 
 use crate::bug::Bug;
-use crate::net::{Msg, Purpose, Side};
+use crate::commit::{Names, Waiter};
+use crate::net::{Purpose, Side};
+use crate::setup::Store;
 use crate::wal::{Tip, Wal};
-use crate::world::{Event, MS, Nanos, SEC, US, Wanted, World, duration, node_name, note};
+use crate::world::{Event, MS, Nanos, SEC, Wanted, World, duration, node_name, note};
 use pgregent::failover::action::ActionId;
 use pgregent::failover::event::Outcome;
 use pgregent::failover::policy::RECONNECT_SPAN;
 use pgregent::ids::{Lsn, SystemId, TimelineId};
-use pgregent::topology::{NodeReport, ReceiverView, SyncStandby, SyncState, SyncView};
+use pgregent::topology::{NodeReport, ReadOnly, ReceiverView};
 
 pub const SYSTEM: SystemId = SystemId(7000);
 /// Pause between two signs of life on a stream without data.
 const KEEPALIVE: Nanos = SEC;
+/// `wal_receiver_status_interval`.
+const STATUS: Nanos = 10 * SEC;
 /// How long a repoint is waited for.
 const REPOINT_LIMIT: Nanos = 10 * SEC;
 
@@ -33,14 +37,6 @@ struct Sender {
     busy: bool,
     sent: Tip,
     acked: Tip,
-}
-
-/// A commit that waits for standbys.
-#[derive(Clone, Copy, Debug)]
-struct Waiter {
-    session: u32,
-    write: usize,
-    record: Tip,
 }
 
 #[derive(Debug)]
@@ -64,7 +60,12 @@ pub struct Node {
     line: u32,
     receiver: Option<Receiver>,
     senders: Vec<Option<Sender>>,
-    waiters: Vec<Waiter>,
+    pub waiters: Vec<Waiter>,
+    /// Whom commits wait for, and whom the configuration says they are to.
+    pub names: Names,
+    pub written_names: Names,
+    /// `default_transaction_read_only`.
+    pub read_only: bool,
     /// Statements that are being executed.
     pub running: Vec<(u32, usize)>,
     pub orphans_until: Nanos,
@@ -93,6 +94,9 @@ impl Node {
             receiver: None,
             senders: vec![None; nodes],
             waiters: Vec::new(),
+            names: None,
+            written_names: None,
+            read_only: false,
             running: Vec::new(),
             orphans_until: 0,
             orphan_run: 0,
@@ -146,7 +150,7 @@ impl World {
             sent_at,
             system_id: SYSTEM,
             in_recovery: !data.primary,
-            timeline: TimelineId(self.shown_timeline(node)),
+            timeline: TimelineId(self.reported_timeline(node)),
             flush_lsn: Lsn(self.wal.lsn(data.tip)),
             replay_lsn: Lsn(self.wal.lsn(data.replayed)),
             replay_paused: data.replay_paused,
@@ -155,26 +159,19 @@ impl World {
             redo_lsn: Lsn(0),
             version_num: 150_000,
             sync: Some(self.sync_view(node)),
-            ancestry: self.ancestry(node),
+            ancestry: if self.blind(node) { Default::default() } else { self.ancestry(node) },
+            read_only: if data.read_only { ReadOnly::Fenced } else { ReadOnly::No },
             ..NodeReport::default()
         }
     }
 
-    fn sync_view(&self, node: usize) -> SyncView {
-        let standby = |(to, sender): (usize, &Option<Sender>)| {
-            sender.map(|s| SyncStandby {
-                application_name: node_name(to),
-                streaming: true,
-                sync_state: if self.setup.sync > 0 { SyncState::Quorum } else { SyncState::Async },
-                flush_lsn: Some(Lsn(self.wal.lsn(s.acked))),
-            })
-        };
-        let names: Vec<String> = (0..self.setup.nodes).map(node_name).collect();
-        let any = format!("ANY {} ({})", self.setup.sync, names.join(", "));
-        SyncView {
-            standby_names: if self.setup.sync > 0 { any } else { String::new() },
-            standbys: self.nodes[node].senders.iter().enumerate().filter_map(standby).collect(),
-        }
+    fn reported_timeline(&self, node: usize) -> u32 {
+        let newest = self.nodes.iter().map(|node| node.timeline).max().filter(|_| self.blind(node));
+        newest.unwrap_or_else(|| self.shown_timeline(node))
+    }
+
+    fn blind(&self, node: usize) -> bool {
+        self.bug == Some(Bug::BlindTimeline) && !self.nodes[node].primary
     }
 
     fn new_line(&mut self, node: usize) -> u32 {
@@ -243,7 +240,7 @@ impl World {
         }
         data.receiver = Some(Receiver { from, heard: now });
         note!(self, "n{to} streams from n{from}");
-        self.later(self.setup.receiver_timeout, Event::ReceiverTimeout { node: to, line });
+        self.later(self.setup.receiver_timeout.min(STATUS), Event::ReceiverTimeout { node: to, line });
         let tip = self.nodes[to].tip;
         if !self.datagram(to, from, Event::Flushed { from, to, line, tip }) {
             self.later(200 * MS, Event::Restream { from, to, line });
@@ -351,44 +348,25 @@ impl World {
     pub fn receiver_timeout(&mut self, node: usize, line: u32) {
         let Some(receiver) = self.nodes[node].receiver.filter(|_| self.nodes[node].line == line) else { return };
         let end = receiver.heard + self.setup.receiver_timeout;
-        if self.now >= end {
+        // Whoever says how far it is to a host that knows nothing of the stream hears so.
+        let gone = self.up(node, receiver.from) && self.sender(receiver.from, node, line).is_none();
+        if self.now >= end || gone {
             self.receiver_eof(node, line);
         } else {
-            self.at(end, Event::ReceiverTimeout { node, line });
+            self.at(end.min(self.now + STATUS), Event::ReceiverTimeout { node, line });
         }
     }
 
-    pub fn serve_write(&mut self, node: usize, session: u32, write: usize) {
-        if !self.nodes[node].primary {
-            return self.send(session, false, Msg::NotWritten { write });
-        }
-        let span = match self.random.below(100) {
-            0 => self.random.between(200 * MS, 1500 * MS),
-            1..10 => self.random.between(5 * MS, 50 * MS),
-            _ => self.random.between(300 * US, 3 * MS),
-        };
-        let run = self.servers[node].run;
-        self.nodes[node].running.push((session, write));
-        self.later(span, Event::Commit { node, run, session, write });
-    }
-
-    pub fn commit(&mut self, node: usize, run: u32, session: u32, write: usize) {
+    /// Whether a backend of this life of the postmaster still works.
+    pub fn works(&self, node: usize, run: u32) -> bool {
         let data = &self.nodes[node];
-        let alive = self.servers[node].up && self.servers[node].run == run;
         let orphan = run == data.orphan_run && self.now < data.orphans_until;
-        if !data.running.contains(&(session, write)) || !(alive || orphan) {
-            return;
-        }
-        self.nodes[node].running.retain(|running| *running != (session, write));
-        let record = self.append(node);
-        self.oracle.wrote(write, node, record);
-        if self.setup.sync > 0 {
-            self.nodes[node].waiters.push(Waiter { session, write, record });
-            // An orphan waits for standbys that nobody serves any more.
-            self.release_waiters(node);
-        } else {
-            self.acknowledge(session, write, false);
-        }
+        (self.servers[node].up && self.servers[node].run == run) || orphan
+    }
+
+    /// By node: how far what streams from here has acknowledged.
+    pub fn acked(&self, node: usize) -> Vec<Option<u64>> {
+        self.nodes[node].senders.iter().map(|sender| sender.map(|s| self.wal.lsn(s.acked))).collect()
     }
 
     pub fn append(&mut self, node: usize) -> Tip {
@@ -399,41 +377,6 @@ impl World {
             self.push_streams(node);
         }
         record
-    }
-
-    fn acknowledge(&mut self, session: u32, write: usize, warned: bool) {
-        if self.sessions[session as usize].far == Side::Open {
-            self.send(session, false, Msg::Committed { write, warned });
-        }
-    }
-
-    fn release_waiters(&mut self, node: usize) {
-        let data = &self.nodes[node];
-        if data.waiters.is_empty() {
-            return;
-        }
-        let flushed = |waiter: &Waiter| {
-            let lsn = self.wal.lsn(waiter.record);
-            data.senders.iter().flatten().filter(|s| self.wal.lsn(s.acked) >= lsn).count() >= self.setup.sync
-        };
-        let (done, waiting): (Vec<Waiter>, Vec<Waiter>) = data.waiters.iter().partition(|w| flushed(w));
-        self.nodes[node].waiters = waiting;
-        for waiter in done {
-            self.acknowledge(waiter.session, waiter.write, false);
-        }
-    }
-
-    /// Somebody cancels what waits for standbys: it is acknowledged with a warning.
-    pub fn cancel_waiters(&mut self, node: usize) {
-        for waiter in std::mem::take(&mut self.nodes[node].waiters) {
-            self.acknowledge(waiter.session, waiter.write, true);
-        }
-    }
-
-    pub fn drop_running(&mut self, voter: usize, session: u32) {
-        if let Some(node) = self.nodes.get_mut(voter) {
-            node.waiters.retain(|w| w.session != session);
-        }
     }
 
     pub fn detach_node(&mut self, node: usize, session: u32, id: ActionId) {
@@ -468,6 +411,13 @@ impl World {
     pub fn repoint_node(&mut self, node: usize, session: u32, id: ActionId, to: usize, epoch: u64) {
         if self.nodes[node].primary {
             return self.acted(session, id, Outcome::Failed("not in recovery".to_owned()));
+        }
+        let voters = self.setup.store == Store::Voters;
+        if voters && self.pending(node) {
+            return self.acted(session, id, Outcome::Failed("it was chosen and may still be promoted".to_owned()));
+        }
+        if voters && self.nodes[node].conninfo.1 > epoch {
+            return self.acted(session, id, Outcome::Failed("a higher epoch is recorded there".to_owned()));
         }
         self.set_conninfo(node, Some(to), epoch);
         let (run, until) = (self.servers[node].run, self.now + REPOINT_LIMIT);
@@ -512,7 +462,10 @@ impl World {
         }
         let span = self.random.between(50 * MS, 300 * MS) + self.nodes[node].slow_promotion;
         self.later(span + 10 * MS, Event::DeedEnd { node, run, session, id, detach: false });
-        if self.nodes[node].promoting.is_none() {
+        if let Some(begun) = self.nodes[node].promoting {
+            self.nodes[node].promoting = Some(begun.max(epoch));
+            self.promotion_executed(node, epoch);
+        } else {
             self.nodes[node].promoting = Some(epoch);
             self.nodes[node].replay_paused = false;
             self.new_line(node);
@@ -577,6 +530,7 @@ impl World {
         let data = &mut self.nodes[node];
         data.replayed = data.tip;
         data.replay_paused = false;
+        data.names = data.written_names.clone();
         data.control = (data.timeline, 0);
         if !data.primary {
             let line = self.new_line(node);
@@ -589,10 +543,14 @@ impl World {
         let epoch = if self.random.chance(500) { self.nodes[source].conninfo.1 } else { 0 };
         let (tip, timeline) = (self.nodes[source].tip, self.nodes[source].timeline);
         let history = self.nodes[source].history.clone();
+        let (names, read_only) = (self.nodes[source].written_names.clone(), self.nodes[source].read_only);
         let data = &mut self.nodes[node];
         (data.tip, data.replayed, data.timeline, data.control) = (tip, tip, timeline, (timeline, 0));
         (data.history, data.primary, data.diverged) = (history, false, false);
         data.conninfo = (Some(source), epoch);
+        data.still = None;
+        // The configuration is copied with the rest.
+        (data.written_names, data.read_only) = (names, read_only);
         data.wire += 1;
     }
 }

@@ -3,22 +3,22 @@
 //! Invariants: nothing is decided here; the permit is brought in line before anything else is done with a new plan or
 //! standing. Absent on purpose: pools, routing, freshness.
 
+use crate::act::Errand;
 use crate::bug::Bug;
-use crate::net::{Deed, Msg, Purpose, Side};
+use crate::net::{Msg, Purpose, Side};
 use crate::record::{Recording, Vote};
+use crate::setup::Store;
 use crate::wal::Tip;
-use crate::world::{Event, MS, Nanos, SEC, World, node_name, note, voter_name};
+use crate::world::{Event, MS, Nanos, SEC, World, note, voter_name};
 use pgregent::clock::Time;
-use pgregent::config::Config;
 use pgregent::coordination::voters::core::{Input, Lock, Output, Rules, Voters};
-use pgregent::failover::action::{Action, ActionId, Plan};
-use pgregent::failover::event::{Event as Told, Outcome};
-use pgregent::failover::standing::{Right, Standing};
-use pgregent::failover::{Machine, Policy};
-use pgregent::ids::{Epoch, NodeId};
-use pgregent::topology::Writes;
+use pgregent::failover::Machine;
+use pgregent::failover::action::{ActionId, Plan};
+use pgregent::failover::event::{Event as Told, Outcome, Record};
+use pgregent::failover::promise::Promise;
+use pgregent::failover::standing::{Claim, Right, Standing};
+use pgregent::ids::Epoch;
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 
 /// Pause before a session to a voter is opened again.
 const REOPEN: Nanos = 100 * MS;
@@ -38,14 +38,6 @@ pub struct Link {
     pub lock: Lock,
 }
 
-/// Until when writes of which epoch may go where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Permit {
-    pub epoch: u64,
-    pub primary: usize,
-    pub until: Nanos,
-}
-
 #[derive(Debug)]
 pub struct Proxy {
     pub up: bool,
@@ -55,7 +47,7 @@ pub struct Proxy {
     pub core: Voters,
     pub standing: Standing,
     pub plan: Option<Plan>,
-    pub permit: Option<Permit>,
+    pub permit: Option<crate::act::Permit>,
     pub links: Vec<Link>,
     pub clients: Vec<crate::client::Client>,
     pub probes: Vec<crate::probe::Probe>,
@@ -68,34 +60,23 @@ pub struct Proxy {
     core_alarm: Option<Time>,
     pub recordings: Vec<Recording>,
     /// Actions sent on a session.
-    acts: Vec<(ActionId, u32)>,
+    pub acts: Vec<(ActionId, u32)>,
+    /// Orders on connections of their own.
+    pub errands: Vec<Errand>,
+    /// The highest epoch of any action begun.
+    pub admitted: Epoch,
+    /// Whom the last open plan named, in which epoch, and how often it had been cut off.
+    pub open_to: Option<(usize, Epoch, u64)>,
     /// Crashes right after this many more actions.
     pub crash_after: Option<u32>,
     /// An operator was told that what is under way may lose writes.
     pub risks: bool,
     /// The right was claimed.
-    changing: bool,
+    pub changing: bool,
+    /// What commits waited for, in its state directory.
+    pub kept: Option<Promise>,
+    pub etcd: Option<crate::etcd::Driver>,
     seed: u64,
-}
-
-/// The policy, read from a configuration so that it has every rule that the product has.
-pub fn policy(nodes: usize) -> Policy {
-    let mut text = String::from(
-        "[server]\nlisten = [\"127.0.0.1:1\"]\n[cluster]\nname = \"sim\"\nmonitor_user = \"m\"\nmonitor_password = \"m\"\n\
-         failover_min_gap = \"0s\"\nprimary_start_timeout = \"5s\"\n\
-         promote_timeout = \"5s\"\nfailover_lag_bytes_max = \"1GiB\"\n",
-    );
-    for node in 0..nodes {
-        let name = node_name(node);
-        let _ = write!(text, "[[node]]\nname = \"{name}\"\naddress = \"{name}:5432\"\n");
-    }
-    text.push_str("[[auth.user]]\nname = \"u\"\npassword = \"p\"\n");
-    let config = Config::parse(&text, "sim.toml").unwrap_or_else(|e| panic!("the simulation's configuration: {e:?}"));
-    let mut policy = Policy::from_config(&config);
-    policy.max_per_hour = 100_000;
-    policy.lag_bytes_max = u64::MAX;
-    policy.means.fence_sql = false;
-    policy
 }
 
 impl Proxy {
@@ -105,7 +86,7 @@ impl Proxy {
         Self {
             up: false,
             run: 0,
-            machine: Machine::new(policy(setup.nodes), Time::ZERO),
+            machine: Machine::new(world.policy.clone(), Time::ZERO),
             core: Voters::new(rules(world, seed)),
             standing: Standing::default(),
             plan: None,
@@ -121,6 +102,11 @@ impl Proxy {
             core_alarm: None,
             recordings: Vec::new(),
             acts: Vec::new(),
+            errands: Vec::new(),
+            admitted: Epoch(0),
+            open_to: None,
+            etcd: None,
+            kept: None,
             crash_after: None,
             risks: false,
             changing: false,
@@ -133,7 +119,7 @@ fn rules(world: &World, seed: u64) -> Rules {
     Rules {
         voters: (0..world.setup.voters()).map(|v| voter_name(&world.setup, v).into()).collect(),
         span: crate::world::duration(world.setup.span),
-        keep_primary: false,
+        keep_primary: world.setup.keep_primary,
         seed,
     }
 }
@@ -145,13 +131,15 @@ impl World {
         }
         let (run, now) = (self.proxies[proxy].run + 1, self.time(proxy));
         let mut fresh = Proxy::new(self, proxy, 0);
+        fresh.kept.clone_from(&self.proxies[proxy].kept);
         fresh.seed = self.proxies[proxy].seed.wrapping_add(u64::from(run));
         fresh.core = Voters::new(rules(self, fresh.seed));
-        fresh.machine = Machine::new(policy(self.setup.nodes), now);
+        fresh.machine = Machine::new(self.policy.clone(), now);
         (fresh.up, fresh.run) = (true, run);
         self.proxies[proxy] = fresh;
         note!(self, "p{proxy} starts");
-        for voter in 0..self.setup.voters() {
+        let voters = if self.setup.store == Store::Voters { self.setup.voters() } else { 0 };
+        for voter in 0..voters {
             self.reopen(proxy, voter);
         }
         for node in 0..self.setup.nodes {
@@ -160,9 +148,18 @@ impl World {
         for client in 0..self.setup.clients {
             self.later(10 * MS, Event::ClientDue { proxy, run, client });
         }
-        let limit = self.local(self.proxy_host(proxy)) + RECALL_LIMIT;
-        let at = self.real(self.proxy_host(proxy), limit);
-        self.at(at, Event::Recall { proxy, run });
+        match self.setup.store {
+            Store::Voters => {
+                let limit = self.local(self.proxy_host(proxy)) + RECALL_LIMIT;
+                let at = self.real(self.proxy_host(proxy), limit);
+                self.at(at, Event::Recall { proxy, run });
+            }
+            Store::Etcd => {
+                self.proxies[proxy].etcd = Some(self.etcd_driver(proxy));
+                self.etcd_go_on(proxy);
+            }
+            Store::Single => self.recall_with(proxy, self.file.clone()),
+        }
     }
 
     pub fn crash(&mut self, proxy: usize) {
@@ -202,6 +199,7 @@ impl World {
                 self.core_step(proxy, Input::Opened { voter, session: u64::from(session) });
             }
             Purpose::Client { client } => self.client_opened(proxy, client, session),
+            Purpose::Errand => self.errand_opened(proxy, session),
         }
     }
 
@@ -228,6 +226,7 @@ impl World {
                 self.session_lost(proxy, session);
             }
             Purpose::Client { client } => self.client_lost(proxy, client, session),
+            Purpose::Errand => self.errand_lost(proxy, session),
         }
     }
 
@@ -263,6 +262,7 @@ impl World {
             (Purpose::Locks { voter }, Msg::Acted { id, outcome }) => {
                 self.acted_near(proxy, voter, session, id, outcome)
             }
+            (Purpose::Errand, Msg::Acted { id, outcome }) => self.errand_done(proxy, session, id, outcome),
             (Purpose::Client { client }, msg) => self.client_message(proxy, client, msg),
             _ => {}
         }
@@ -327,21 +327,29 @@ impl World {
         self.at(at, Event::AskTimeout { proxy, run, voter, session: number, asked });
     }
 
-    fn look_at_standing(&mut self, proxy: usize) {
+    pub fn look_at_standing(&mut self, proxy: usize) {
         let now = self.time(proxy);
-        let mut standing = self.proxies[proxy].core.standing(now);
+        let mut standing = match &self.proxies[proxy].etcd {
+            Some(driver) => driver.standing(now),
+            None => self.proxies[proxy].core.standing(now),
+        };
         if self.bug == Some(Bug::Unlocked) && self.proxies[proxy].changing {
             let names = (0..self.setup.voters()).map(|v| voter_name(&self.setup, v).into());
             let until = now + crate::world::duration(SEC);
             standing.right.get_or_insert(Right { until, held: None, stubborn: Vec::new(), idle: names.collect() });
         }
+        if self.bug == Some(Bug::MajorityOnly) {
+            standing.highest = standing.register.as_ref().map_or(Epoch(0), |register| register.epoch);
+            (standing.chosen, standing.pending) = (None, None);
+        }
         if standing != self.proxies[proxy].standing {
             self.note_standing(proxy, &standing);
             self.proxies[proxy].standing = standing.clone();
-            self.bring_permit(proxy);
             self.tell(proxy, Told::Standing(standing));
+            self.bring_permit(proxy);
         }
-        if !self.proxies[proxy].recalled && self.proxies[proxy].standing.register.is_some() {
+        let voters = self.setup.store == Store::Voters;
+        if voters && !self.proxies[proxy].recalled && self.proxies[proxy].standing.register.is_some() {
             self.recall(proxy);
         }
         self.further_records(proxy);
@@ -365,13 +373,35 @@ impl World {
 
     /// Tells the machine what the register says, once.
     pub fn recall(&mut self, proxy: usize) {
+        let record = self.proxies[proxy].standing.register.clone();
+        self.recall_with(proxy, record);
+    }
+
+    pub fn recall_with(&mut self, proxy: usize, record: Option<Record>) {
         if std::mem::replace(&mut self.proxies[proxy].recalled, true) {
             return;
         }
-        let record = self.proxies[proxy].standing.register.clone();
+        if let Some(kept) = self.proxies[proxy].kept.clone() {
+            self.tell(proxy, Told::Promised(kept));
+        }
         self.tell(proxy, Told::Recalled(record));
-        let standing = self.proxies[proxy].standing.clone();
-        self.tell(proxy, Told::Standing(standing));
+        if self.setup.store != Store::Single {
+            let standing = self.proxies[proxy].standing.clone();
+            self.tell(proxy, Told::Standing(standing));
+        }
+    }
+
+    pub fn claim_of_store(&mut self, proxy: usize, claim: Claim) {
+        match self.setup.store {
+            Store::Voters => {
+                if !claim.changes() {
+                    self.give_up_records(proxy);
+                }
+                self.core_step(proxy, Input::Claim(claim));
+            }
+            Store::Etcd => self.etcd_claim(proxy, claim),
+            Store::Single => {}
+        }
     }
 
     // ---- the machine ----
@@ -398,42 +428,7 @@ impl World {
         self.proxies[proxy].busy = false;
     }
 
-    fn start(&mut self, proxy: usize, action: Action, now: Time) {
-        match action {
-            Action::Publish(plan) => return self.publish(proxy, plan),
-            Action::Claim(claim) => {
-                note!(self, "p{proxy} claims {claim:?}");
-                self.proxies[proxy].changing = claim.changes();
-                if !claim.changes() {
-                    self.give_up_records(proxy);
-                }
-                return self.core_step(proxy, Input::Claim(claim));
-            }
-            Action::Keep(_) => return,
-            Action::ProbeNow(node) => return self.probe_now(proxy, node.index()),
-            Action::WakeAt(at) => return self.wake_machine(proxy, at, now),
-            Action::Tell(notice) => {
-                note!(self, "p{proxy} says {}: {}", notice.kind, notice.text);
-                self.proxies[proxy].risks |= notice.kind == "loss_possible";
-                return;
-            }
-            Action::Record(id, record) => self.record(proxy, id, record),
-            Action::Detach(id, node, _) => self.act(proxy, id, node, Deed::Detach),
-            Action::Promote(id, node, Epoch(epoch)) => {
-                note!(self, "p{proxy} promotes n{} in epoch {epoch}", node.index());
-                self.act(proxy, id, node, Deed::Promote { epoch });
-            }
-            // Not in the policy.
-            Action::Hook(..) | Action::NameSync { .. } | Action::FenceSql { .. } => panic!("{action:?}"),
-            Action::Reconnect { id, node, .. } => self.act(proxy, id, node, Deed::Reconnect),
-            Action::Repoint { id, node, upstream, epoch } => {
-                self.act(proxy, id, node, Deed::Repoint { to: upstream.index(), epoch: epoch.0 });
-            }
-        }
-        self.ambush(proxy);
-    }
-
-    fn wake_machine(&mut self, proxy: usize, at: Time, now: Time) {
+    pub fn wake_machine(&mut self, proxy: usize, at: Time, now: Time) {
         let alarm = &mut self.proxies[proxy].machine_alarm;
         if alarm.is_none_or(|set| set > at || set <= now) {
             *alarm = Some(at);
@@ -457,51 +452,5 @@ impl World {
             self.proxies[proxy].core_alarm = None;
         }
         self.core_step(proxy, Input::Tick);
-    }
-
-    fn publish(&mut self, proxy: usize, plan: Plan) {
-        let short = |p: &Plan| (p.epoch, p.primary, p.writes == Writes::Open);
-        if self.traced() && self.proxies[proxy].plan.as_ref().map(&short) != Some(short(&plan)) {
-            let text = format!("p{proxy} plans {:?} in epoch {}: {:?}", plan.primary, plan.epoch, plan.writes);
-            self.add_note(text);
-        }
-        self.check_reads(proxy, &plan);
-        self.proxies[proxy].plan = Some(plan);
-        self.bring_permit(proxy);
-    }
-
-    fn bring_permit(&mut self, proxy: usize) {
-        let new = self.permitted(proxy);
-        if new != self.proxies[proxy].permit {
-            self.proxies[proxy].permit = new;
-            if let Some(permit) = new {
-                self.permit_opened(proxy, permit);
-            }
-        }
-    }
-
-    fn permitted(&self, proxy: usize) -> Option<Permit> {
-        let owner = &self.proxies[proxy];
-        let plan = owner.plan.as_ref().filter(|p| p.writes == Writes::Open)?;
-        let (primary, epoch) = (plan.primary?.index(), plan.epoch);
-        let lease = owner.standing.lease.as_ref().filter(|_| !owner.standing.ordered)?;
-        let fits = lease.epoch == epoch && *lease.primary == *node_name(primary);
-        fits.then_some(Permit { epoch: epoch.0, primary, until: lease.until.as_nanos() })
-    }
-
-    // ---- actions ----
-
-    pub fn fail(&mut self, proxy: usize, id: ActionId, why: &str) {
-        let (run, outcome) = (self.proxies[proxy].run, Outcome::Failed(why.to_owned()));
-        self.later(MS, Event::ActFailed { proxy, run, id, outcome });
-    }
-
-    fn act(&mut self, proxy: usize, id: ActionId, node: NodeId, deed: Deed) {
-        let link = &self.proxies[proxy].links[node.index()];
-        let Some(session) = link.session.filter(|_| link.open) else {
-            return self.fail(proxy, id, "no session with it");
-        };
-        self.proxies[proxy].acts.push((id, session));
-        self.send(session, true, Msg::Act { id, deed });
     }
 }

@@ -6,7 +6,9 @@
 use crate::bug::Bug;
 use crate::net::{Deed, Msg};
 use crate::node::SYSTEM;
-use crate::world::{Event, Nanos, SEC, World, node_name, note};
+use crate::setup::Store;
+use crate::world::{Event, MS, Nanos, SEC, World, node_name, note};
+use pgregent::coordination::may_follow;
 use pgregent::coordination::voters::core::Lock;
 use pgregent::failover::action::ActionId;
 use pgregent::failover::event::{Outcome, Record};
@@ -51,6 +53,11 @@ impl World {
         if std::mem::take(&mut self.proxies[proxy].risks) {
             self.oracle.risked.push(record.epoch.0);
         }
+        match self.setup.store {
+            Store::Voters => {}
+            Store::Etcd => return self.etcd_record(proxy, id, record),
+            Store::Single => return self.write_file(proxy, id, record),
+        }
         self.give_up_records(proxy);
         let votes = vec![Vote::None; self.setup.voters()];
         note!(self, "p{proxy} records {} in epoch {}", record.primary, record.epoch);
@@ -69,7 +76,7 @@ impl World {
         let Some(recording) = self.proxies[proxy].recordings.pop() else { return };
         note!(self, "p{proxy} record: {outcome:?}");
         let (run, id) = (self.proxies[proxy].run, recording.id);
-        self.later(0, Event::ActFailed { proxy, run, id, outcome });
+        self.later(0, Event::ActEnded { proxy, run, id, outcome });
     }
 
     /// Whether voters say that this record comes too late.
@@ -80,6 +87,18 @@ impl World {
         let newer = standing.highest > known && other(&standing.chosen);
         let late = standing.highest > record.epoch || used || newer || other(&standing.pending);
         late.then(|| Outcome::Failed(format!("epoch {} names {:?} by now", standing.highest, standing.chosen)))
+    }
+
+    /// A store of its own: the file is replaced, whoever lives to hear of it.
+    fn write_file(&mut self, proxy: usize, id: ActionId, record: Record) {
+        note!(self, "p{proxy} writes down {} in epoch {}", record.primary, record.epoch);
+        let span = self.random.between(MS, 20 * MS);
+        let backwards = self.file.as_ref().and_then(|stored| may_follow(stored, &record).err());
+        if let Some(why) = backwards {
+            return self.end_later(proxy, id, span, Outcome::Failed(why.to_string()));
+        }
+        self.file = Some(record);
+        self.end_later(proxy, id, span, Outcome::Done);
     }
 
     fn further_record(&mut self, proxy: usize) -> Option<Outcome> {
@@ -131,6 +150,9 @@ impl World {
         let majority = self.setup.voters() / 2 + 1;
         let votes = self.proxies[proxy].recordings.last()?.votes.clone();
         let done = votes.iter().filter(|v| **v == Vote::Done).count();
+        if done > 0 && self.bug == Some(Bug::RecordEarly) {
+            return Some(Outcome::Done);
+        }
         if votes[to] == Vote::None && done + 1 >= majority {
             self.write_vote(proxy, to, to, record.epoch.0);
             return self.write_record(proxy, record);

@@ -62,7 +62,8 @@ impl World {
         }
         let heard = self.local(voter);
         self.servers[voter].holders.push(Holder { session, lock: Lock::None, heard, order: false });
-        self.later(self.setup.span, Event::Idle { voter, session });
+        let end = self.real(voter, heard + self.setup.span);
+        self.at(end, Event::Idle { voter, session });
     }
 
     pub fn far_closed(&mut self, session: u32) {
@@ -148,7 +149,8 @@ impl World {
 
     /// A standby that names itself was chosen and may be promoted at any time.
     pub fn pending(&self, node: usize) -> bool {
-        !self.nodes[node].primary && self.nodes[node].conninfo.0 == Some(node)
+        let named = !self.nodes[node].primary && self.nodes[node].conninfo.0 == Some(node);
+        named && self.bug != Some(Bug::ForgetPending)
     }
 
     pub fn node_epoch(&self, node: usize) -> u64 {
@@ -158,11 +160,17 @@ impl World {
 
     fn serve_deed(&mut self, voter: usize, session: u32, id: ActionId, deed: Deed) {
         let heard = self.local(voter);
-        let Some(holder) = self.servers[voter].holder(session) else { return };
-        holder.heard = heard;
+        let errand = self.sessions[session as usize].purpose == Purpose::Errand;
+        let held = self.servers[voter].holder(session).map(|holder| {
+            holder.heard = heard;
+            holder.lock
+        });
+        if held.is_none() && !errand {
+            return;
+        }
         let needed =
             if matches!(deed, Deed::Repoint { .. } | Deed::Reconnect) { Lock::Shared } else { Lock::Exclusive };
-        let allowed = holder.lock >= needed || self.bug == Some(Bug::Unlocked);
+        let allowed = errand || held >= Some(needed) || self.bug == Some(Bug::Unlocked);
         let proxy = self.sessions[session as usize].proxy;
         note!(self, "{} is told by p{proxy}: {deed:?}{}", self.voter(voter), if allowed { "" } else { " (no lock)" });
         if !allowed {
@@ -177,6 +185,8 @@ impl World {
             Deed::Promote { epoch } => self.promote_node(voter, session, id, epoch),
             Deed::Repoint { to, epoch } => self.repoint_node(voter, session, id, to, epoch),
             Deed::Reconnect => self.reconnect_node(voter, session, id),
+            Deed::Names(names) => self.name_sync(voter, session, id, &names),
+            Deed::FenceSql { on } => self.fence_sql(voter, session, id, on),
         }
     }
 
@@ -247,7 +257,8 @@ impl World {
             return self.at(at, Event::Start { voter, run });
         }
         self.servers[voter].starting = true;
-        let span = self.random.between(50 * MS, 2 * SEC);
+        let most = if self.random.chance(400) { 200 * MS } else { 2 * SEC };
+        let span = self.random.between(50 * MS, most);
         self.later(span, Event::Started { voter, run });
     }
 

@@ -5,16 +5,20 @@
 
 use crate::bug::Bug;
 use crate::check::Oracle;
+use crate::etcd::Register;
 use crate::fault::Faults;
 use crate::net::{Link, Msg, Session};
 use crate::node::Node;
 use crate::proxy::Proxy;
 use crate::random::Random;
 use crate::server::Server;
+use crate::setup::Setup;
 use crate::wal::{Tip, Wal};
 use pgregent::clock::Time;
+use pgregent::coordination::etcd::core::{Answer, Request};
+use pgregent::failover::Policy;
 use pgregent::failover::action::ActionId;
-use pgregent::failover::event::Outcome;
+use pgregent::failover::event::{Outcome, Record};
 use pgregent::topology::{NodeReport, ProbeFailure};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,58 +29,6 @@ pub type Nanos = u64;
 pub const US: Nanos = 1_000;
 pub const MS: Nanos = 1_000_000;
 pub const SEC: Nanos = 1_000_000_000;
-
-/// What one seed fixes for the whole run.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    pub nodes: usize,
-    pub witnesses: usize,
-    pub proxies: usize,
-    pub clients: usize,
-    /// `ANY k` of the other nodes; 0: asynchronous.
-    pub sync: usize,
-    /// `lease_duration`.
-    pub span: Nanos,
-    /// `wal_retrieve_retry_interval`.
-    pub retry: Nanos,
-    /// `wal_receiver_timeout`.
-    pub receiver_timeout: Nanos,
-    /// When faults end.
-    pub faults_end: Nanos,
-    /// Faults that are drawn beforehand.
-    pub faults: usize,
-    /// Duels among the faults, in a thousand, besides the usual share.
-    pub duels: u64,
-    /// Clients that go around the proxies write often.
-    pub direct: bool,
-    /// Faults that strike right after something decisive, in a thousand.
-    pub ambush: u64,
-}
-
-impl Setup {
-    pub fn voters(&self) -> usize {
-        self.nodes + self.witnesses
-    }
-
-    fn draw(random: &mut Random, seconds: u64) -> Self {
-        let shape = [(3, 0), (3, 0), (3, 0), (2, 1), (3, 2), (3, 1)][random.below(6)];
-        Self {
-            nodes: shape.0,
-            witnesses: shape.1,
-            proxies: if random.chance(600) { 2 } else { 3 },
-            clients: 2,
-            sync: usize::from(shape.0 == 3 && random.chance(400)),
-            span: 2 * SEC,
-            retry: if random.chance(700) { 200 * MS } else { 5 * SEC },
-            receiver_timeout: random.between(2, 60) * SEC,
-            faults_end: seconds * SEC,
-            faults: usize::try_from(random.between(2, 40)).unwrap_or(2),
-            duels: 0,
-            direct: random.chance(200),
-            ambush: if random.chance(500) { random.between(20, 300) } else { 0 },
-        }
-    }
-}
 
 /// A machine: a voter's, or a proxy's.
 #[derive(Debug, Default)]
@@ -123,13 +75,23 @@ pub enum Event {
     Started { voter: usize, run: u32 },
     Start { voter: usize, run: u32 },
     OrphansEnd { node: usize, run: u32 },
+    EtcdAsk { proxy: usize, run: u32, member: usize, turn: u32, request: Box<Request> },
+    EtcdDo { proxy: usize, run: u32, member: usize, turn: u32, request: Box<Request>, tries: u32 },
+    EtcdSays { proxy: usize, run: u32, turn: u32, answer: Box<Answer> },
+    EtcdLate { proxy: usize, run: u32, turn: u32 },
+    EtcdChanged { proxy: usize, run: u32 },
+    EtcdExpire { lease: i64 },
     MachineTick { proxy: usize, run: u32 },
     CoreTick { proxy: usize, run: u32 },
     Recall { proxy: usize, run: u32 },
     Reopen { proxy: usize, run: u32, voter: usize },
     AskTimeout { proxy: usize, run: u32, voter: usize, session: u32, asked: u32 },
     RecordTick { proxy: usize, run: u32 },
-    ActFailed { proxy: usize, run: u32, id: ActionId, outcome: Outcome },
+    ActEnded { proxy: usize, run: u32, id: ActionId, outcome: Outcome },
+    ErrandLate { proxy: usize, run: u32, session: u32 },
+    FenceOff { node: usize },
+    FenceOver { node: usize },
+    Renamed { node: usize, run: u32 },
     ClientDue { proxy: usize, run: u32, client: usize },
     Boot { proxy: usize },
     Fault { index: usize },
@@ -188,6 +150,10 @@ pub struct World {
     pub proxies: Vec<Proxy>,
     pub oracle: Oracle,
     pub faults: Faults,
+    pub policy: Policy,
+    pub etcd: Register,
+    /// The file of a proxy that is alone.
+    pub file: Option<Record>,
     pub bug: Option<Bug>,
     pub over: bool,
     pub events: u64,
@@ -212,9 +178,10 @@ impl World {
     pub fn new(seed: u64, seconds: u64, bug: Option<Bug>, tracing: bool) -> Self {
         let mut random = Random::new(seed);
         let mut setup = Setup::draw(&mut random, seconds);
-        // What a defect needs to show is rare otherwise.
-        setup.duels = if bug.is_some() { 400 } else { 0 };
-        let count = setup.voters() + setup.proxies;
+        if let Some(bug) = bug {
+            bug.provoke(&mut setup);
+        }
+        let count = setup.voters() + setup.proxies + setup.members();
         let host = |random: &mut Random| Host {
             ppm: i64::try_from(random.between(0, 20_000)).unwrap_or(0) - 10_000,
             offset: random.between(SEC, 100 * SEC),
@@ -232,6 +199,9 @@ impl World {
             proxies: Vec::new(),
             oracle: Oracle::default(),
             faults: Faults::default(),
+            policy: setup.policy(),
+            etcd: Register::default(),
+            file: None,
             bug,
             over: false,
             events: 0,
@@ -248,6 +218,10 @@ impl World {
     }
 
     fn begin(&mut self, seed: u64) {
+        for node in 0..self.setup.nodes {
+            let names = self.configured_names();
+            (self.nodes[node].names, self.nodes[node].written_names) = (names.clone(), names);
+        }
         for node in 1..self.setup.nodes {
             self.later(MS, Event::ReceiverTry { node, line: 0 });
         }

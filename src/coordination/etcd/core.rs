@@ -489,6 +489,7 @@ impl Etcd {
             timeline: self.timeline,
             // Here a promotion that takes effect late gets nobody's lease.
             pending: None,
+            unmarked: Vec::new(),
             lack: (!had).then(|| self.lack(now)),
             ordered: heard && self.claim != Claim::Order && self.view.order.is_some_and(|lease| Some(lease) != ours),
             kept: kept.is_some(),

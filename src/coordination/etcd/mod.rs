@@ -13,11 +13,11 @@
 //! once a lease has lapsed), and any decision by what a watch tells (it only wakes).
 
 mod client;
-mod core;
+pub mod core;
 mod rpc;
 #[cfg(test)]
 mod tests;
-mod view;
+pub mod view;
 
 use self::client::{Connection, Fault, Shared};
 use self::core::{Answer, Etcd, Next, Objection, Request, Rules};

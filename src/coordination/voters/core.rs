@@ -352,13 +352,23 @@ impl Voters {
         };
         let ordered = self.claim != Claim::Order && self.fresh(now).any(|(_, view)| view.ordered);
         let lack = (!had).then(|| self.lack(register.as_ref(), now));
+        let unmarked = lease.iter().flat_map(|lease| self.unmarked(lease, now)).collect();
         let (kept, lease) = (kept.is_some(), lease.or(kept));
         // One that an older epoch named is none to be promoted any more: others have had writes since.
         let newest = |view: &View| view.epoch >= self.highest || view.allegiance == self.chosen;
         let mut pending = self.fresh(now).filter(|(_, view)| view.pending && newest(view));
         let pending = pending.next().and_then(|(_, view)| view.allegiance.clone());
         let (highest, chosen, timeline) = (self.highest, self.chosen.clone(), self.timeline);
-        Standing { register, highest, chosen, timeline, pending, lease, right, lack, ordered, kept }
+        Standing { register, highest, chosen, timeline, pending, lease, unmarked, right, lack, ordered, kept }
+    }
+
+    /// Standbys of this lease's primary whose string lacks its epoch.
+    fn unmarked(&self, lease: &Lease, now: Time) -> Vec<Arc<str>> {
+        let standby = |view: &View| view.system_id.is_some() && view.follows && !view.pending;
+        let lacks = |view: &View| view.allegiance.as_ref() == Some(&lease.primary) && view.epoch < lease.epoch;
+        let names = self.rules.voters.iter().zip(&self.voters).filter(|(_, v)| v.counts(self.rules.span, now));
+        let lacking = names.filter(|(_, v)| v.view.as_ref().is_some_and(|view| standby(view) && lacks(view)));
+        lacking.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     /// Whether enough voters have answered to say what the register holds, or all have been asked in vain.

@@ -143,6 +143,12 @@ impl Machine {
 
     /// Records a primary that was found; it is published once the record is stored.
     pub(super) fn adopt(&mut self, primary: NodeId, outage: Option<Outage>) -> bool {
+        let recorded = self.registered() == Some(primary);
+        (recorded || self.outgrown(primary).is_none()) && self.adopt_all_the_same(primary, outage)
+    }
+
+    /// Whatever other nodes say.
+    pub(super) fn adopt_all_the_same(&mut self, primary: NodeId, outage: Option<Outage>) -> bool {
         let Some(timeline) = self.node(primary).report.as_ref().map(|r| r.timeline) else { return false };
         if self.now < self.store_retry_at {
             return false;
@@ -164,6 +170,18 @@ impl Machine {
             return false;
         }
         self.shift(State::Adopting { outage, primary, timeline, epoch, action, since })
+    }
+
+    /// A standby on a newer timeline: another node was primary after this one, even where nobody remembers it.
+    pub(super) fn outgrown(&self, primary: NodeId) -> Option<NodeId> {
+        let timeline = self.node(primary).report.as_ref().map(|r| r.timeline)?;
+        let mut others = self.policy.ids().filter(|id| *id != primary && self.is_standby(*id));
+        others.find(|id| self.node(*id).timeline > Some(timeline))
+    }
+
+    pub(super) fn outgrown_hold(&self, primary: NodeId) -> Option<Hold> {
+        let standby = self.name(self.outgrown(primary)?).clone();
+        Some(Hold::Outgrown { node: self.name(primary).clone(), standby })
     }
 
     pub(super) fn adopted(&mut self, outage: Option<Outage>, primary: NodeId, timeline: TimelineId) {
@@ -279,7 +297,9 @@ impl Machine {
             (Standing::Gone | Standing::InRecovery, []) => self.nobody_left(primary),
             (Standing::Claims | Standing::Unsure, []) => self.uncontested(primary),
             (Standing::InRecovery, [only]) => self.adopt_survivor(primary, *only),
-            (Standing::Gone, [only]) if self.newer(*only) => self.adopt_survivor(primary, *only),
+            (Standing::Gone, [only]) if self.newer(*only) && !self.abandoned(*only) => {
+                self.adopt_survivor(primary, *only)
+            }
             (Standing::Unsure, _) => {
                 if let Some(primary) = primary.filter(|_| !confirmed) {
                     self.want_probe(primary);
@@ -295,6 +315,12 @@ impl Machine {
                 self.shift(State::Contested { primary, since, confirmed: true })
             }
         }
+    }
+
+    /// We asked for its promotion, gave that up, and another one has had writes since: that its timeline is newer says nothing.
+    fn abandoned(&self, id: NodeId) -> bool {
+        let recorded = self.record.as_ref().filter(|record| self.policy.by_name(&record.primary) != Some(id));
+        self.promoted.is_some_and(|(epoch, who)| who == id && recorded.is_some_and(|record| record.epoch > epoch))
     }
 
     fn standing(&self, primary: Option<NodeId>, since: Time) -> Standing {

@@ -96,7 +96,11 @@ impl Machine {
             State::Contested { primary, .. } => primary.map(|_| self.outage(*primary, Cause::Commanded)),
             _ => None,
         };
-        if self.adopt(to, outage) { Ok(true) } else { Err("the record could not be stored a moment ago".to_owned()) }
+        if self.adopt_all_the_same(to, outage) {
+            Ok(true)
+        } else {
+            Err("the record could not be stored a moment ago".to_owned())
+        }
     }
 
     /// A proxy that has never seen a primary knows what standbys tell: whose system they are, and the timeline that the

@@ -142,35 +142,36 @@ impl Machine {
     /// The node that the newest epoch names and that was promoted, as far as can be told: then another primary is an
     /// old one, whatever it says of itself.
     pub(super) fn promoted_elsewhere(&self, primary: NodeId) -> Option<NodeId> {
-        self.newest_named().filter(|named| *named != primary && self.pending() != Some(*named))
+        let (named, _) = self.newest_named()?;
+        (named != primary && self.pending() != Some(named)).then_some(named)
     }
 
     /// The timeline that a candidate must have reached at least, unless it is the node that the newest epoch names: that
     /// node was promoted, as far as can be told, and what it acknowledged is on a timeline that this proxy never saw.
     pub(super) fn beyond(&self) -> Option<(NodeId, TimelineId)> {
         let standing = self.standing.as_ref()?;
-        let newest = self.record.as_ref().map_or(Epoch(0), |record| record.epoch).max(standing.highest);
-        let named = self.newest_named().filter(|_| newest > self.timeline_epoch)?;
+        let (named, _) = self.newest_named().filter(|(_, epoch)| *epoch > self.timeline_epoch)?;
         let next = TimelineId(self.timeline?.0.saturating_add(1));
         Some((named, next.max(standing.timeline)))
     }
 
-    /// Whom the newest epoch names, unless it is known that the change to it went no further.
-    fn newest_named(&self) -> Option<NodeId> {
+    /// Whom the newest epoch names. Where it is known that the change to it went no further, whom an older record names.
+    fn newest_named(&self) -> Option<(NodeId, Epoch)> {
         let standing = self.standing.as_ref()?;
-        let recorded = self.record.as_ref().filter(|record| record.epoch >= standing.highest);
-        let named = match recorded {
-            Some(record) => Some(record.primary.as_str()),
-            None => standing.chosen.as_deref(),
-        };
-        let named = self.policy.by_name(named?)?;
-        // It was named by a change that went no further, if it says so now that nobody else can promote it.
+        let recorded = self.record.as_ref().and_then(|r| Some((self.policy.by_name(&r.primary)?, r.epoch)));
+        let chosen = standing.chosen.as_ref().and_then(|name| self.policy.by_name(name));
+        let chosen = chosen.map(|named| (named, standing.highest));
+        let newer = chosen.filter(|(_, epoch)| recorded.is_none_or(|(_, recorded)| *epoch > recorded));
+        newer.into_iter().chain(recorded).find(|(named, _)| !self.went_no_further(standing, *named))
+    }
+
+    /// It was named by a change that went no further, if it says so now that nobody else can promote it.
+    fn went_no_further(&self, standing: &Standing, named: NodeId) -> bool {
         let report = self.node(named).live_report().filter(|_| self.is_standby(named));
-        let idle = standing.right.as_ref().is_some_and(|right| match right.held {
+        standing.right.as_ref().is_some_and(|right| match right.held {
             Some(_) => right.idle.contains(self.name(named)),
             None => report.is_some_and(|report| self.right_since.is_some_and(|since| report.sent_at > since)),
-        });
-        (!idle).then_some(named)
+        })
     }
 
     /// Goes on from the primary that a higher epoch names: it comes back, or a standby of its own takes over.

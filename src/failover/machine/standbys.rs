@@ -115,6 +115,9 @@ impl Machine {
         if node.unstreamed_since.is_some() {
             return self.graced_since(node).is_some_and(|since| self.now.since(since) >= REPOINT_AFTER);
         }
+        if self.standing.as_ref().is_some_and(|standing| standing.unmarked.contains(self.name(id))) {
+            return true;
+        }
         let receiver = node.live_report().and_then(|r| r.receiver.as_ref());
         // A cascade is somebody's intention while its upstream is a standby, or none of our nodes.
         receiver.and_then(|r| self.policy.upstream(r)).is_some_and(|from| from != primary && !self.in_recovery(from))

@@ -146,7 +146,8 @@ impl Machine {
         }
         if let Some(claimant) = self.claimants().first() {
             let suspect = || Hold::PrimarySuspect { node: self.name(*claimant).clone() };
-            return vec![self.doubt(*claimant).unwrap_or_else(suspect)];
+            let hold = self.doubt(*claimant).or_else(|| self.outgrown_hold(*claimant));
+            return vec![hold.unwrap_or_else(suspect)];
         }
         match self.recorded_primary().filter(|p| self.node(*p).restarting()) {
             Some(primary) => vec![self.restart_hold(primary)],
@@ -187,6 +188,11 @@ impl Machine {
         {
             return vec![doubt];
         }
+        if let [only] = claimants.as_slice()
+            && let Some(hold) = self.outgrown_hold(*only)
+        {
+            return vec![hold];
+        }
         match (claimants.as_slice(), primary) {
             ([only], _) if confirmed && !self.comes_from_known(*only) => self.unproven(*only).into_iter().collect(),
             ([only], _) if confirmed => {
@@ -209,7 +215,8 @@ impl Machine {
         let ordered = outage.order.is_some();
         let mut holds = if ordered { Vec::new() } else { self.failover_holds(outage) };
         if let Some(old) = self.standing_old(outage) {
-            holds.insert(0, Hold::OldPrimaryAnswers { node: self.name(old).clone() });
+            let answers = Hold::OldPrimaryAnswers { node: self.name(old).clone() };
+            holds.insert(0, self.outgrown_hold(old).unwrap_or(answers));
         }
         let may_begin = if ordered { self.may_begin_ordered(outage) } else { self.has_right() };
         if holds.is_empty() && self.stubborn().is_empty() && !may_begin {

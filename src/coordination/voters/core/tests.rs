@@ -93,6 +93,21 @@ fn a_lease_is_counted_from_when_most_renewals_were_sent() {
 }
 
 #[test]
+fn a_standby_that_lacks_the_epoch_of_the_lease_is_named() {
+    let mut hand = Hand::new(false);
+    hand.granted(Claim::Route, Lock::Shared);
+    assert_eq!(hand.standing().unmarked, Vec::<Arc<str>>::new());
+    hand.pass(600);
+    hand.answer(0, Lock::Shared, View { follows: false, epoch: Epoch(4), ..view("a", 5) });
+    hand.answer(1, Lock::Shared, view("a", 5));
+    // Rebuilt by hand: it follows the primary and knows nothing of epochs.
+    hand.answer(2, Lock::Shared, view("a", 1));
+    assert_eq!(hand.standing().unmarked, [Arc::from("c")]);
+    hand.step(Input::Claim(Claim::Nothing));
+    assert_eq!(hand.standing().unmarked, Vec::<Arc<str>>::new(), "whoever has no lease marks nobody");
+}
+
+#[test]
 fn a_lost_session_takes_its_vote_away_at_once() {
     let mut hand = Hand::new(false);
     hand.granted(Claim::Route, Lock::Shared);
