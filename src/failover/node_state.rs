@@ -445,4 +445,24 @@ mod tests {
         observe(&mut node, Ok(NodeReport { timeline: TimelineId(1), incarnation: 2, ..report() }));
         assert_eq!(node.timeline, Some(TimelineId(1)));
     }
+
+    #[test]
+    fn a_history_is_that_of_the_timeline_and_of_one_life() {
+        let known = |text: &str| Ancestry::Known(std::sync::Arc::new(text.parse().unwrap()));
+        let said = |timeline, incarnation, ancestry| {
+            Ok(NodeReport { timeline: TimelineId(timeline), incarnation, ancestry, ..report() })
+        };
+        let mut node = after(&[]);
+        observe(&mut node, said(2, 1, known("1@0/10 2")));
+        // Without a receiver it shows the timeline of its last restart point, and the history of that.
+        observe(&mut node, said(1, 1, known("1")));
+        assert_eq!(node.ancestry, known("1@0/10 2"));
+        observe(&mut node, said(2, 1, Ancestry::Unknown));
+        assert_eq!(node.ancestry, known("1@0/10 2"));
+        observe(&mut node, said(3, 1, Ancestry::Asked));
+        assert_eq!(node.ancestry, Ancestry::Asked);
+        observe(&mut node, said(3, 2, known("1@0/20 3")));
+        observe(&mut node, said(3, 3, Ancestry::Asked));
+        assert_eq!(node.ancestry, Ancestry::Asked, "it may have been given other data");
+    }
 }

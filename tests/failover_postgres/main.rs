@@ -15,6 +15,7 @@ mod support;
 mod death;
 mod fresh;
 mod half_dead;
+mod histories;
 mod hooks;
 mod orders;
 mod patroni;
