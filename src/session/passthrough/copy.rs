@@ -199,12 +199,15 @@ impl Passthrough {
         self.deps.metrics.clients.replication_ends.inc(end.label());
         self.handle.detach();
         let fits = self.edge.is_between() && !self.to_client.is_writing();
+        let Self { mut backend, mut client, .. } = *self;
+        // Closed before the client is told: it may come back at once, and needs the slot that it had.
+        backend.ends_for(end.discard());
+        drop(backend);
         if let Some(message) = end.message().filter(|_| fits) {
             let mut out = Vec::new();
             encode::error(&mut out, &message);
-            Box::pin(send_last(&mut self.client, &out)).await;
+            Box::pin(send_last(&mut client, &out)).await;
         }
-        self.backend.ends_for(end.discard());
         end
     }
 

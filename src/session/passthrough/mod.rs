@@ -148,6 +148,20 @@ pub struct Passthrough {
     /// The last thing that the node was sent looks like Terminate.
     said_goodbye: bool,
     _counted: [GaugeGuard; 2],
+    _listed: Listed,
+}
+
+/// Its place in the list of sessions, until it is dropped.
+struct Listed {
+    deps: Arc<SessionDeps>,
+    handle: Arc<SessionHandle>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.handle.detach();
+        self.deps.registry.unregister(&self.handle);
+    }
 }
 
 impl Passthrough {
@@ -190,6 +204,7 @@ impl Passthrough {
             timer: Box::pin(tokio::time::sleep(std::time::Duration::ZERO)),
             timing: false,
             said_goodbye: false,
+            _listed: Listed { deps: Arc::clone(&deps), handle: Arc::clone(&handle) },
             deps,
             handle,
             client,
@@ -262,11 +277,4 @@ fn target(deps: &SessionDeps, named: Option<NodeId>) -> Result<(NodeId, u64, Opt
     }
     let target = deps.choose(&Wishes::new(Access::Write), deps.clock.now(), &mut Dice::new(0))?;
     Ok((target.node, target.fence, Some(target)))
-}
-
-impl Drop for Passthrough {
-    fn drop(&mut self) {
-        self.handle.detach();
-        self.deps.registry.unregister(&self.handle);
-    }
 }
