@@ -27,6 +27,7 @@ mod write;
 
 pub use connect::{Connector, HeldSession};
 pub use probe::ask;
+pub(crate) use probe::{incarnation_sql, timeline_sql};
 
 use crate::clock::{Clock, Time};
 use crate::config::{Config, FailoverMode};

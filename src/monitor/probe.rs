@@ -15,19 +15,35 @@ use std::time::Duration;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row, Statement};
 
-/// Role first and once (`OFFSET 0` keeps it apart), so that all columns speak of the same role.
-/// A primary's timeline is that of the WAL file being written, because right after a promotion the
-/// control file still holds the old one. A standby's is the highest of what it receives, what its
-/// last restart point was on and what it has replayed to; without a receiver also of the WAL files that it
-/// has, since a standby that restarted while its upstream was gone knows no better. For the same reason its
-/// flushed position is at least what it has replayed (the other is where its segment begins, then).
-pub const PROBE_SQL: &str = "\
-SELECT s.system_identifier, r.recovering, \
- CASE WHEN r.recovering THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id, \
-       (pg_control_recovery()).min_recovery_end_timeline, \
-       CASE WHEN w.received_tli IS NULL THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) \
-            FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') END) \
-      ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END AS timeline, \
+/// A node's timeline, beside `pg_stat_wal_receiver w` and `r.recovering`. A primary's is that of the WAL file being
+/// written, because right after a promotion the control file still holds the old one. A standby's is the highest
+/// of what it receives, what its last restart point was on and what it has replayed to; without a receiver also of the WAL
+/// files that it has, since a standby that restarted while its upstream was gone knows no better.
+macro_rules! timeline_sql {
+    () => {
+        "CASE WHEN r.recovering THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id, \
+               (pg_control_recovery()).min_recovery_end_timeline, \
+               CASE WHEN w.received_tli IS NULL THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) \
+                    FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') END) \
+              ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END"
+    };
+}
+pub(crate) use timeline_sql;
+
+/// A node's incarnation, over `pg_stat_activity`; NULL for a role that may not see it.
+macro_rules! incarnation_sql {
+    () => {
+        "min((extract(epoch FROM backend_start) * 1000000)::int8) FILTER (WHERE backend_type = 'checkpointer')"
+    };
+}
+pub(crate) use incarnation_sql;
+
+/// Role first and once (`OFFSET 0` keeps it apart), so that all columns speak of the same role. A standby's flushed
+/// position is at least what it has replayed: after a restart without an upstream the other is where its segment begins.
+pub const PROBE_SQL: &str = concat!(
+    "SELECT s.system_identifier, r.recovering, ",
+    timeline_sql!(),
+    " AS timeline, \
  CASE WHEN r.recovering THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
       ELSE pg_current_wal_flush_lsn() END AS flush_lsn, \
  CASE WHEN r.recovering THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END AS replay_lsn, \
@@ -42,15 +58,17 @@ SELECT s.system_identifier, r.recovering, \
       THEN current_setting('primary_conninfo') LIKE '%pgregent.fenced=1%' END AS fenced, p.applications, p.states, p.sync_states, p.flushed \
 FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r \
 CROSS JOIN pg_control_system() s LEFT JOIN pg_stat_wal_receiver w ON true \
-CROSS JOIN (SELECT \
-   min((extract(epoch FROM backend_start) * 1000000)::int8) FILTER (WHERE backend_type = 'checkpointer') AS incarnation, \
+CROSS JOIN (SELECT ",
+    incarnation_sql!(),
+    " AS incarnation, \
    max((extract(epoch FROM clock_timestamp() - query_start) * 1000)::float8) FILTER (WHERE mine) AS pending_ms, \
    (array_agg(wait_event_type || ':' || wait_event ORDER BY query_start) FILTER (WHERE mine))[1] AS pending_wait \
    FROM (SELECT *, usename = current_user AND state = 'active' \
                    AND application_name = 'pgregent write probe' AS mine FROM pg_stat_activity) b) a \
 CROSS JOIN (SELECT array_agg(application_name) AS applications, array_agg(state) AS states, \
    array_agg(sync_state) AS sync_states, array_agg(flush_lsn) AS flushed \
-   FROM (SELECT * FROM pg_stat_replication LIMIT 64) b) p";
+   FROM (SELECT * FROM pg_stat_replication LIMIT 64) b) p"
+);
 
 /// How sessions of the write probe call themselves; [`PROBE_SQL`] looks for it.
 pub(super) const WRITE_PROBE_NAME: &str = "pgregent write probe";

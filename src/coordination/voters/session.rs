@@ -8,7 +8,7 @@ use super::core::{Lock, View};
 use crate::failover::conninfo::ConnInfo;
 use crate::failover::policy::NodePolicy;
 use crate::ids::{Epoch, SystemId, TimelineId};
-use crate::monitor::Connector;
+use crate::monitor::{Connector, incarnation_sql, timeline_sql};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
@@ -20,29 +20,34 @@ const ORDER: u32 = 2;
 /// First PostgreSQL with `idle_session_timeout`.
 const VERSION_MIN: i32 = 140_000;
 
-/// What a node is asked. `$1`: first key of the locks.
-const NODE_SQL: &str = "\
-SELECT r.recovering, current_setting('primary_conninfo') AS conninfo, s.system_identifier, \
- CASE WHEN r.recovering THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id, \
-       (pg_control_recovery()).min_recovery_end_timeline, \
-       CASE WHEN w.received_tli IS NULL THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) \
-            FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') END) \
-      ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END AS timeline, \
- (SELECT (extract(epoch FROM a.backend_start) * 1000000)::int8 FROM pg_stat_activity a \
-   WHERE a.backend_type = 'checkpointer' LIMIT 1) AS incarnation, \
- EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::int8::oid AND l.objid = 2 \
-          AND l.objsubid = 2 AND l.pid <> pg_backend_pid()) AS ordered \
-FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r \
-CROSS JOIN pg_control_system() s LEFT JOIN pg_stat_wal_receiver w ON true";
+/// Whether another session carries the mark of an order. `$1`: first key of the locks.
+macro_rules! ordered_sql {
+    () => {
+        "EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::int8::oid \
+          AND l.objid = 2 AND l.objsubid = 2 AND l.pid <> pg_backend_pid())"
+    };
+}
 
-/// What a witness is asked. `$1`: first key of the locks, `$2`: the cluster.
-const WITNESS_SQL: &str = "\
-SELECT r.primary_name, r.epoch, \
- (SELECT (extract(epoch FROM a.backend_start) * 1000000)::int8 FROM pg_stat_activity a \
-   WHERE a.backend_type = 'checkpointer' LIMIT 1) AS incarnation, \
- EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::int8::oid AND l.objid = 2 \
-          AND l.objsubid = 2 AND l.pid <> pg_backend_pid()) AS ordered \
-FROM (SELECT) one LEFT JOIN public.pgregent_register r ON r.cluster = $2";
+/// What a node is asked.
+const NODE_SQL: &str = concat!(
+    "SELECT r.recovering, current_setting('primary_conninfo') AS conninfo, s.system_identifier, ",
+    timeline_sql!(),
+    " AS timeline, (SELECT ",
+    incarnation_sql!(),
+    " FROM pg_stat_activity) AS incarnation, ",
+    ordered_sql!(),
+    " AS ordered FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r \
+     CROSS JOIN pg_control_system() s LEFT JOIN pg_stat_wal_receiver w ON true"
+);
+
+/// What a witness is asked. `$2`: the cluster.
+const WITNESS_SQL: &str = concat!(
+    "SELECT r.primary_name, r.epoch, (SELECT ",
+    incarnation_sql!(),
+    " FROM pg_stat_activity) AS incarnation, ",
+    ordered_sql!(),
+    " AS ordered FROM (SELECT) one LEFT JOIN public.pgregent_register r ON r.cluster = $2"
+);
 
 const WITNESS_TABLE: &str = "CREATE TABLE IF NOT EXISTS public.pgregent_register \
  (cluster text PRIMARY KEY, primary_name text NOT NULL, epoch int8 NOT NULL)";
