@@ -4,6 +4,7 @@
 //! Invariants: free loopback ports only; every server ends with its test. Absent on purpose: the
 //! proxy.
 
+use crate::rights::monitor_role;
 use pgregent::config::{
     AdminConfig, AuthConfig, AuthMethod, BalanceKind, ClusterConfig, Config, Consistency, CoordinationKind, EtcdConfig,
     FailoverMode, ForeignTables, LogConfig, NodeConfig, Pinning, PoolConfig, PoolMode, RouteConfig, Secret,
@@ -15,11 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-const MONITOR_SQL: &str = "\
-    CREATE ROLE mon LOGIN PASSWORD 'mon secret'; \
-    GRANT pg_monitor, pg_signal_backend TO mon; \
-    GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer), pg_reload_conf() TO mon; \
-    GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name TO mon; \
+const SQL: &str = "\
     CREATE ROLE rep LOGIN REPLICATION PASSWORD 'rep''s \\ secret'; \
     CREATE TABLE t (id bigint PRIMARY KEY);";
 
@@ -62,9 +59,10 @@ impl Cluster {
         );
         cluster.configure(0, &settings);
         cluster.run_node(0);
-        cluster.sql(0, MONITOR_SQL);
-        if shape.may_make_slots {
-            cluster.sql(0, "ALTER ROLE mon REPLICATION");
+        cluster.sql(0, &monitor_role("mon", "mon secret"));
+        cluster.sql(0, SQL);
+        if !shape.may_make_slots {
+            cluster.sql(0, "ALTER ROLE mon NOREPLICATION");
         }
         for node in 1..=shape.standbys {
             let (port, slot, data) = (cluster.ports[0].to_string(), format!("slot_{node}"), cluster.data(node));

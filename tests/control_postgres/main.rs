@@ -6,6 +6,8 @@
 
 mod brain;
 mod cluster;
+#[path = "../support/rights.rs"]
+mod rights;
 
 use brain::FirstStandby;
 use cluster::{Cluster, Shape};

@@ -6,6 +6,7 @@
 
 use super::guard::ClusterGuard;
 use super::rawclient::{Login, RawClient};
+use super::rights::monitor_role;
 use super::{free_port, wait_for};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -29,14 +30,9 @@ pub const MONITOR_USER: &str = "pgregent";
 /// Its password.
 pub const MONITOR_PASSWORD: &str = "monitor-secret";
 
-/// What the monitor's role may do: look, and follow; promotion and re-pointing without superuser.
+/// All but the monitor's.
 const ROLES: &str = "
     CREATE ROLE replicator LOGIN REPLICATION PASSWORD 'replicator-secret';
-    CREATE ROLE pgregent LOGIN PASSWORD 'monitor-secret';
-    GRANT pg_monitor, pg_signal_backend TO pgregent;
-    GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer) TO pgregent;
-    GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO pgregent;
-    GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO pgregent;
     CREATE ROLE app LOGIN PASSWORD 'app-secret';
     CREATE ROLE app_group;
     GRANT app_group TO app;
@@ -119,6 +115,7 @@ impl Cluster {
         self.start_node(0);
         let mut superuser = self.superuser("postgres");
         superuser.simple(ROLES).expect("roles are created");
+        superuser.simple(&monitor_role(MONITOR_USER, MONITOR_PASSWORD)).expect("the monitor's role is created");
         superuser.simple("SET password_encryption = md5; ALTER ROLE app_md5 PASSWORD 'app-secret'").expect("md5 role");
         superuser.simple("CREATE DATABASE app OWNER app").expect("the test database is created");
     }

@@ -19,6 +19,7 @@ pub mod pki;
 pub mod proxy;
 pub mod rawclient;
 pub mod rig;
+pub mod rights;
 pub mod scram;
 pub mod script;
 pub mod tlsclient;
