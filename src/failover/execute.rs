@@ -9,6 +9,7 @@
 //! How PostgreSQL is asked, and why every poll nudges: docs/decisions/0002-promotion-latency.md.
 
 mod kept;
+mod ready;
 mod remembered;
 mod session;
 mod settings;

@@ -84,6 +84,31 @@ fn a_full_primary_is_not_given_up() {
 }
 
 #[test]
+fn a_full_standby_is_promoted_over_the_session_that_was_kept() {
+    let mut plan = Plan::new();
+    (plan.cluster.max_connections, plan.cluster.standbys) = (25, 1);
+    let rig = plan.start();
+    let mut client = rig.client();
+    client.simple("INSERT INTO ledger (id) VALUES (-1)").unwrap();
+    wait_for("a read on the standby", LIMIT, || client.value("SELECT pg_is_in_recovery()") == "t");
+    let mut direct = Vec::new();
+    while let Ok(session) = RawClient::login(rig.node("pg2").port(), &rig.login()) {
+        direct.push(session);
+        assert!(direct.len() < 100);
+    }
+    pause(2000);
+    let began = Instant::now();
+    rig.node("pg1").kill9().unwrap();
+    rig.wait_primary("pg2");
+    client.simple("INSERT INTO ledger (id) VALUES (-2)").unwrap();
+    println!("a full standby: kill -9 to a write {}", since(began));
+    assert!(RawClient::login(rig.node("pg2").port(), &rig.login()).is_err(), "it was not full");
+    assert!(began.elapsed() < Duration::from_secs(10));
+    drop(direct);
+    rig.assert_log_clean(&[]);
+}
+
+#[test]
 fn a_restarted_proxy_remembers_who_is_primary() {
     let rig = Plan::new().start();
     rig.client().simple("INSERT INTO ledger (id) VALUES (-1)").unwrap();

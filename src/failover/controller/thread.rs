@@ -9,7 +9,7 @@ use super::status::{ClusterStatus, Recent};
 use super::view::HoldLog;
 use super::{Brain, ControlMetrics, Controller};
 use crate::clock::{Clock, Time};
-use crate::config::{Config, CoordinationKind};
+use crate::config::{Config, CoordinationKind, FailoverMode};
 use crate::coordination::voters::{self, VotersStore};
 use crate::coordination::{EtcdStore, SingleStore, Store};
 use crate::failover::event::Command;
@@ -201,17 +201,28 @@ fn open_store(config: &Arc<Config>, clock: &Clock) -> io::Result<(Arc<dyn Store>
 }
 
 /// What `spawn` made for the thread.
-struct Parts {
-    store: Arc<dyn Store>,
-    executor: Arc<Executor>,
+pub(super) struct Parts {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) executor: Arc<Executor>,
 }
 
-async fn run<B: Brain>(deps: ControlDeps, brain: B, parts: Parts, handle: ControlHandle, stop: CancellationToken) {
+pub(super) async fn run<B: Brain>(
+    deps: ControlDeps,
+    brain: B,
+    parts: Parts,
+    handle: ControlHandle,
+    stop: CancellationToken,
+) {
     let mut services = JoinSet::new();
     for service in (deps.services)(handle) {
         services.spawn(service);
     }
     let store = parts.store.task().map(|task| AbortOnDropHandle::new(tokio::spawn(task)));
+    // Whoever only follows acts on no node.
+    if deps.config.cluster.failover != FailoverMode::Follow {
+        let executor = Arc::clone(&parts.executor);
+        services.spawn(async move { executor.keep_sessions().await });
+    }
     let nodes = deps.config.nodes.len();
     let monitor = Monitor::start(&deps.config, &deps.clock, deps.facts.write_demand());
     let controller = Controller {
