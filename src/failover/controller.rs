@@ -191,6 +191,11 @@ impl<B: Brain> Controller<B> {
         let recalled = loop {
             match self.store.recall().await {
                 Ok(recalled) => break recalled,
+                Err(error) if self.standing.is_some() => {
+                    // What a shared store says comes by itself as soon as it answers; until then reads go on.
+                    tracing::warn!(store = self.store.name(), %error, "who is primary is not known yet");
+                    break None;
+                }
                 Err(error) => {
                     tracing::error!(store = self.store.name(), %error, "cannot recall who is primary");
                     tokio::select! {
@@ -551,3 +556,6 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
