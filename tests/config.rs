@@ -23,7 +23,7 @@ struct Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        for data in ["primary", "standby"] {
+        for data in ["primary", "standby", "witness"] {
             let data = self.folder.join(data);
             let _ = pg("pg_ctl").args(["stop", "-m", "immediate", "-w", "-D"]).arg(&data).output();
         }
@@ -74,6 +74,22 @@ impl Servers {
         done(pg("pg_basebackup").args(clone).args([&port, "-D"]).arg(&standby).output());
         servers.run("standby", servers.standby);
         servers
+    }
+
+    /// One more server, outside the cluster; its port.
+    fn witness(&self) -> u16 {
+        let (data, port) = (self.folder.join("witness"), free_port());
+        let initdb = ["-U", "postgres", "-A", "trust", "--no-sync", "--no-instructions", "-D"];
+        done(pg("initdb").args(initdb).arg(&data).output());
+        let hba = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
+        self.run("witness", port);
+        port
+    }
+
+    fn restart(&self, name: &str, port: u16) {
+        done(pg("pg_ctl").args(["stop", "-m", "fast", "-w", "-D"]).arg(self.folder.join(name)).output());
+        self.run(name, port);
     }
 
     fn run(&self, name: &str, port: u16) {
@@ -183,7 +199,7 @@ fn connect_finds_what_is_missing_and_its_sql_mends_it() {
     assert_eq!(after(&text, "problem: login as \"pgregent\" refused: ").len(), 2, "{text}");
     let cure = after(&text, "fix on the primary, in database postgres: ALTER ROLE pgregent PASSWORD '…'; or");
     let (_, create) = cure[0].split_once("no such role: ").unwrap();
-    assert_eq!(create.matches("GRANT").count(), 5);
+    assert_eq!(create.matches("GRANT").count(), 6);
     assert!(!text.contains("geheim"), "{text}");
 
     // A role without rights: each missing right is named once, on the primary.
@@ -200,12 +216,14 @@ fn connect_finds_what_is_missing_and_its_sql_mends_it() {
             "GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO pgregent;",
             "GRANT EXECUTE ON FUNCTION pg_reload_conf() TO pgregent;",
             "GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO pgregent;",
+            "GRANT ALTER SYSTEM ON PARAMETER default_transaction_read_only TO pgregent;",
+            "ALTER ROLE pgregent REPLICATION;",
         ],
         "{text}"
     );
     assert_eq!(after(&text, "warning: wal_retrieve_retry_interval is 5000 ms").len(), 2, "{text}");
     assert_eq!(after(&text, "warning: neither wal_log_hints nor data checksums").len(), 2, "{text}");
-    assert!(text.contains("\nnodes: 5 problems, 4 warnings\n"), "{text}");
+    assert!(text.contains("\nnodes: 7 problems, 4 warnings\n"), "{text}");
     assert!(text.contains("127.0.0.1:PRIMARY  PostgreSQL 15"), "{text}");
     assert!(
         text.contains(", primary, timeline 1, system ") && text.contains(", standby, timeline 1, system "),
@@ -227,6 +245,106 @@ fn connect_finds_what_is_missing_and_its_sql_mends_it() {
 
     wrong_roads(&servers);
     auth_query(&servers);
+    settings_that_need_more(&servers);
+    voters(&servers);
+    witnesses(&servers);
+}
+
+/// Each right that only some configurations need.
+fn settings_that_need_more(servers: &Servers) {
+    let sync = "synchronous_standbys = 1\n";
+    let (_, text) = servers.check("geheim", sync);
+    let grants = after(&text, "fix on the primary, in database postgres: ");
+    assert_eq!(grants, ["GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO pgregent;"], "{text}");
+    servers.sql(servers.primary, grants[0]);
+    servers.caught_up();
+    assert_eq!(servers.check("geheim", sync).0, Verdict::Good);
+
+    // A standby with a slot.
+    servers.sql(servers.standby, "ALTER SYSTEM SET primary_slot_name = 'slotted'; SELECT pg_reload_conf();");
+    let (_, text) = servers.check("geheim", "");
+    let grants = after(&text, "fix on the primary, in database postgres: ");
+    assert_eq!(grants, ["GRANT ALTER SYSTEM ON PARAMETER primary_slot_name TO pgregent;"], "{text}");
+    servers.sql(servers.standby, "ALTER SYSTEM RESET primary_slot_name; SELECT pg_reload_conf();");
+    servers.sql(servers.primary, grants[0]);
+    servers.caught_up();
+
+    // Programs of this machine.
+    let script = servers.folder.join("script");
+    std::fs::write(&script, "#!/bin/sh\n").unwrap();
+    let hooks = format!(
+        "fencing = \"command\"\n[hooks]\nfence_command = [\"/no/such\"]\non_rejoin = [{:?}]\nafter_promotion = [\"sh\"]\n",
+        script.display().to_string()
+    );
+    let (verdict, text) = servers.check("geheim", &hooks);
+    assert_eq!(verdict, Verdict::Bad);
+    assert_eq!(after(&text, "problem: [hooks] fence_command: there is no /no/such: ").len(), 1, "{text}");
+    assert_eq!(after(&text, "problem: [hooks] on_rejoin: ").len(), 1, "{text}");
+    assert!(text.contains(&format!("    fix: chmod +x {}\n", script.display())), "{text}");
+}
+
+/// What nodes need to vote.
+fn voters(servers: &Servers) {
+    // Two voters are too few for automatic failover; a person may order one.
+    let votes = "coordination = \"voters\"\nfailover = \"manual\"\n";
+    let (verdict, text) = servers.check("geheim", votes);
+    assert_eq!(verdict, Verdict::Good, "{text}");
+    // The standby's own string leads to another name of the same machine.
+    let follow = |host: &str| {
+        let conninfo = format!("host={host} port={} user=postgres", servers.primary);
+        let sql = format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'; SELECT pg_reload_conf();");
+        servers.sql(servers.standby, &sql);
+    };
+    follow("localhost");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let (verdict, text) = servers.check("geheim", votes);
+    assert_eq!(verdict, Verdict::Bad);
+    let found = after(&text, "problem: its primary_conninfo leads to localhost:PRIMARY, which is no configured node");
+    assert_eq!(found.len(), 1, "{text}");
+    follow("127.0.0.1");
+
+    // No place for a question about a history: the standby has the only one.
+    servers.sql(servers.primary, "ALTER SYSTEM SET max_wal_senders = 1;");
+    servers.restart("primary", servers.primary);
+    servers.caught_up();
+    let (verdict, text) = servers.check("geheim", votes);
+    assert_eq!(verdict, Verdict::Bad);
+    assert_eq!(after(&text, "problem: no replication connection as \"pgregent\": ").len(), 1, "{text}");
+    assert_eq!(after(&text, "fix: raise max_wal_senders").len(), 1, "{text}");
+    servers.sql(servers.primary, "ALTER SYSTEM RESET max_wal_senders;");
+    servers.restart("primary", servers.primary);
+    servers.caught_up();
+}
+
+/// What a witness needs.
+fn witnesses(servers: &Servers) {
+    let port = servers.witness();
+    let witness = |port: u16, name: &str| format!("[[witness]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n");
+    let with = |more: &str| servers.check("geheim", &format!("coordination = \"voters\"\n{more}"));
+    let (verdict, text) = with(&witness(free_port(), "w"));
+    assert_eq!((verdict, after(&text, "problem: Connection refused").len()), (Verdict::Bad, 1), "{text}");
+    servers.sql(port, "CREATE ROLE pgregent LOGIN PASSWORD 'geheim'; REVOKE CREATE ON SCHEMA public FROM PUBLIC;");
+    let (verdict, text) = with(&witness(port, "w"));
+    assert_eq!(verdict, Verdict::Bad);
+    let fixes = after(&text, "fix: on w, in database postgres: ");
+    assert_eq!(fixes, ["GRANT pg_monitor TO pgregent;", "GRANT CREATE ON SCHEMA public TO pgregent;"], "{text}");
+    servers.sql(port, &fixes.join("\n"));
+    let (verdict, text) = with(&witness(port, "w"));
+    assert_eq!(verdict, Verdict::Good, "{text}");
+    assert!(text.contains(", witness\n  ok\n"), "{text}");
+    // A table that another role has made.
+    servers
+        .sql(port, "CREATE TABLE public.pgregent_register (cluster text PRIMARY KEY, primary_name text, epoch int8)");
+    let (_, text) = with(&witness(port, "w"));
+    let fixes = after(&text, "fix: on w, in database postgres: ");
+    assert_eq!(fixes, ["GRANT SELECT, INSERT, UPDATE ON public.pgregent_register TO pgregent;"], "{text}");
+    servers.sql(port, fixes[0]);
+    assert_eq!(with(&witness(port, "w")).0, Verdict::Good);
+    // One server twice, and a node that is to vote once more.
+    let (_, text) = with(&(witness(port, "w") + &witness(port, "again") + &witness(servers.standby, "node")));
+    assert_eq!(after(&text, "problem: it is the same server as w, or a copy of it").len(), 1, "{text}");
+    assert_eq!(after(&text, "problem: it is the same server as pg1, or a copy of it").len(), 1, "{text}");
+    assert_eq!(after(&text, "problem: it is in recovery").len(), 1, "{text}");
 }
 
 /// Nodes that do not answer, refuse, or are something else.

@@ -5,11 +5,12 @@
 //! repeating anything, time limits, and the choice of the server (the caller's).
 
 use super::core::{Answer, Request};
+use super::inspect::EndpointFacts;
 use super::rpc::{
-    Answered, AuthenticateRequest, AuthenticateResponse, Compare, DeleteRangeRequest, DeleteRangeResponse, Header,
-    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseRequest, LeaseRevokeResponse, Operation,
-    PutRequest, RangeRequest, RangeResponse, RequestOp, Target, TxnRequest, TxnResponse, WatchCreateRequest, WatchKind,
-    WatchRequest, WatchResponse,
+    Answered, AuthenticateRequest, AuthenticateResponse, Compare, DeleteRangeRequest, DeleteRangeResponse, Empty,
+    Header, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseRequest, LeaseRevokeResponse,
+    MemberListResponse, Operation, PutRequest, RangeRequest, RangeResponse, RequestOp, StatusResponse, Target,
+    TxnRequest, TxnResponse, WatchCreateRequest, WatchKind, WatchRequest, WatchResponse,
 };
 use super::view::{Key, Names, Route, holder_value, route_value};
 use crate::config::Secret;
@@ -118,6 +119,33 @@ impl Connection {
                 self.write(record_transaction(&self.shared.names, value, (*state, *change))).await
             }
         }
+    }
+
+    /// Version, cluster and, where we may ask for it, the number of members.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn status(&self) -> Result<EndpointFacts, Fault> {
+        let request = with_token(Empty {}, self.token.as_ref());
+        let status: StatusResponse = unary(&self.channel, "/etcdserverpb.Maintenance/Status", request).await?;
+        let request = with_token(Empty {}, self.token.as_ref());
+        let list: Result<MemberListResponse, _> =
+            unary(&self.channel, "/etcdserverpb.Cluster/MemberList", request).await;
+        let cluster = status.header.ok_or(Fault::Incomplete)?.cluster_id;
+        Ok(EndpointFacts { version: status.version, cluster, members: list.ok().map(|list| list.members.len()) })
+    }
+
+    /// Whether each of our keys may be written: the condition holds never, and rights are looked at before it.
+    ///
+    /// # Errors
+    /// What etcd says if not.
+    pub async fn may_write(&self) -> Result<(), Fault> {
+        let names = &self.shared.names;
+        let never = Compare::equal(names.state(), Target::CreateRevision(-1));
+        let keys = [names.state(), names.change(), names.order(), names.route(), names.holder(0)];
+        let put = |key| RequestOp { request: Some(Operation::Put(PutRequest { key, value: Vec::new(), lease: 0 })) };
+        let request = TxnRequest { compare: vec![never], success: keys.map(put).into() };
+        self.unary::<_, TxnResponse>("/etcdserverpb.KV/Txn", request).await.map(drop)
     }
 
     async fn renew(&self, lease: i64) -> Result<Answer, Fault> {

@@ -5,6 +5,7 @@
 //! | `core` | the rules: which request is due, what answers amount to (pure) |
 //! | `view` | the keys and what they show (pure) |
 //! | `client`, `rpc` | one connection, its requests and messages |
+//! | `inspect` | each endpoint as `pgregent check` sees it |
 //! | this one | the task that drives them, and the [`Store`] in front of it |
 //!
 //! Invariants: one task owns all state and has one request under way, to one endpoint, with a time limit; after a
@@ -14,6 +15,7 @@
 
 mod client;
 pub mod core;
+pub mod inspect;
 mod rpc;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 //! is told once, for the primary. Absent on purpose: I/O and printing.
 
 use super::rights::{create_role, missing};
-use super::{Facts, Finding, Findings, NoFacts, Refusal, Where, identifier};
+use super::{Facts, Finding, Findings, NoFacts, Refusal, Where, identifier, voters};
 use crate::config::value::format_address;
 use crate::config::{AuthMethod, Config, FailoverMode, NodeConfig};
 
@@ -12,8 +12,9 @@ use crate::config::{AuthMethod, Config, FailoverMode, NodeConfig};
 const VERSION_MIN: u32 = 130_000;
 /// The oldest PostgreSQL that works without a superuser.
 const VERSION_GOOD: u32 = 150_000;
-/// Connections per node that are not the budget's: the monitor's and an operator's.
-const CONNECTIONS_BESIDES: u64 = 5;
+/// Connections per node that are not the budget's: the control plane's (probes of four kinds, one kept for actions, one
+/// for locks) and an operator's.
+const CONNECTIONS_BESIDES: u64 = 7;
 /// Longer `wal_retrieve_retry_interval`s delay promotions visibly, milliseconds.
 const RETRIEVE_RETRY_MS_MAX: u64 = 1_000;
 /// WAL senders besides the standbys': a base backup uses two.
@@ -34,11 +35,15 @@ pub(super) fn judge(config: &Config, visits: Vec<Visit>) -> Findings {
         };
         (visit, findings)
     });
-    Findings { nodes: nodes.collect(), cluster }
+    Findings { nodes: nodes.collect(), others: Vec::new(), cluster }
 }
 
 fn unreached(config: &Config, node: &NodeConfig, reason: &NoFacts) -> Finding {
-    let address = format_address(&node.host, node.port);
+    unreached_at(config, &format_address(&node.host, node.port), reason)
+}
+
+/// A server of PostgreSQL at this address that told nothing.
+pub(super) fn unreached_at(config: &Config, address: &str, reason: &NoFacts) -> Finding {
     let look =
         format!("is PostgreSQL running there, do listen_addresses and firewalls let this machine reach {address}?");
     match reason {
@@ -89,6 +94,7 @@ fn judge_node(config: &Config, node: &NodeConfig, facts: &Facts, primary: Option
         let text = "a standby that does not stream: it falls behind, and takes no reads once it is too far";
         findings.push(Finding::warning(text).fix(Where::Outside, "see its log; is primary_conninfo right?"));
     }
+    findings.extend(voters::judge(config, facts));
     findings.extend(judge_settings(config, node, facts));
     findings.extend(judge_auth(config, facts));
     findings
@@ -233,7 +239,7 @@ fn timeline(facts: &Facts) -> String {
 }
 
 /// A node's own words, on one line.
-fn told(refusal: &Refusal) -> String {
+pub(super) fn told(refusal: &Refusal) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
     let message: String = refusal.message.chars().take(MESSAGE_LEN_MAX).map(shown).collect();
     if refusal.sqlstate.is_empty() { message } else { format!("{message} ({})", refusal.sqlstate) }

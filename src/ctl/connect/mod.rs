@@ -3,23 +3,31 @@
 //! | file | what |
 //! |---|---|
 //! | `visit` | logs in and reads [`Facts`]; I/O, judges nothing |
-//! | `judge` | facts to findings; pure |
+//! | `judge`, `voters` | facts of nodes to findings; pure |
+//! | `witness` | the same for witnesses, read and judged |
+//! | `etcd` | what its endpoints said (`coordination::etcd::inspect`) to findings; pure |
+//! | `programs` | whether the programs of `[hooks]` can be run |
 //! | `rights` | which rights the monitor needs; pure |
 //! | `print` | findings as text |
 //!
 //! Invariants: read-only; all nodes at once; a node that hangs costs a named time limit and no more.
 //! Absent on purpose: use of the control plane's monitor, whose sessions are made to stay.
 
+mod etcd;
 mod judge;
 mod print;
+mod programs;
 mod rights;
 #[cfg(test)]
 mod tests;
 mod visit;
+mod voters;
+mod witness;
 
 pub(super) use print::print;
 
-use crate::config::Config;
+use crate::config::{Config, CoordinationKind};
+use crate::coordination::etcd::inspect;
 use crate::ids::{SystemId, TimelineId};
 use std::collections::HashMap;
 
@@ -39,6 +47,14 @@ struct Facts {
     rights: RightsHeld,
     /// `pg_settings.setting` (base units) by name.
     settings: HashMap<String, String>,
+    /// `primary_conninfo`, if we may see it.
+    conninfo: Option<String>,
+    /// `primary_slot_name`.
+    slot: String,
+    /// What a replication connection of the monitor's gave, where one will be needed.
+    replication: Option<Result<(), Refusal>>,
+    /// What taking an advisory lock in a session of the store's kind gave, where nodes vote.
+    lock: Option<Result<(), Refusal>>,
     /// What running `auth_query` gave, if one is configured.
     auth_query: Option<Result<(), Refusal>>,
 }
@@ -51,8 +67,18 @@ struct RightsHeld {
     pg_signal_backend: bool,
     pg_promote: bool,
     pg_reload_conf: bool,
-    /// `None` before PostgreSQL 15, which has no such right.
-    alter_primary_conninfo: Option<bool>,
+    replication: bool,
+    /// `None` before PostgreSQL 15, which has no such rights.
+    alter: Option<AlterRights>,
+}
+
+/// `ALTER SYSTEM` on single settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AlterRights {
+    primary_conninfo: bool,
+    primary_slot_name: bool,
+    default_transaction_read_only: bool,
+    synchronous_standby_names: bool,
 }
 
 /// An error that a node sent.
@@ -119,8 +145,20 @@ impl Finding {
 pub(super) struct Findings {
     /// What each node said, in the order of the config file.
     nodes: Vec<(Result<Facts, NoFacts>, Vec<Finding>)>,
+    /// Witnesses, endpoints of etcd, this machine.
+    others: Vec<Other>,
     /// Of the nodes together.
     cluster: Vec<Finding>,
+}
+
+/// Something else that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Other {
+    /// Its name.
+    name: String,
+    /// Where and what it is, after its name.
+    state: String,
+    findings: Vec<Finding>,
 }
 
 /// How many of each level.
@@ -130,10 +168,22 @@ pub(super) struct Counts {
     pub(super) warnings: usize,
 }
 
-/// Visits all nodes at once and judges what they say.
+/// Visits everything at once and judges what it says.
 pub(super) async fn visit_all(config: &Config) -> Findings {
-    let visits = config.nodes.iter().map(|node| visit::visit(config, node));
-    judge::judge(config, futures::future::join_all(visits).await)
+    let nodes = futures::future::join_all(config.nodes.iter().map(|node| visit::visit(config, node)));
+    let witnesses =
+        futures::future::join_all(config.cluster.witnesses.iter().map(|witness| witness::visit(config, witness)));
+    let endpoints = async {
+        match config.cluster.coordination {
+            CoordinationKind::Etcd => inspect::inspect(config).await,
+            CoordinationKind::Single | CoordinationKind::Voters => Vec::new(),
+        }
+    };
+    let (nodes, witnesses, endpoints) = futures::future::join3(nodes, witnesses, endpoints).await;
+    let mut others = witness::judge(config, &nodes, &witnesses);
+    others.extend(etcd::judge(config, &endpoints));
+    others.extend(programs::judge(config));
+    Findings { others, ..judge::judge(config, nodes) }
 }
 
 /// A role or database name as SQL.

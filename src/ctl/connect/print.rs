@@ -7,13 +7,17 @@ use crate::config::Config;
 use crate::config::value::format_address;
 use std::io::{self, Write};
 
-/// Prints every node with its findings, then those of the cluster.
+/// Prints every node with its findings, then what else was looked at, then the cluster.
 pub(in crate::ctl) fn print(config: &Config, findings: &Findings, out: &mut dyn Write) -> io::Result<Counts> {
     let mut counts = Counts::default();
     for (node, (visit, list)) in config.nodes.iter().zip(&findings.nodes) {
         let state = visit.as_ref().map_or_else(|_| "not reached".to_owned(), state);
         writeln!(out, "\n{}  {}  {state}", node.name, format_address(&node.host, node.port))?;
         print_list(config, &node.name, list, &mut counts, out)?;
+    }
+    for other in &findings.others {
+        writeln!(out, "\n{}{}", other.name, other.state)?;
+        print_list(config, &other.name, &other.findings, &mut counts, out)?;
     }
     if !findings.cluster.is_empty() {
         writeln!(out, "\ncluster {}", config.cluster.name)?;

@@ -1,10 +1,10 @@
 //! Which rights the monitor's role needs, and the SQL that gives them.
 //!
-//! Invariants: a right is asked for only if the failover mode uses it. Absent on purpose: rights
+//! Invariants: a right is asked for only if the configuration uses it. Absent on purpose: rights
 //! of clients.
 
 use super::{Finding, RightsHeld, Where, identifier};
-use crate::config::{Config, FailoverMode};
+use crate::config::{ClusterConfig, Config, FailoverMode};
 
 /// The first version where re-pointing needs no superuser.
 const NO_SUPERUSER_VERSION: u32 = 150_000;
@@ -18,8 +18,13 @@ struct Right {
     why: &'static str,
     /// `GRANT` without the role.
     grant: &'static str,
-    /// Whether a proxy that only follows needs it.
-    to_follow: bool,
+    /// Whether it is needed.
+    when: fn(&ClusterConfig) -> bool,
+}
+
+/// A proxy that only follows changes nothing.
+fn acts(cluster: &ClusterConfig) -> bool {
+    cluster.failover != FailoverMode::Follow
 }
 
 const RIGHTS: &[Right] = &[
@@ -28,37 +33,67 @@ const RIGHTS: &[Right] = &[
         name: "membership in pg_monitor",
         why: "probes could not see WAL receivers and lag",
         grant: "GRANT pg_monitor TO",
-        to_follow: true,
+        when: |_| true,
     },
     Right {
         held: |held| held.pg_signal_backend,
         name: "membership in pg_signal_backend",
         why: "sessions on a former primary could not be ended",
         grant: "GRANT pg_signal_backend TO",
-        to_follow: false,
+        when: acts,
     },
     Right {
         held: |held| held.pg_promote,
         name: "EXECUTE on pg_promote(boolean, integer)",
         why: "a standby could not be promoted",
         grant: "GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO",
-        to_follow: false,
+        when: acts,
     },
     Right {
         held: |held| held.pg_reload_conf,
         name: "EXECUTE on pg_reload_conf()",
         why: "standbys could not be pointed to a new primary",
         grant: "GRANT EXECUTE ON FUNCTION pg_reload_conf() TO",
-        to_follow: false,
+        when: acts,
     },
     Right {
-        held: |held| held.alter_primary_conninfo.unwrap_or(true),
+        held: |held| held.alter.is_none_or(|alter| alter.primary_conninfo),
         name: "ALTER SYSTEM on primary_conninfo",
         why: "standbys could not be pointed to a new primary",
         grant: "GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO",
-        to_follow: false,
+        when: acts,
+    },
+    Right {
+        held: |held| held.alter.is_none_or(|alter| alter.default_transaction_read_only),
+        name: "ALTER SYSTEM on default_transaction_read_only",
+        why: "a former primary could not be made read-only ([cluster] fence_sql)",
+        grant: "GRANT ALTER SYSTEM ON PARAMETER default_transaction_read_only TO",
+        when: |cluster| acts(cluster) && cluster.fence_sql,
+    },
+    Right {
+        held: |held| held.alter.is_none_or(|alter| alter.synchronous_standby_names),
+        name: "ALTER SYSTEM on synchronous_standby_names",
+        why: "[cluster] synchronous_standbys could not be kept",
+        grant: "GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO",
+        when: |cluster| acts(cluster) && cluster.synchronous_standbys > 0,
+    },
+    Right {
+        held: |held| held.replication,
+        name: "REPLICATION",
+        why: "timeline histories could not be asked for, nor slots be made on a new primary",
+        grant: "ALTER ROLE",
+        when: acts,
     },
 ];
+
+impl Right {
+    /// The statement that gives it.
+    fn given_to(&self, role: &str) -> String {
+        // An attribute is no privilege.
+        let attribute = if self.grant == "ALTER ROLE" { " REPLICATION" } else { "" };
+        format!("{} {role}{attribute};", self.grant)
+    }
+}
 
 /// Rights that are needed and not held.
 pub(super) fn missing(config: &Config, version_num: u32, held: &RightsHeld) -> Vec<Finding> {
@@ -67,11 +102,11 @@ pub(super) fn missing(config: &Config, version_num: u32, held: &RightsHeld) -> V
         return Vec::new();
     }
     let follows = config.cluster.failover == FailoverMode::Follow;
-    let lacking = RIGHTS.iter().filter(|right| (right.to_follow || !follows) && !(right.held)(held));
+    let lacking = RIGHTS.iter().filter(|right| (right.when)(&config.cluster) && !(right.held)(held));
     let mut findings: Vec<_> = lacking
         .map(|right| {
             let text = format!("role \"{user}\" lacks {}: {}", right.name, right.why);
-            Finding::problem(text).fix(Where::Primary, format!("{} {role};", right.grant))
+            Finding::problem(text).fix(Where::Primary, right.given_to(&role))
         })
         .collect();
     if version_num < NO_SUPERUSER_VERSION && !follows {
@@ -87,10 +122,9 @@ pub(super) fn missing(config: &Config, version_num: u32, held: &RightsHeld) -> V
 /// The SQL that makes the role from nothing.
 pub(super) fn create_role(config: &Config) -> String {
     let role = identifier(&config.cluster.monitor_user);
-    let follows = config.cluster.failover == FailoverMode::Follow;
     let mut sql = format!("CREATE ROLE {role} LOGIN PASSWORD '…';");
-    for right in RIGHTS.iter().filter(|right| right.to_follow || !follows) {
-        sql.push_str(&format!(" {} {role};", right.grant));
+    for right in RIGHTS.iter().filter(|right| (right.when)(&config.cluster)) {
+        sql.push_str(&format!(" {}", right.given_to(&role)));
     }
     sql
 }

@@ -29,7 +29,8 @@ fn primary() -> Facts {
         pg_signal_backend: true,
         pg_promote: true,
         pg_reload_conf: true,
-        alter_primary_conninfo: Some(true),
+        replication: true,
+        alter: Some(ALL),
     };
     Facts {
         version_num: 150_014,
@@ -40,12 +41,30 @@ fn primary() -> Facts {
         receiver: None,
         rights,
         settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        conninfo: Some(String::new()),
+        slot: String::new(),
+        replication: Some(Ok(())),
+        lock: None,
         auth_query: None,
     }
 }
 
+const ALL: AlterRights = AlterRights {
+    primary_conninfo: true,
+    primary_slot_name: true,
+    default_transaction_read_only: true,
+    synchronous_standby_names: true,
+};
+const NONE: AlterRights = AlterRights {
+    primary_conninfo: false,
+    primary_slot_name: false,
+    default_transaction_read_only: false,
+    synchronous_standby_names: false,
+};
+
 fn standby() -> Facts {
-    Facts { in_recovery: true, receiver: Some("streaming".to_owned()), ..primary() }
+    let conninfo = Some("host=10.0.0.11 port=5432 user=replicator".to_owned());
+    Facts { in_recovery: true, receiver: Some("streaming".to_owned()), conninfo, ..primary() }
 }
 
 /// What is printed, and how much of it is bad.
@@ -88,7 +107,8 @@ fn rights_are_named_once_with_the_sql_that_gives_them() {
             pg_signal_backend: false,
             pg_promote: false,
             pg_reload_conf: false,
-            alter_primary_conninfo: Some(false),
+            replication: false,
+            alter: Some(NONE),
         };
     };
     let expected = "  \
@@ -102,6 +122,10 @@ fn rights_are_named_once_with_the_sql_that_gives_them() {
     fix on the primary, in database postgres: GRANT EXECUTE ON FUNCTION pg_reload_conf() TO \"Mon\";
   problem: role \"Mon\" lacks ALTER SYSTEM on primary_conninfo: standbys could not be pointed to a new primary
     fix on the primary, in database postgres: GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO \"Mon\";
+  problem: role \"Mon\" lacks ALTER SYSTEM on default_transaction_read_only: a former primary could not be made read-only ([cluster] fence_sql)
+    fix on the primary, in database postgres: GRANT ALTER SYSTEM ON PARAMETER default_transaction_read_only TO \"Mon\";
+  problem: role \"Mon\" lacks REPLICATION: timeline histories could not be asked for, nor slots be made on a new primary
+    fix on the primary, in database postgres: ALTER ROLE \"Mon\" REPLICATION;
 ";
     let named = config("[cluster]\nmonitor_user = \"Mon\"\n");
     assert_eq!(of_pg1(&named, none), expected);
@@ -110,10 +134,10 @@ fn rights_are_named_once_with_the_sql_that_gives_them() {
     none(&mut one);
     none(&mut two);
     let (text, counts) = told(&named, [Ok(one), Ok(two.clone())]);
-    assert_eq!(counts.problems, 5, "{text}");
+    assert_eq!(counts.problems, 7, "{text}");
     // Without a primary to receive it from, the standby is the one to tell.
     let (_, counts) = told(&named, [Err(NoFacts::Silent), Ok(two)]);
-    assert_eq!(counts.problems, 1 + 5);
+    assert_eq!(counts.problems, 1 + 7);
     // Who only follows needs to see, nothing else; a superuser lacks nothing.
     let follow = config("[cluster]\nfailover = \"follow\"\n");
     assert_eq!(of_pg1(&follow, none).matches("problem").count(), 1);
@@ -132,7 +156,7 @@ fn old_versions() {
         of_pg1(&config(""), move |facts| {
             facts.version_num = version_num;
             facts.version = version.to_owned();
-            facts.rights.alter_primary_conninfo = None;
+            facts.rights.alter = None;
         })
     };
     let superuser = "  problem: role \"pgregent\" is no superuser, and before PostgreSQL 15 only one may ALTER SYSTEM: \
@@ -187,10 +211,10 @@ fn settings() {
         ),
         (
             "max_connections",
-            "97",
-            "problem: max_connections is 97, which leaves 89 for clients (3 are reserved, 5 are for the monitor and \
+            "99",
+            "problem: max_connections is 99, which leaves 89 for clients (3 are reserved, 7 are for the monitor and \
              operators), and the budget is 90: under load connects would fail\n    \
-             fix on pg1: ALTER SYSTEM SET max_connections = 98; then restart PostgreSQL (standbys before the primary); \
+             fix on pg1: ALTER SYSTEM SET max_connections = 100; then restart PostgreSQL (standbys before the primary); \
              or set budget = 89",
         ),
         (
@@ -215,7 +239,7 @@ fn settings() {
 
 #[test]
 fn settings_that_are_just_enough() {
-    for (name, value) in [("max_connections", "98"), ("wal_retrieve_retry_interval", "1000"), ("max_wal_senders", "3")]
+    for (name, value) in [("max_connections", "100"), ("wal_retrieve_retry_interval", "1000"), ("max_wal_senders", "3")]
     {
         let change = |facts: &mut Facts| {
             facts.settings.insert(name.to_owned(), value.to_owned());
@@ -269,7 +293,8 @@ fn nodes_that_do_not_answer() {
          fix on the primary, in database postgres: ALTER ROLE pgregent PASSWORD '…'; or, if there is no such role: \
          CREATE ROLE pgregent LOGIN PASSWORD '…'; GRANT pg_monitor TO pgregent; GRANT pg_signal_backend TO pgregent; \
          GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO pgregent; GRANT EXECUTE ON FUNCTION pg_reload_conf() \
-         TO pgregent; GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO pgregent;"
+         TO pgregent; GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO pgregent; GRANT ALTER SYSTEM ON PARAMETER \
+         default_transaction_read_only TO pgregent; ALTER ROLE pgregent REPLICATION;"
     );
     assert!(lines(&refused("28000", "no pg_hba.conf entry for host")).ends_with(
         "    fix: add to the node's pg_hba.conf: host postgres pgregent <this machine's address>/32 scram-sha-256; then \
