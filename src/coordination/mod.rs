@@ -26,7 +26,7 @@ pub trait Store: Send + Sync {
     /// The word used in the configuration, logs and status.
     fn name(&self) -> &'static str;
 
-    /// What is remembered; `None` when nothing ever was.
+    /// What is remembered; `None` when nothing ever was. Fails when that cannot be known now.
     fn recall(&self) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
 
     /// Remembers `record`. When this returns `Ok` it survives a crash; when it fails, it may or may
@@ -95,6 +95,9 @@ pub enum StoreError {
         /// What kept the others from it.
         why: String,
     },
+    /// Too few voters answer, or they follow different nodes.
+    #[error("no majority of the voters answers and follows one primary")]
+    Undecided,
     /// etcd did not do it.
     #[error(transparent)]
     Etcd(EtcdError),

@@ -3,14 +3,17 @@
 //! Invariants: while it is frozen nothing of the store runs; its last word can be read all the same. Absent on
 //! purpose: which store it is.
 
+use crate::link::Link;
 use pgregent::coordination::Store;
-use pgregent::coordination::conformance::Handle;
+use pgregent::coordination::conformance::{Handle, Way};
 use std::sync::{Arc, Mutex, mpsc};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// One proxy's store.
 pub struct Proxy {
     store: Arc<dyn Store>,
+    /// To the servers.
+    links: Vec<Link>,
     /// Blocks the thread until the sender of the receiver is gone.
     blocks: UnboundedSender<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
     held: Mutex<Option<mpsc::Sender<()>>>,
@@ -18,7 +21,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Opens it within the thread's runtime.
-    pub fn open<S: Store + 'static>(open: impl FnOnce() -> S + Send + 'static) -> Self {
+    pub fn open<S: Store + 'static>(links: Vec<Link>, open: impl FnOnce() -> S + Send + 'static) -> Self {
         let (blocks, mut blocks_rx) = unbounded_channel::<(mpsc::Sender<()>, mpsc::Receiver<()>)>();
         let (made, store) = mpsc::channel();
         std::thread::spawn(move || {
@@ -35,7 +38,7 @@ impl Proxy {
                 }
             });
         });
-        Self { store: store.recv().expect("the store opens"), blocks, held: Mutex::new(None) }
+        Self { store: store.recv().expect("the store opens"), links, blocks, held: Mutex::new(None) }
     }
 }
 
@@ -54,5 +57,9 @@ impl Handle for Proxy {
 
     fn thaw(&self) {
         *self.held.lock().unwrap() = None;
+    }
+
+    fn link(&self, way: Way) {
+        self.links.iter().for_each(|link| link.set(way));
     }
 }

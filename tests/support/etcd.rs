@@ -140,10 +140,15 @@ impl Etcd {
         self.members[index].process = None;
     }
 
-    /// Starts a killed member again, on its data.
+    /// Starts a killed member again, on its data, and waits until it is healthy: most members must run.
     pub fn restart(&mut self, index: usize) {
-        self.spawn(index);
+        self.respawn(index);
         self.wait(index);
+    }
+
+    /// The same without waiting.
+    pub fn respawn(&mut self, index: usize) {
+        self.spawn(index);
     }
 
     /// Stops a member where it stands, or lets it go on.
@@ -152,11 +157,17 @@ impl Etcd {
         process.signal(if on { "STOP" } else { "CONT" });
     }
 
-    /// A call of the first member's HTTP gateway, which must succeed.
-    pub fn post(&self, path: &str, body: &str) {
-        let answer = http(SocketAddr::from((self.host.address, self.members[0].client)), "POST", path, body)
-            .expect("etcd answers");
+    /// Where a member listens for clients.
+    pub fn port(&self, member: usize) -> u16 {
+        self.members[member].client
+    }
+
+    /// The answer to a call of the first member's HTTP gateway, which must succeed.
+    pub fn post(&self, path: &str, body: &str) -> String {
+        let first = SocketAddr::from((self.host.address, self.members[0].client));
+        let answer = http(first, "POST", path, body).expect("etcd answers");
         assert!(answer.starts_with("HTTP/1.1 200"), "{path} {body}: {answer}");
+        answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())
     }
 }
 

@@ -271,6 +271,10 @@ impl Etcd {
         if now < self.retry_at {
             return Next::Wait(self.retry_at);
         }
+        if self.session.as_ref().is_some_and(|session| now >= session.asked_at + self.rules.ttl) {
+            // Renewals that are not answered may arrive all the same, and keep others waiting for a lease that is not had.
+            self.leave();
+        }
         if let Some(lease) = self.leaving.front() {
             return Next::Ask(Request::Release { lease: *lease });
         }

@@ -257,6 +257,22 @@ fn a_lease_let_go_is_revoked_and_never_used_again() {
 }
 
 #[test]
+fn a_lease_whose_renewals_are_not_answered_for_a_time_to_live_is_let_go() {
+    let mut rig = Rig::new(false);
+    rig.routed();
+    let asked_at = rig.now;
+    while rig.now < asked_at + TTL {
+        match rig.etcd.next(rig.now) {
+            // It may have arrived: etcd may keep the lease for as long as we ask.
+            Next::Ask(request @ (Request::Renew { lease: 7 } | Request::Read)) => rig.answer(request, Answer::Failed),
+            Next::Wait(at) => rig.now = at,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(rig.asked(), Request::Release { lease: 7 });
+}
+
+#[test]
 fn a_grant_that_nobody_wants_any_more_is_revoked() {
     let mut rig = Rig::new(false);
     rig.etcd.want(Claim::Route);
@@ -358,7 +374,6 @@ fn the_lease_goes_on_without_etcd_only_where_that_was_chosen() {
         assert_eq!((standing.lease.is_some(), standing.kept), (keep, keep));
         // Once it answers, and another proxy has changed the primary, that counts.
         rig.view = View { state: State::Held(sample(4, "b", 1), 60), ..View::default() };
-        rig.step(Request::Renew { lease: 7 }, Answer::Gone);
         rig.step(Request::Release { lease: 7 }, Answer::Gone);
         rig.step(Request::Grant { changes: false }, Answer::Granted { lease: 8 });
         rig.read();

@@ -159,9 +159,9 @@ impl Store for VotersStore {
     fn recall(&self) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         let mut standing = self.standing.clone();
         Box::pin(async move {
-            // Without a majority there is nothing to remember yet; it is told as soon as there is.
             let known = tokio::time::timeout(RECALL_WAIT, standing.wait_for(|s| s.register.is_some())).await;
-            Ok(known.ok().and_then(Result::ok).and_then(|s| s.register.clone()))
+            let known = known.map_err(|_| StoreError::Undecided)?.map_err(|_| StoreError::Stopping)?;
+            Ok(known.register.clone())
         })
     }
 

@@ -22,6 +22,7 @@ struct Proxy {
     port: u16,
     admin: u16,
     log: PathBuf,
+    config: PathBuf,
 }
 
 pub struct Pair {
@@ -114,6 +115,23 @@ impl Pair {
     pub fn kill(&self, proxy: usize) {
         self.proxies[proxy].process.borrow_mut().take();
     }
+
+    /// Kills a proxy and starts it again; returns when it listens.
+    pub fn restart(&self, proxy: usize) {
+        self.kill(proxy);
+        let Proxy { process, port, config, .. } = &self.proxies[proxy];
+        *process.borrow_mut() = Some(run(config, *port));
+    }
+}
+
+/// Runs a proxy whose log goes on where it ended.
+fn run(config: &Path, port: u16) -> ProcessGuard {
+    let folder = config.parent().unwrap();
+    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    let arguments = ["serve", "--config", config.to_str().unwrap()];
+    let process = ProcessGuard::spawn(Path::new(env!("CARGO_BIN_EXE_pgregent")), &arguments, &folder.join("run"), log);
+    wait_for("the proxy listens", LIMIT, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    process
 }
 
 fn start_proxy(cluster: &Cluster, index: usize, (coordination, extra): (&str, &[(&'static str, &str)])) -> Proxy {
@@ -128,14 +146,9 @@ fn start_proxy(cluster: &Cluster, index: usize, (coordination, extra): (&str, &[
     let text = cluster.proxy_config(&options).replace("coordination = \"single\"", &coordination);
     let config = folder.join("pgregent.toml");
     fs::write(&config, text).unwrap();
-    let log = folder.join("log");
-    let run = folder.join("run");
-    fs::create_dir_all(&run).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_pgregent"));
-    let arguments = ["serve", "--config", config.to_str().unwrap()];
-    let process = ProcessGuard::spawn(program, &arguments, &run, File::create(&log).unwrap());
-    wait_for("the proxy listens", LIMIT, || TcpStream::connect(("127.0.0.1", port)).is_ok());
-    Proxy { process: RefCell::new(Some(process)), port, admin, log }
+    fs::create_dir_all(folder.join("run")).unwrap();
+    let process = run(&config, port);
+    Proxy { process: RefCell::new(Some(process)), port, admin, log: folder.join("log"), config }
 }
 
 impl Drop for Pair {
