@@ -47,6 +47,8 @@ pub const ORDER_SPAN: Duration = Duration::from_secs(10);
 pub const YIELD_SPAN: Duration = Duration::from_secs(5);
 /// Longest gap between the beginnings of two such waits.
 pub const YIELD_GAP_MAX: Duration = Duration::from_secs(300);
+/// How long a proxy that must record the primary anew waits for leases to end before it asks other proxies to give way.
+pub const FORSAKEN_SPAN: Duration = Duration::from_secs(4);
 /// How long a lease may be missing before people are told, and before the primary is recorded anew where
 /// the voters follow nobody.
 pub const UNLEASED_SPAN: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use crate::clock::Time;
 use crate::config::FailoverMode;
 use crate::failover::action::{Action, Level};
 use crate::failover::event::Record;
-use crate::failover::policy::{FOLLOW_SPAN, ORDER_SPAN, RETRY_GAP, UNLEASED_SPAN};
+use crate::failover::policy::{FOLLOW_SPAN, FORSAKEN_SPAN, ORDER_SPAN, RETRY_GAP, UNLEASED_SPAN};
 use crate::failover::standing::{Claim, Lack, Standing};
 use crate::failover::state::{Cause, Flow, Order, Outage, State};
 use crate::ids::{Epoch, NodeId, TimelineId};
@@ -255,6 +255,11 @@ impl Machine {
                 let back = self.standing_old(outage).is_some();
                 if !back && self.failover_holds(outage).is_empty() { Claim::Change } else { Claim::Nothing }
             }
+            State::Adopting { outage: Some(outage), action: None, since, .. } if outage.cause == Cause::Forsaken => {
+                // Others lease on in an epoch that only this proxy knows to be older: they cannot know that it waits.
+                let long = self.now.since(*since) >= FORSAKEN_SPAN && !matches!(self.lack(), Lack::Voters { .. });
+                change(long)
+            }
             other => change(other.outage().is_some_and(|o| o.order.is_some() && o.cause != Cause::Unfinished)),
         }
     }
@@ -308,6 +313,7 @@ impl Machine {
         match &self.state {
             State::Following { since, .. } => alarms.push(*since + FOLLOW_SPAN),
             State::Lost { outage } if outage.order.is_some() => alarms.push(self.ordered_at + ORDER_SPAN),
+            State::Adopting { since, .. } => alarms.push(*since + FORSAKEN_SPAN),
             _ => {}
         }
         alarms
