@@ -22,7 +22,7 @@ pub enum Action {
     Claim(Claim),
     /// Store the record durably; answers with `ActionDone`.
     Record(ActionId, Record),
-    /// Stop the standby's WAL receiver (`primary_conninfo = ''`, reload), wait until it is gone,
+    /// Stop the standby's WAL receiver (`primary_conninfo` empty, or leading nowhere; reload), wait until it is gone,
     /// read positions; answers with `Outcome::Detached`.
     Detach(ActionId, NodeId, Epoch),
     /// `pg_promote(false)` and poll until the node left recovery.

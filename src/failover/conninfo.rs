@@ -21,6 +21,9 @@ const EPOCH_OPTION: &str = "-cpgregent.epoch=";
 /// In the string of a node out of recovery, which uses none: its read-only default is ours.
 const FENCED_OPTION: &str = "-cpgregent.fenced=1";
 
+/// A directory for sockets that no host has: libpq fails there at once, without asking the network.
+const NOWHERE: (&str, u16) = ("/pgregent/detached", 1);
+
 /// A connection string, read. Its `Debug` never shows values, since one of them may be a password.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ConnInfo {
@@ -102,6 +105,18 @@ impl ConnInfo {
         self.set("host", host);
         self.set("port", &port.to_string());
         self
+    }
+
+    /// The same, and no connection comes of it: for a standby that must stand still and remember the rest.
+    #[must_use]
+    pub fn leading_nowhere(self) -> Self {
+        self.leading_to(NOWHERE.0, NOWHERE.1)
+    }
+
+    /// Whether it comes from [`ConnInfo::leading_nowhere`].
+    #[must_use]
+    pub fn leads_nowhere(&self) -> bool {
+        self.value("host") == Some(NOWHERE.0)
     }
 
     /// The same with the epoch written into `options`, which the upstream's server ignores and a restart keeps.
@@ -250,6 +265,17 @@ mod tests {
         assert_eq!(fenced.clone().fenced(true), fenced);
         assert_eq!(fenced.fenced(false), own);
         assert_eq!(ConnInfo::default().fenced(true).fenced(false), ConnInfo::default());
+    }
+
+    #[test]
+    fn a_string_that_leads_nowhere_keeps_the_rest() {
+        let own = read("hostaddr=10.0.0.1 host=a port=5433 user=r options='-c geqo=off -cpgregent.epoch=7'");
+        let still = own.leading_nowhere();
+        assert!(still.leads_nowhere() && !read("host=a port=1").leads_nowhere());
+        assert_eq!(still.epoch(), Epoch(7));
+        assert_eq!(still.clone().leading_nowhere(), still);
+        let back = "host=b port=5432 user=r options='-c geqo=off -cpgregent.epoch=7'";
+        assert_eq!(still.leading_to("b", 5432).to_string(), read(back).to_string());
     }
 
     #[test]

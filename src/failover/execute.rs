@@ -198,10 +198,11 @@ impl Executor {
             // Chosen already: it receives from nobody, and that it was chosen must not be forgotten.
             return session.positions().await;
         }
-        if !conninfo.is_empty() {
+        let still = self.standing_still(&conninfo);
+        if conninfo != still {
             self.remembered.remember(&name, &conninfo).await?;
             self.admit(epoch)?;
-            session.run("ALTER SYSTEM SET primary_conninfo = ''").await?;
+            session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&still))).await?;
         }
         session.reload().await?;
         let (mut gone, mut polls) = (0, 0);
@@ -214,6 +215,14 @@ impl Executor {
         let positions = session.positions().await?;
         session.release();
         Ok(positions)
+    }
+
+    /// The string by which a standby receives nothing. Voters must not forget the epoch that is in theirs, or the number
+    /// is given out again. Nothing but an epoch is worth an attempt to connect every now and then.
+    fn standing_still(&self, conninfo: &str) -> String {
+        let parsed = ConnInfo::parse(conninfo).ok();
+        let kept = parsed.filter(|parsed| self.locks.is_some() && parsed.epoch() > Epoch(0));
+        kept.map(|parsed| parsed.leading_nowhere().to_string()).unwrap_or_default()
     }
 
     async fn try_promote(&self, node: NodeId, epoch: Epoch) -> Result<(), ActError> {

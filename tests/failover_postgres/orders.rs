@@ -70,9 +70,9 @@ fn a_paused_failover_waits_for_resume() {
     assert_eq!(verdict(&mut console, "pg1"), "is the primary");
     // One picture: by the next one the other standby may have more WAL.
     let rows = console.simple("SHOW CANDIDATES").unwrap().rows;
-    let first = rows.iter().find(|row| row[11].as_deref() == Some("1")).unwrap_or_else(|| panic!("{rows:?}"));
+    let first = rows.iter().find(|row| row[12].as_deref() == Some("1")).unwrap_or_else(|| panic!("{rows:?}"));
     assert_eq!(first.last().unwrap().as_deref(), Some("would be promoted"));
-    let why = first[12].as_deref().unwrap();
+    let why = first[13].as_deref().unwrap();
     assert!(why.contains("it has more WAL") || why == "pg3: it comes first in the configuration", "{why}");
     assert_eq!(order(&mut console, "PAUSE FAILOVER"), "automatic decisions are paused");
     wait_for("the pause is shown", LIMIT, || item(&mut console, "would_be_held") == "paused");

@@ -188,7 +188,7 @@ impl World {
         if random.chance(self.setup.doze) {
             return Fault::Doze { proxy, order: (proxy + 1) % proxies };
         }
-        match random.below(29) {
+        match random.below(30) {
             0..4 => Fault::Kill { voter, orphans: random.chance(500) },
             4 => Fault::Rolling { gap: random.between(10 * MS, 900 * MS) },
             5 => Fault::Power { voter },
@@ -214,6 +214,7 @@ impl World {
             27 => Fault::Maintain { proxy, node },
             24 => Self::late(random, proxy, primary, proxies),
             25 => Fault::Doze { proxy, order: (proxy + 1) % proxies },
+            28 => Self::half_done(random, proxy, primary, nodes),
             _ => Fault::Order { proxy, to: random.chance(500).then_some(node) },
         }
     }

@@ -384,7 +384,9 @@ impl World {
             return self.acted(session, id, Outcome::Failed("not in recovery".to_owned()));
         }
         if self.bug != Some(Bug::NoFreeze) && !self.pending(node) {
-            self.set_conninfo(node, None, 0);
+            // Voters keep the epoch of a string that leads nowhere.
+            let kept = if self.setup.store == Store::Voters { self.nodes[node].conninfo.1 } else { 0 };
+            self.set_conninfo(node, None, kept);
         }
         let run = self.servers[node].run;
         let span = self.random.between(35 * MS, 60 * MS);

@@ -25,6 +25,10 @@ use std::time::Duration;
 /// and walsenders read a new configuration each in its own time.
 const CHANGE_SPAN: Duration = Duration::from_secs(2);
 
+/// A setting that was read longer ago than this before a decision may have been changed by another proxy since; what
+/// changes within it and is lost at once is not seen by a proxy that is cut off from the standby, too.
+const NAMED_UNSEEN: Duration = Duration::from_secs(10);
+
 /// The memory of one primary's settings.
 #[derive(Debug, Default)]
 pub(super) struct SyncMemory {
@@ -49,6 +53,8 @@ pub(super) struct SyncMemory {
     kept: Option<Promise>,
     /// The primary that this process has seen itself.
     seen: Option<NodeId>,
+    /// When its setting was last read.
+    seen_at: Time,
 }
 
 /// Whom the standbys that stand still can vouch for.
@@ -77,7 +83,8 @@ impl Machine {
         };
         let settled = self.sync.before.as_ref().is_some_and(|(_, until)| caught_up(*until));
         if self.sync.of != Some(id) {
-            self.sync = SyncMemory { of: Some(id), present: demand, seen: Some(id), ..SyncMemory::default() };
+            let seen = Some(id);
+            self.sync = SyncMemory { of: seen, present: demand, seen, ..SyncMemory::default() };
         } else if self.sync.present != demand {
             let memory = &mut self.sync;
             memory.changed_at = now;
@@ -92,6 +99,7 @@ impl Machine {
         } else if settled {
             self.sync.before = None;
         }
+        self.sync.seen_at = now;
         if self.sync.text.as_ref() != Some(&view.standby_names) {
             self.sync.text = Some(view.standby_names);
             self.tell_strangers(id);
@@ -325,7 +333,9 @@ impl Machine {
             return Vouched::TooFew(Hold::SyncUnknown { missing: self.away(short, &ids).collect() });
         }
         let guessed = self.guessed_demand().or(unknown);
-        let present = guessed.as_ref().or(self.sync.present.as_ref());
+        let known = guessed.as_ref().or(self.sync.present.as_ref());
+        let widened = known.map(|demand| self.with_unseen(demand));
+        let present = widened.as_ref();
         let demands: Vec<&Demand> = present.into_iter().chain(before).collect();
         let wanted = self.policy.means.synchronous;
         match demands.iter().find(|demand| !demand.met_by(&ids)) {
@@ -339,6 +349,29 @@ impl Machine {
                 (Some(_), _) => Vouched::UpTo(highest),
             },
         }
+    }
+
+    /// The same demand and whom another proxy may have named since this one last looked: it names a standby as soon as that
+    /// streams, and the next commit may have waited for nobody else.
+    fn with_unseen(&self, demand: &Demand) -> Demand {
+        if self.standing.is_none() || self.policy.means.synchronous == 0 {
+            return demand.clone();
+        }
+        // Once this proxy has the right, nobody else changes a setting.
+        let until = self.right_since.unwrap_or(self.now);
+        let recent = until.since(self.sync.seen_at) < NAMED_UNSEEN;
+        let may_stream = |id: &NodeId| {
+            let node = self.node(*id);
+            match node.live_report() {
+                Some(report) => report.in_recovery && node.timeline == self.timeline,
+                // Nobody has seen it stream a moment ago, and it is down.
+                None => !recent || node.health != Health::Down,
+            }
+        };
+        let fit = |id: &NodeId| Some(*id) != self.sync.of && self.policy.nodes[id.index()].priority > 0;
+        let unseen = self.policy.ids().filter(|id| fit(id) && !demand.members.contains(id) && may_stream(id));
+        let members = unseen.collect();
+        demand.clone().and(&Demand { method: Method::Any, k: demand.k, members, strangers: Vec::new() })
     }
 
     /// The lost primary, if what its commits waited for was never known to this proxy.
