@@ -24,6 +24,8 @@ use std::collections::VecDeque;
 const REOPEN: Nanos = 100 * MS;
 /// How long a started proxy waits for a majority of voters.
 const RECALL_LIMIT: Nanos = 3 * SEC;
+/// Steps of a machine within one moment, each caused by the one before; more would be a loop that never ends.
+const STEPS_MAX: u32 = 1000;
 
 /// What the driver knows of its session with one voter.
 #[derive(Debug, Default)]
@@ -412,7 +414,10 @@ impl World {
             return;
         }
         self.proxies[proxy].busy = true;
+        let mut steps = 0;
         while let Some(event) = self.proxies[proxy].inbox.pop_front() {
+            steps += 1;
+            assert!(steps < STEPS_MAX, "p{proxy} does not come to rest");
             let now = self.time(proxy);
             let actions = self.proxies[proxy].machine.step(event, now);
             for action in actions {

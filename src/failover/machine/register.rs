@@ -256,9 +256,9 @@ impl Machine {
                 if !back && self.failover_holds(outage).is_empty() { Claim::Change } else { Claim::Nothing }
             }
             State::Adopting { outage: Some(outage), action: None, since, .. } if outage.cause == Cause::Forsaken => {
-                // Others lease on in an epoch that only this proxy knows to be older: they cannot know that it waits.
-                let long = self.now.since(*since) >= FORSAKEN_SPAN && !matches!(self.lack(), Lack::Voters { .. });
-                change(long)
+                // Others lease on in an epoch that only this proxy knows to be older: they cannot know that it waits. By time
+                // alone: what is lacking may change with the claim.
+                change(self.now.since(*since) >= FORSAKEN_SPAN)
             }
             other => change(other.outage().is_some_and(|o| o.order.is_some() && o.cause != Cause::Unfinished)),
         }
