@@ -99,7 +99,7 @@ impl fmt::Display for Veto {
                 write!(f, "its history left the last primary's at {at} of timeline {timeline}")
             }
             Self::LineUnclear => f.write_str(
-                "standbys have several histories of its timeline and the last primary's is not known: name the right one",
+                "other standbys have another history or a newer timeline, and the last primary's is not known: name the right one",
             ),
             Self::ReplayPaused => f.write_str("its replay is paused"),
             Self::Behind { bytes, max } => write!(f, "it lacks {bytes} bytes of WAL, the limit is {max}"),

@@ -119,6 +119,7 @@ impl Machine {
 
     pub(super) fn become_stable(&mut self, primary: NodeId) -> bool {
         self.settled_at = self.now;
+        self.primary_seen = true;
         for node in &mut self.nodes {
             node.repoints.count = 0;
             node.repoints.last = None;

@@ -123,8 +123,20 @@ impl Machine {
         }
     }
 
+    /// The recorded timeline may be the one before the promotion that the record names, as long as nobody here has seen a
+    /// primary: then a standby on a newer one may have what those on the recorded one lack.
+    fn beyond_record(&self, id: NodeId) -> bool {
+        let on = |id: NodeId| self.node(id).timeline.filter(|_| self.is_standby(id));
+        !self.primary_seen
+            && on(id).is_some_and(|own| Some(own) == self.timeline)
+            && self.policy.ids().any(|other| on(other) > self.timeline)
+    }
+
     /// The line is not known, and standbys on its timeline have several histories of that: one of them is wrong.
     pub(super) fn disputed(&self, id: NodeId) -> bool {
+        if self.beyond_record(id) {
+            return true;
+        }
         let standby = |id: NodeId| {
             let node = self.node(id);
             let there = self.is_standby(id) && node.timeline == self.timeline;

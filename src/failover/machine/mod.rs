@@ -83,6 +83,8 @@ pub struct Machine {
     record: Option<Record>,
     /// What each record action under way would store.
     recording: Option<(ActionId, Record)>,
+    /// Since it started, a node was believed to be primary.
+    primary_seen: bool,
     /// The highest epoch that may have been stored.
     epoch_tried: Epoch,
     epoch: Epoch,
@@ -156,6 +158,7 @@ impl Machine {
             system_id: None,
             fork: None,
             line: None,
+            primary_seen: false,
             highest: Lsn(0),
             settled_at: now,
             retry_at: Time::ZERO,
