@@ -6,7 +6,7 @@
 //! promoted. I4: an epoch names one primary. I5: no plan reads from a standby that is not on the primary's line.
 //! I6: a candidate is promoted where it said that it stands still.
 //!
-//! What is not promised: I1 to I3 of what goes on without a quorum (`keep_primary`); I3 of commits where
+//! What is not promised: I1 and I2 of what goes on without a quorum (`keep_primary`), I3 and I5 from then on; I3 of commits where
 //! `synchronous_degrade = "allow"`, of what a person gave up by an order (`loss_possible`, or one of two primaries named),
 //! and of a lone proxy that was restarted after a promotion that it had given up; I6 of a lone proxy.
 
@@ -40,6 +40,10 @@ pub struct Oracle {
     executed: u64,
     /// Epochs in which an operator was told that his order may lose writes, and had it carried out.
     pub risked: Vec<u64>,
+    /// The last of them, and whom it names: whoever finishes that change takes the same risk.
+    pub last_risk: Option<(u64, String)>,
+    /// Somebody went on without a quorum: from then on two nodes may have been written to.
+    pub without_quorum: bool,
     /// Epochs in which writes were opened.
     opened: Vec<u64>,
     /// By epoch, whom permits and promotions named.
@@ -59,8 +63,14 @@ pub struct Oracle {
 }
 
 impl Oracle {
+    /// The highest epoch of a promotion that a node has begun to execute.
+    pub fn executed(&self) -> u64 {
+        self.executed
+    }
+
     pub fn begin(&mut self, proxy: usize, permit: Permit, now: Nanos) -> usize {
         let (epoch, node, kept) = (permit.epoch, permit.primary, permit.kept);
+        self.without_quorum |= kept;
         self.writes.push(Write {
             epoch,
             node,
@@ -155,7 +165,7 @@ impl World {
     fn check_history(&mut self, primary: usize, epoch: u64) {
         // A proxy that is alone and was restarted does not know which promotion it had given up.
         let forgot = self.setup.store == Store::Single && self.proxies[0].run > 1;
-        let chosen = self.oracle.risked.contains(&epoch) || forgot;
+        let chosen = self.oracle.risked.contains(&epoch) || forgot || self.oracle.without_quorum;
         let tip = self.nodes[primary].tip;
         for index in 0..self.oracle.writes.len() {
             let write = self.oracle.writes[index];
@@ -188,6 +198,7 @@ impl World {
         let executed = self.oracle.executed;
         let proxy = self.oracle.writes[write].proxy;
         let kept = self.proxies[proxy].permit.is_some_and(|permit| permit.kept);
+        self.oracle.without_quorum |= kept;
         let entry = &mut self.oracle.writes[write];
         entry.believed = true;
         entry.kept |= kept;
@@ -205,7 +216,7 @@ impl World {
 
     /// What the proxy knew when it planned: where each standby was at its last report.
     pub fn check_reads(&mut self, proxy: usize, plan: &Plan) {
-        let Some(primary) = plan.primary.map(|p| p.index()) else { return };
+        let Some(primary) = plan.primary.map(|p| p.index()).filter(|_| !self.oracle.without_quorum) else { return };
         for (node, planned) in plan.nodes.iter().enumerate() {
             if planned.role != Role::Standby || !planned.readable {
                 continue;

@@ -50,8 +50,11 @@ impl World {
 
     pub fn record(&mut self, proxy: usize, id: ActionId, record: Record) {
         assert_eq!(record.system_id, SYSTEM);
-        if std::mem::take(&mut self.proxies[proxy].risks) {
-            self.oracle.risked.push(record.epoch.0);
+        let (oracle, risks) = (&mut self.oracle, std::mem::take(&mut self.proxies[proxy].risks));
+        let finishes = |(epoch, name): &(u64, String)| *name == record.primary && oracle.executed() <= *epoch;
+        if risks || oracle.last_risk.as_ref().is_some_and(finishes) {
+            oracle.risked.push(record.epoch.0);
+            oracle.last_risk = Some((record.epoch.0, record.primary.clone()));
         }
         match self.setup.store {
             Store::Voters => {}
