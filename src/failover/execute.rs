@@ -8,6 +8,7 @@
 //!
 //! How PostgreSQL is asked, and why every poll nudges: docs/decisions/0002-promotion-latency.md.
 
+mod file;
 mod kept;
 mod ready;
 mod remembered;
@@ -172,7 +173,7 @@ impl Executor {
         // A changed string makes the startup process begin anew; nothing but a word that nobody reads changes.
         let wanted = ConnInfo::parse(&current)?.asked_again().to_string();
         self.admit(epoch)?;
-        session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&wanted))).await?;
+        session.set_conninfo(&wanted).await?;
         session.reload().await?;
         let mut polls = 0;
         loop {
@@ -202,7 +203,7 @@ impl Executor {
         if conninfo != still {
             self.remembered.remember(&name, &conninfo).await?;
             self.admit(epoch)?;
-            session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&still))).await?;
+            session.set_conninfo(&still).await?;
         }
         session.reload().await?;
         let (mut gone, mut polls) = (0, 0);
@@ -264,7 +265,7 @@ impl Executor {
         let wanted = self.wanted(node, upstream, epoch, &current).await?;
         if wanted != current {
             self.admit(epoch)?;
-            session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&wanted))).await?;
+            session.set_conninfo(&wanted).await?;
         }
         session.reload().await?;
         let mut polls = 0;
@@ -291,7 +292,7 @@ impl Executor {
                 && wanted != current
             {
                 self.admit(epoch)?;
-                session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&wanted))).await?;
+                session.set_conninfo(&wanted).await?;
                 session.reload().await?;
             }
             return Ok(());
@@ -311,7 +312,7 @@ impl Executor {
             self.provide_slot(&session, primary).await?;
         }
         self.admit(epoch)?;
-        session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&wanted))).await?;
+        session.set_conninfo(&wanted).await?;
         session.reload().await?;
         let mut polls = 0;
         while session.text("SELECT current_setting('primary_conninfo')").await? != wanted {
@@ -474,6 +475,11 @@ impl NodeSession {
         }
         // `true`: keep WAL from now on, not only from the first connection.
         self.row("SELECT pg_create_physical_replication_slot($1, true)::text", &[&slot]).await.map(|_| ())
+    }
+
+    /// Takes effect with a reload.
+    async fn set_conninfo(&self, conninfo: &str) -> Result<(), ActError> {
+        self.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(conninfo))).await
     }
 
     /// Pauses between two looks, and every tenth time wakes the node's startup process by a reload:

@@ -153,23 +153,31 @@ impl Total {
     }
 }
 
-/// Runs seeds on as many threads as there are processors.
-fn run_seeds(first: u64, count: u64) -> Total {
-    let (next, total) = (AtomicU64::new(first), Mutex::new(Total::default()));
+/// Does this with each seed, on as many threads as there are processors, until there are none left or it is enough.
+fn each_seed(first: u64, count: u64, enough: impl Fn() -> bool + Sync, work: impl Fn(u64) + Sync) {
+    let next = AtomicU64::new(first);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed >= first + count || total.lock().unwrap().failures.len() >= FAILURES_MAX {
+                    if seed >= first + count || enough() {
                         break;
                     }
-                    let outcome = play(seed, None, false);
-                    total.lock().unwrap().add(seed, outcome);
+                    work(seed);
                 }
             });
         }
+    });
+}
+
+fn run_seeds(first: u64, count: u64) -> Total {
+    let total = Mutex::new(Total::default());
+    let enough = || total.lock().unwrap().failures.len() >= FAILURES_MAX;
+    each_seed(first, count, enough, |seed| {
+        let outcome = play(seed, None, false);
+        total.lock().unwrap().add(seed, outcome);
     });
     total.into_inner().unwrap()
 }
@@ -218,23 +226,17 @@ fn no_seed_breaks_a_promise() {
 
 /// Runs seeds with a defect until one is found out; says by which seed and check.
 fn hunt(bug: Bug, most: u64) -> Option<(u64, String)> {
-    let (next, found) = (AtomicU64::new(1), Mutex::new(None::<(u64, String)>));
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed > most || found.lock().unwrap().is_some() {
-                        break;
-                    }
-                    if let Some(what) = play(seed, Some(bug), false).violation {
-                        found.lock().unwrap().get_or_insert((seed, what));
-                    }
-                }
-            });
-        }
-    });
+    let found = Mutex::new(None::<(u64, String)>);
+    each_seed(
+        1,
+        most,
+        || found.lock().unwrap().is_some(),
+        |seed| {
+            if let Some(what) = play(seed, Some(bug), false).violation {
+                found.lock().unwrap().get_or_insert((seed, what));
+            }
+        },
+    );
     found.into_inner().unwrap()
 }
 

@@ -85,6 +85,13 @@ pub struct View {
     pub ordered: bool,
 }
 
+impl View {
+    /// A standby that does not name itself.
+    fn unchosen(&self) -> bool {
+        self.system_id.is_some() && self.follows && !self.pending
+    }
+}
+
 /// One input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -364,10 +371,9 @@ impl Voters {
 
     /// Standbys of this lease's primary whose string lacks its epoch.
     fn unmarked(&self, lease: &Lease, now: Time) -> Vec<Arc<str>> {
-        let standby = |view: &View| view.system_id.is_some() && view.follows && !view.pending;
         let lacks = |view: &View| view.allegiance.as_ref() == Some(&lease.primary) && view.epoch < lease.epoch;
         let names = self.rules.voters.iter().zip(&self.voters).filter(|(_, v)| v.counts(self.rules.span, now));
-        let lacking = names.filter(|(_, v)| v.view.as_ref().is_some_and(|view| standby(view) && lacks(view)));
+        let lacking = names.filter(|(_, v)| v.view.as_ref().is_some_and(|view| view.unchosen() && lacks(view)));
         lacking.map(|(name, _)| Arc::clone(name)).collect()
     }
 
@@ -433,10 +439,9 @@ impl Voters {
         let mut locked: Vec<Time> = locked.collect();
         locked.sort_unstable();
         let Some(since) = locked.get(self.rules.majority() - 1) else { return Vec::new() };
-        let standby = |view: &View| view.system_id.is_some() && view.follows && !view.pending;
         let counts = |v: &Voter| v.counts(self.rules.span, now) && v.sent_at.is_some_and(|sent| sent >= *since);
         let names = self.rules.voters.iter().zip(&self.voters);
-        let idle = names.filter(|(_, v)| counts(v) && v.view.as_ref().is_some_and(standby));
+        let idle = names.filter(|(_, v)| counts(v) && v.view.as_ref().is_some_and(View::unchosen));
         idle.map(|(name, _)| Arc::clone(name)).collect()
     }
 

@@ -3,14 +3,11 @@
 //! Invariants: what is on disk is the newest that was given, or one before it; a damaged file is an error and not an
 //! empty one. Absent on purpose: agreement with other proxies, each of which keeps what it saw itself.
 
-use crate::coordination::{StoreError, replace_file};
+use super::file;
+use crate::coordination::StoreError;
 use crate::failover::promise::Promise;
 use parking_lot::Mutex;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-
-/// Largest file read, bytes.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The file, and the newest content.
 #[derive(Debug)]
@@ -24,20 +21,7 @@ pub(super) struct Kept {
 impl Kept {
     pub(super) fn open(state_dir: &Path, cluster: &str) -> Result<Self, StoreError> {
         let path = state_dir.join(format!("{cluster}.promise.json"));
-        let fail = |act| {
-            let path = path.clone();
-            move |cause| StoreError::Io { act, path, cause }
-        };
-        let newest = match std::fs::File::open(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(fail("open")(e)),
-            Ok(file) => {
-                let mut text = Vec::new();
-                file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(fail("read"))?;
-                let damaged = |e: serde_json::Error| StoreError::Damaged { path: path.clone(), why: e.to_string() };
-                Some(serde_json::from_slice(&text).map_err(damaged)?)
-            }
-        };
+        let newest = file::read(&path, |e| e.to_string())?;
         Ok(Self { path, newest: Mutex::new(newest), turn: tokio::sync::Mutex::default() })
     }
 
@@ -55,16 +39,7 @@ impl Kept {
         // One writer at a time, each with what is newest then.
         let _turn = self.turn.lock().await;
         let Some(content) = self.newest() else { return Ok(()) };
-        let path = self.path.clone();
-        let work = move || {
-            let text = serde_json::to_vec_pretty(&content).map_err(|e| StoreError::Io {
-                act: "encode",
-                path: path.clone(),
-                cause: e.into(),
-            })?;
-            replace_file(&path, &text)
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Stopping)?
+        file::write(self.path.clone(), serde_json::to_vec_pretty(&content)).await
     }
 }
 

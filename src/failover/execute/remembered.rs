@@ -4,13 +4,11 @@
 //! 0600, since a string may hold a password; nothing here is ever logged. Absent on purpose: deciding
 //! which one to use.
 
-use crate::coordination::{StoreError, replace_file};
+use super::file;
+use crate::coordination::StoreError;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// Largest file read, bytes.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Connection strings by node name.
 pub(super) struct Remembered {
@@ -28,23 +26,9 @@ impl std::fmt::Debug for Remembered {
 
 impl Remembered {
     pub(super) fn open(state_dir: &Path, cluster: &str) -> Result<Self, StoreError> {
-        use std::io::Read;
         let path = state_dir.join(format!("{cluster}.upstreams.json"));
-        let fail = |act| {
-            let path = path.clone();
-            move |cause| StoreError::Io { act, path, cause }
-        };
-        let known = match std::fs::File::open(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(fail("open")(e)),
-            Ok(file) => {
-                let mut text = Vec::new();
-                file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(fail("read"))?;
-                // The message must not quote the content.
-                let damaged = |_| StoreError::Damaged { path: path.clone(), why: "not the expected JSON".to_owned() };
-                serde_json::from_slice(&text).map_err(damaged)?
-            }
-        };
+        // The message must not quote the content.
+        let known = file::read(&path, |_| "not the expected JSON".to_owned())?.unwrap_or_default();
         Ok(Self { path, known: Mutex::new(known), turn: tokio::sync::Mutex::default() })
     }
 
@@ -61,16 +45,7 @@ impl Remembered {
         let _turn = self.turn.lock().await;
         let mut next = self.known.lock().clone();
         next.insert(node.to_owned(), conninfo.to_owned());
-        let (path, content) = (self.path.clone(), next.clone());
-        let work = move || {
-            let text = serde_json::to_vec(&content).map_err(|e| StoreError::Io {
-                act: "encode",
-                path: path.clone(),
-                cause: e.into(),
-            })?;
-            replace_file(&path, &text)
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Stopping)??;
+        file::write(self.path.clone(), serde_json::to_vec(&next)).await?;
         *self.known.lock() = next;
         Ok(())
     }

@@ -50,7 +50,7 @@ impl Executor {
         // A string that cannot be read bears no mark, and gets none: the fence matters more.
         let marked = ConnInfo::parse(&current).map_or(current.clone(), |conninfo| conninfo.fenced(on).to_string());
         if marked != current {
-            session.run(&format!("ALTER SYSTEM SET primary_conninfo = {}", sql_literal(&marked))).await?;
+            session.set_conninfo(&marked).await?;
         }
         session.run(&format!("ALTER SYSTEM {what}")).await?;
         session.reload().await?;
