@@ -334,7 +334,7 @@ fn witnesses(servers: &Servers) {
     assert!(text.contains(", witness\n  ok\n"), "{text}");
     // A table that another role has made.
     servers
-        .sql(port, "CREATE TABLE public.pgregent_register (cluster text PRIMARY KEY, primary_name text, epoch int8)");
+        .sql(port, "CREATE TABLE public.pgregent_register (cluster text PRIMARY KEY, primary_name text, epoch int8, timeline int8)");
     let (_, text) = with(&witness(port, "w"));
     let fixes = after(&text, "fix: on w, in database postgres: ");
     assert_eq!(fixes, ["GRANT SELECT, INSERT, UPDATE ON public.pgregent_register TO pgregent;"], "{text}");

@@ -28,7 +28,8 @@
 //! senders NODE [NAME..]              which standbys its pg_stat_replication shows from its next probe on
 //! cmd pause | cmd resume | cmd failover [NODE]
 //! standing [register=NODE@EPOCH tli=] [lease=2s] [right=2s] [lack=taken|split|pending|voters:x,y]
-//!          [held=x,y] [highest=EPOCH] [pending=NODE] [unmarked=x,y] [ordered]     where this proxy stands with a store that several share
+//!          [held=x,y] [highest=EPOCH] [chosen=NODE] [least=TLI] [pending=NODE] [unmarked=x,y] [ordered]
+//!                                    where this proxy stands with a store that several share
 //! wait 500ms                         time passes; the alarms that the machine set go off on the way
 //! holds                              prints why nothing happens
 //! outlook                            prints what a failover would come to if the primary were lost now
@@ -215,6 +216,7 @@ impl Player {
             epoch: Epoch(value(words, "epoch").map_or(1, |v| v.parse().unwrap())),
             primary: words[1].to_owned(),
             timeline: TimelineId(value(words, "tli").unwrap().parse().unwrap()),
+            promoted: true,
         };
         if words.contains(&"shared") {
             let lease =
@@ -268,7 +270,7 @@ impl Player {
                 self.open.push((id, "reconnect", Some(node)));
                 let _ = writeln!(out, "  reconnect {} epoch={epoch}", self.called(node));
             }
-            Action::Repoint { id, node, upstream, epoch } => {
+            Action::Repoint { id, node, upstream, epoch, .. } => {
                 self.open.push((id, "repoint", Some(node)));
                 let _ = writeln!(out, "  repoint {} to {} epoch={epoch}", self.called(node), self.called(upstream));
             }
@@ -498,6 +500,7 @@ impl Player {
                 epoch: Epoch(epoch.parse().unwrap()),
                 primary: primary.to_owned(),
                 timeline: TimelineId(value(words, "tli").map_or(1, |v| v.parse().unwrap())),
+                promoted: true,
             }
         });
         let until = |key| value(words, key).map(|v| self.now + span(v));
@@ -518,6 +521,8 @@ impl Player {
         let epoch = register.as_ref().map_or(Epoch(0), |r| r.epoch);
         Standing {
             highest: value(words, "highest").map_or(epoch, |v| Epoch(v.parse().unwrap())),
+            chosen: value(words, "chosen").map(Into::into),
+            least_timeline: TimelineId(value(words, "least").map_or(0, |v| v.parse().unwrap())),
             pending: value(words, "pending").map(Into::into),
             unmarked: value(words, "unmarked")
                 .map(|names| names.split(',').map(Into::into).collect())

@@ -64,6 +64,7 @@ pub fn sample(epoch: u64, primary: &str, timeline: u32) -> Record {
         epoch: Epoch(epoch),
         primary: primary.to_owned(),
         timeline: TimelineId(timeline),
+        promoted: true,
     }
 }
 

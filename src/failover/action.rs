@@ -37,6 +37,8 @@ pub enum Action {
         upstream: NodeId,
         /// The epoch this belongs to.
         epoch: Epoch,
+        /// The primary's timeline in that epoch.
+        timeline: TimelineId,
     },
     /// Let the standby's receiver connect anew to the upstream that it has; done when it streams again. Whether it can
     /// says whether the upstream lives.

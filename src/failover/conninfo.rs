@@ -7,7 +7,7 @@
 //!
 //! Rules: PostgreSQL docs, "Keyword/Value Connection Strings".
 
-use crate::ids::Epoch;
+use crate::ids::{Epoch, TimelineId};
 use std::fmt;
 
 /// Longest connection string accepted, bytes (PostgreSQL itself cuts it at 1023 for the receiver's display only).
@@ -18,6 +18,10 @@ pub const CONNINFO_KEYWORDS_MAX: usize = 128;
 /// What precedes the epoch in `options`. One word: a blank within `options` would have to be escaped.
 const ASKED_OPTION: &str = "-cpgregent.asked=1";
 const EPOCH_OPTION: &str = "-cpgregent.epoch=";
+/// The timeline that the primary of that epoch has at least.
+const TIMELINE_OPTION: &str = "-cpgregent.timeline=";
+/// Whom a detached standby followed.
+const LEFT_OPTION: &str = "-cpgregent.left=";
 /// In the string of a node out of recovery, which uses none: its read-only default is ours.
 const FENCED_OPTION: &str = "-cpgregent.fenced=1";
 
@@ -104,13 +108,26 @@ impl ConnInfo {
         self.pairs.retain(|(name, _)| name != "hostaddr");
         self.set("host", host);
         self.set("port", &port.to_string());
+        self.set_word(LEFT_OPTION, None);
         self
     }
 
-    /// The same, and no connection comes of it: for a standby that must stand still and remember the rest.
+    /// The same, and no connection comes of it: for a standby that must stand still and remember the rest, and the name
+    /// of the node that it followed.
     #[must_use]
-    pub fn leading_nowhere(self) -> Self {
-        self.leading_to(NOWHERE.0, NOWHERE.1)
+    pub fn leading_nowhere(self, left: Option<&str>) -> Self {
+        if self.leads_nowhere() {
+            return self;
+        }
+        let mut still = self.leading_to(NOWHERE.0, NOWHERE.1);
+        still.set_word(LEFT_OPTION, left);
+        still
+    }
+
+    /// The name of the node that it followed before [`ConnInfo::leading_nowhere`].
+    #[must_use]
+    pub fn left(&self) -> Option<&str> {
+        self.word(LEFT_OPTION)
     }
 
     /// Whether it comes from [`ConnInfo::leading_nowhere`].
@@ -119,14 +136,28 @@ impl ConnInfo {
         self.value("host") == Some(NOWHERE.0)
     }
 
-    /// The same with the epoch written into `options`, which the upstream's server ignores and a restart keeps.
+    /// The same with the epoch written into `options`, which the upstream's server ignores and a restart keeps, and the
+    /// timeline that its primary has at least (0: not known). What is known of the epoch already is kept.
     #[must_use]
-    pub fn of_epoch(mut self, epoch: Epoch) -> Self {
-        let others = self.value("options").unwrap_or_default().split_whitespace();
-        let mut words: Vec<String> = others.filter(|word| !word.starts_with(EPOCH_OPTION)).map(str::to_owned).collect();
-        words.push(format!("{EPOCH_OPTION}{epoch}"));
-        self.set("options", &words.join(" "));
+    pub fn of_epoch(mut self, epoch: Epoch, timeline: TimelineId) -> Self {
+        let known = if self.epoch() == epoch { self.least_timeline() } else { TimelineId(0) };
+        let least = timeline.max(known);
+        self.set_word(EPOCH_OPTION, Some(&epoch.to_string()));
+        self.set_word(TIMELINE_OPTION, (least > TimelineId(0)).then(|| least.to_string()).as_deref());
         self
+    }
+
+    /// The same with this word in `options` as the last one, or without it.
+    fn set_word(&mut self, option: &str, value: Option<&str>) {
+        let words = self.value("options").unwrap_or_default().split_whitespace();
+        let mut words: Vec<String> = words.filter(|word| !word.starts_with(option)).map(str::to_owned).collect();
+        words.extend(value.map(|value| format!("{option}{value}")));
+        self.set_options(&words.join(" "));
+    }
+
+    fn word(&self, option: &str) -> Option<&str> {
+        let words = self.value("options").unwrap_or_default().split_whitespace();
+        words.filter_map(|word| word.strip_prefix(option)).next_back()
     }
 
     /// The same with a word in `options` set or taken out, so that it differs and means the same.
@@ -162,9 +193,13 @@ impl ConnInfo {
     /// The epoch written there; 0 where there is none.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        let words = self.value("options").unwrap_or_default().split_whitespace();
-        let written = words.filter_map(|word| word.strip_prefix(EPOCH_OPTION)).next_back();
-        Epoch(written.and_then(|digits| digits.parse().ok()).unwrap_or(0))
+        Epoch(self.word(EPOCH_OPTION).and_then(|digits| digits.parse().ok()).unwrap_or(0))
+    }
+
+    /// The timeline that the primary of that epoch has at least; 0 where nobody wrote it.
+    #[must_use]
+    pub fn least_timeline(&self) -> TimelineId {
+        TimelineId(self.word(TIMELINE_OPTION).and_then(|digits| digits.parse().ok()).unwrap_or(0))
     }
 
     /// The same with `application_name`, if it had one, replaced: used when another standby's string is the template.
@@ -269,24 +304,33 @@ mod tests {
 
     #[test]
     fn a_string_that_leads_nowhere_keeps_the_rest() {
-        let own = read("hostaddr=10.0.0.1 host=a port=5433 user=r options='-c geqo=off -cpgregent.epoch=7'");
-        let still = own.leading_nowhere();
+        let marks = "-c geqo=off -cpgregent.epoch=7 -cpgregent.timeline=3";
+        let own = read(&format!("hostaddr=10.0.0.1 host=a port=5433 user=r options='{marks}'"));
+        assert_eq!(own.left(), None);
+        let still = own.clone().leading_nowhere(Some("a"));
         assert!(still.leads_nowhere() && !read("host=a port=1").leads_nowhere());
-        assert_eq!(still.epoch(), Epoch(7));
-        assert_eq!(still.clone().leading_nowhere(), still);
-        let back = "host=b port=5432 user=r options='-c geqo=off -cpgregent.epoch=7'";
-        assert_eq!(still.leading_to("b", 5432).to_string(), read(back).to_string());
+        assert_eq!((still.epoch(), still.least_timeline(), still.left()), (Epoch(7), TimelineId(3), Some("a")));
+        assert_eq!(still.clone().leading_nowhere(None), still);
+        let back = format!("host=b port=5432 user=r options='{marks}'");
+        assert_eq!(still.leading_to("b", 5432).to_string(), back);
+        assert_eq!(own.leading_nowhere(None).left(), None);
     }
 
     #[test]
     fn epochs_and_marks_live_in_options_beside_what_was_there() {
         let plain = ConnInfo::parse("host=a port=1 options='-c geqo=off'").unwrap();
-        let marked = plain.clone().of_epoch(Epoch(7));
+        let marked = plain.clone().of_epoch(Epoch(7), TimelineId(0));
         assert_eq!(marked.to_string(), "host=a port=1 options='-c geqo=off -cpgregent.epoch=7'");
         assert_eq!(
-            (plain.epoch(), marked.epoch(), marked.clone().of_epoch(Epoch(12)).epoch()),
+            (plain.epoch(), marked.epoch(), marked.clone().of_epoch(Epoch(12), TimelineId(0)).epoch()),
             (Epoch(0), Epoch(7), Epoch(12))
         );
+        // What is known of an epoch's timeline only grows, and says nothing of the next epoch's.
+        let known = marked.clone().of_epoch(Epoch(7), TimelineId(4));
+        assert_eq!(known.to_string(), "host=a port=1 options='-c geqo=off -cpgregent.epoch=7 -cpgregent.timeline=4'");
+        let least =
+            |epoch: u64, timeline: u32| known.clone().of_epoch(Epoch(epoch), TimelineId(timeline)).least_timeline().0;
+        assert_eq!((least(7, 0), least(7, 3), least(7, 5), least(8, 0), least(8, 3)), (4, 4, 5, 0, 3));
         let asked = marked.clone().asked_again();
         assert_ne!(asked, marked);
         assert_eq!((asked.epoch(), asked.asked_again()), (Epoch(7), marked));

@@ -406,8 +406,9 @@ impl<B: Brain> Controller<B> {
             Action::Reconnect { id, node, epoch } => {
                 self.spawn(id, "reconnect", Some(node), async move { executor.reconnect(node, epoch).await });
             }
-            Action::Repoint { id, node, upstream, epoch } => {
-                self.spawn(id, "repoint", Some(node), async move { executor.repoint(node, upstream, epoch).await });
+            Action::Repoint { id, node, upstream, epoch, timeline } => {
+                let work = async move { executor.repoint(node, upstream, epoch, timeline).await };
+                self.spawn(id, "repoint", Some(node), work);
             }
             Action::Hook(id, call) => {
                 let hooks = Arc::clone(&self.hooks);

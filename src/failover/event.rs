@@ -45,6 +45,22 @@ pub struct Record {
     pub primary: String,
     /// Its timeline; a lower one is never primary again.
     pub timeline: TimelineId,
+    /// It is out of recovery: otherwise it is about to be promoted, and the timeline is the one that it leaves.
+    #[serde(default = "promoted")]
+    pub promoted: bool,
+}
+
+impl Record {
+    /// The timeline that the primary has at least, once it is out of recovery.
+    #[must_use]
+    pub fn least_timeline(&self) -> TimelineId {
+        if self.promoted { self.timeline } else { TimelineId(self.timeline.0.saturating_add(1)) }
+    }
+}
+
+/// Records of versions that did not say so.
+fn promoted() -> bool {
+    true
 }
 
 /// How an action ended.

@@ -27,7 +27,7 @@ use crate::config::{Config, NodeConfig};
 use crate::coordination::StoreError;
 use crate::coordination::voters::core::Lock;
 use crate::coordination::voters::{Chooser, LockSessions};
-use crate::ids::{Epoch, Lsn, NodeId};
+use crate::ids::{Epoch, Lsn, NodeId, TimelineId};
 use crate::monitor::Connector;
 use deadpool_postgres::Pool;
 use futures::future::BoxFuture;
@@ -152,8 +152,9 @@ impl Executor {
     }
 
     /// Lets a standby stream from `upstream` and waits until it does.
-    pub async fn repoint(&self, node: NodeId, upstream: NodeId, epoch: Epoch) -> Outcome {
-        bounded(REPOINT_LIMIT, async { self.try_repoint(node, upstream, epoch).await.map(|()| Outcome::Done) }).await
+    pub async fn repoint(&self, node: NodeId, upstream: NodeId, epoch: Epoch, timeline: TimelineId) -> Outcome {
+        let work = async { self.try_repoint(node, upstream, epoch, timeline).await.map(|()| Outcome::Done) };
+        bounded(REPOINT_LIMIT, work).await
     }
 
     /// Lets a standby's receiver connect anew to its upstream, and waits until it streams.
@@ -222,8 +223,11 @@ impl Executor {
     /// is given out again. Nothing but an epoch is worth an attempt to connect every now and then.
     fn standing_still(&self, conninfo: &str) -> String {
         let parsed = ConnInfo::parse(conninfo).ok();
-        let kept = parsed.filter(|parsed| self.locks.is_some() && parsed.epoch() > Epoch(0));
-        kept.map(|parsed| parsed.leading_nowhere().to_string()).unwrap_or_default()
+        let Some(kept) = parsed.filter(|parsed| self.locks.is_some() && parsed.epoch() > Epoch(0)) else {
+            return String::new();
+        };
+        let left = self.nodes.iter().find(|(node, _)| leads_to(node, &kept)).map(|(node, _)| &*node.name);
+        kept.leading_nowhere(left).to_string()
     }
 
     async fn try_promote(&self, node: NodeId, epoch: Epoch) -> Result<(), ActError> {
@@ -244,7 +248,13 @@ impl Executor {
         Ok(())
     }
 
-    async fn try_repoint(&self, node: NodeId, upstream: NodeId, epoch: Epoch) -> Result<(), ActError> {
+    async fn try_repoint(
+        &self,
+        node: NodeId,
+        upstream: NodeId,
+        epoch: Epoch,
+        timeline: TimelineId,
+    ) -> Result<(), ActError> {
         self.admit(epoch)?;
         let name = self.node(node)?.0.name.clone();
         let to = &self.node(upstream)?.0;
@@ -262,7 +272,7 @@ impl Executor {
         if self.locks.is_some() && recorded > epoch {
             return Err(ActError::Stale(recorded));
         }
-        let wanted = self.wanted(node, upstream, epoch, &current).await?;
+        let wanted = self.wanted(node, upstream, (epoch, timeline), &current).await?;
         if wanted != current {
             self.admit(epoch)?;
             session.set_conninfo(&wanted).await?;
@@ -278,7 +288,13 @@ impl Executor {
     }
 
     /// Writes into a node whom it follows from now on; see `coordination::voters`.
-    async fn try_choose(&self, node: NodeId, primary: NodeId, epoch: Epoch) -> Result<(), ActError> {
+    async fn try_choose(
+        &self,
+        node: NodeId,
+        primary: NodeId,
+        epoch: Epoch,
+        timeline: TimelineId,
+    ) -> Result<(), ActError> {
         self.admit(epoch)?;
         let session = self.acting(node, Lock::Exclusive).await?;
         let recovering = session.flag("SELECT pg_is_in_recovery()").await?;
@@ -288,7 +304,7 @@ impl Executor {
         let current = session.text("SELECT current_setting('primary_conninfo')").await?;
         if !recovering {
             // It uses no string; but its own keeps the epoch, also where pg_rewind copies it to another node.
-            if let Ok(wanted) = self.wanted(node, primary, epoch, &current).await
+            if let Ok(wanted) = self.wanted(node, primary, (epoch, timeline), &current).await
                 && wanted != current
             {
                 self.admit(epoch)?;
@@ -300,7 +316,7 @@ impl Executor {
         if node != primary && self.names(node, &current) {
             return Err(ActError::Pending);
         }
-        let wanted = self.wanted(node, primary, epoch, &current).await?;
+        let wanted = self.wanted(node, primary, (epoch, timeline), &current).await?;
         if wanted == current {
             return Ok(());
         }
@@ -321,23 +337,25 @@ impl Executor {
         Ok(())
     }
 
-    /// The connection string by which `node` follows `upstream` in `epoch`.
-    async fn wanted(&self, node: NodeId, upstream: NodeId, epoch: Epoch, current: &str) -> Result<String, ActError> {
+    /// The connection string by which `node` follows `upstream` in an epoch of which at least this timeline is known.
+    async fn wanted(
+        &self,
+        node: NodeId,
+        upstream: NodeId,
+        (epoch, timeline): (Epoch, TimelineId),
+        current: &str,
+    ) -> Result<String, ActError> {
         let to = &self.node(upstream)?.0;
         let template = self.template(node, current).await?.fenced(false);
         let wanted = template.leading_to(&to.replication_host, to.replication_port);
         // Only voters read it; with a store of its own a proxy leaves the string as it was.
-        Ok(if self.locks.is_some() { wanted.of_epoch(epoch) } else { wanted }.to_string())
+        Ok(if self.locks.is_some() { wanted.of_epoch(epoch, timeline) } else { wanted }.to_string())
     }
 
     /// Whether a connection string leads to this very node.
     fn names(&self, node: NodeId, conninfo: &str) -> bool {
         let Ok(conninfo) = ConnInfo::parse(conninfo) else { return false };
-        let Ok((own, _)) = self.node(node) else { return false };
-        let leads = |host: &str, port: u16| {
-            conninfo.upstream().is_some_and(|(h, p)| h.eq_ignore_ascii_case(host) && p == port.to_string())
-        };
-        leads(&own.host, own.port) || leads(&own.replication_host, own.replication_port)
+        self.node(node).is_ok_and(|(own, _)| leads_to(own, &conninfo))
     }
 
     /// Sees to it that the standby's slot, if it uses one, exists on its new upstream; a standby that
@@ -419,8 +437,8 @@ impl Executor {
 }
 
 impl Chooser for Executor {
-    fn choose(&self, node: NodeId, primary: NodeId, epoch: Epoch) -> BoxFuture<'_, Outcome> {
-        let work = async move { self.try_choose(node, primary, epoch).await.map(|()| Outcome::Done) };
+    fn choose(&self, node: NodeId, primary: NodeId, epoch: Epoch, timeline: TimelineId) -> BoxFuture<'_, Outcome> {
+        let work = async move { self.try_choose(node, primary, epoch, timeline).await.map(|()| Outcome::Done) };
         Box::pin(bounded(CHOOSE_LIMIT, work))
     }
 
@@ -436,6 +454,14 @@ impl Chooser for Executor {
             }
         })
     }
+}
+
+/// Whether a connection string leads to this node.
+fn leads_to(node: &NodeConfig, conninfo: &ConnInfo) -> bool {
+    let leads = |host: &str, port: u16| {
+        conninfo.upstream().is_some_and(|(h, p)| h.eq_ignore_ascii_case(host) && p == port.to_string())
+    };
+    leads(&node.host, node.port) || leads(&node.replication_host, node.replication_port)
 }
 
 async fn bounded(limit: Duration, work: impl Future<Output = Result<Outcome, ActError>>) -> Outcome {

@@ -9,7 +9,7 @@ use super::ailment::Vitals;
 use super::machine::Reconnect;
 use super::policy::{HARD_OUTCOMES, Policy};
 use crate::clock::Time;
-use crate::ids::{SystemId, TimelineId};
+use crate::ids::{Epoch, SystemId, TimelineId};
 use crate::topology::{Ancestry, Health, NodeReport, Observation, PatroniWord, ProbeFailure, Sign};
 use std::time::Duration;
 
@@ -130,6 +130,8 @@ pub(super) struct NodeState {
     pub unstreamed_since: Option<Time>,
     /// We asked it to stop streaming and have not seen it stream since.
     pub detached: bool,
+    /// The last promotion of it that we asked for, and the incarnation asked: it may take effect until that has ended.
+    pub promotion: Option<(Epoch, i64)>,
     /// When its promotion last failed.
     pub promote_failed_at: Option<Time>,
     /// When `before_promotion` last spoke against it.
@@ -177,6 +179,7 @@ impl NodeState {
             word: None,
             unstreamed_since: None,
             detached: false,
+            promotion: None,
             promote_failed_at: None,
             vetoed_at: None,
             former: false,
@@ -230,6 +233,8 @@ impl NodeState {
         {
             self.ancestry = report.ancestry.clone();
         }
+        // A restart forgets that a promotion was asked for.
+        self.promotion = self.promotion.filter(|(_, asked)| !report.in_recovery || *asked == report.incarnation);
         self.count_claim(report, at);
         let streaming = !report.in_recovery || report.receiver.as_ref().is_some_and(|r| r.streaming);
         self.unstreamed_since = if streaming { None } else { self.unstreamed_since.or(Some(at)) };

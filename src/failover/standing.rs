@@ -115,6 +115,8 @@ pub struct Standing {
     pub chosen: Option<Arc<str>>,
     /// The highest timeline seen with that epoch.
     pub timeline: TimelineId,
+    /// The timeline that whom it names has at least, once promoted, as was written down with that epoch; 0: not known.
+    pub least_timeline: TimelineId,
     /// A standby that was chosen and has not left recovery: it may do so at any moment, whoever asked it to,
     /// so nobody else may be chosen before it has.
     pub pending: Option<Arc<str>>,

@@ -55,7 +55,8 @@ impl FirstStandby {
 
     fn record(&mut self, epoch: u64, primary: &str) -> Action {
         let system_id = self.reports.iter().flatten().map(|r| r.system_id).next().unwrap_or(SystemId(0));
-        let record = Record { system_id, epoch: Epoch(epoch), primary: primary.into(), timeline: TimelineId(1) };
+        let record =
+            Record { system_id, epoch: Epoch(epoch), primary: primary.into(), timeline: TimelineId(1), promoted: true };
         Action::Record(self.id(), record)
     }
 }
@@ -100,7 +101,8 @@ impl Brain for FirstStandby {
                     Step::Promoting => {
                         self.step = Step::Stable(1);
                         let (upstream, epoch) = (NodeId(1), Epoch(2));
-                        let repoint = Action::Repoint { id: self.id(), node: NodeId(2), upstream, epoch };
+                        let (id, node, timeline) = (self.id(), NodeId(2), TimelineId(2));
+                        let repoint = Action::Repoint { id, node, upstream, epoch, timeline };
                         vec![self.plan(2, Some(1)), repoint]
                     }
                     _ => vec![],

@@ -19,7 +19,7 @@ use pgregent::failover::controller::{
 use pgregent::failover::event::{Command, Outcome};
 use pgregent::failover::execute::Executor;
 use pgregent::failover::{Machine, Policy};
-use pgregent::ids::{Epoch, Lsn, NodeId};
+use pgregent::ids::{Epoch, Lsn, NodeId, TimelineId};
 use pgregent::monitor::{Aim, Monitor, Report};
 use pgregent::topology::{
     FactSender, NodeReport, ProbeFailure, Role, Sign, SignKind, SyncState, Topology, TopologyReader, WriteSign,
@@ -219,7 +219,7 @@ async fn fail_over(cluster: &Cluster, executor: &Executor) -> [Duration; 3] {
     assert_eq!(cluster.sql(1, "SELECT count(*) FROM pg_stat_wal_receiver"), "0");
     assert_eq!(executor.promote(NodeId(1), epoch).await, Outcome::Done);
     let promoted = began.elapsed();
-    assert_eq!(executor.repoint(NodeId(2), NodeId(1), epoch).await, Outcome::Done);
+    assert_eq!(executor.repoint(NodeId(2), NodeId(1), epoch, TimelineId(2)).await, Outcome::Done);
     let repointed = began.elapsed();
     [detached, promoted - detached, repointed - promoted]
 }
@@ -255,7 +255,7 @@ fn detach_promote_repoint_takes_no_retry_interval() {
 
             // Idempotent, and not for an older epoch.
             assert_eq!(executor.promote(NodeId(1), Epoch(2)).await, Outcome::Done);
-            assert_eq!(executor.repoint(NodeId(2), NodeId(1), Epoch(2)).await, Outcome::Done);
+            assert_eq!(executor.repoint(NodeId(2), NodeId(1), Epoch(2), TimelineId(2)).await, Outcome::Done);
             let stale = executor.promote(NodeId(2), Epoch(1)).await;
             assert!(matches!(&stale, Outcome::Failed(why) if why.contains("epoch 2")), "{stale:?}");
             assert_eq!(cluster.sql(2, "SELECT pg_is_in_recovery()"), "t");
@@ -274,7 +274,7 @@ fn promoting_in_the_moment_the_receiver_dies_does_not_sleep_out_the_retry_interv
             std::fs::create_dir_all(&config.cluster.state_dir).unwrap();
             let executor = Executor::new(&config, None).unwrap();
             // A session that is open already lets the promotion arrive earliest.
-            assert_eq!(executor.repoint(NodeId(1), NodeId(0), Epoch(1)).await, Outcome::Done);
+            assert_eq!(executor.repoint(NodeId(1), NodeId(0), Epoch(1), TimelineId(1)).await, Outcome::Done);
             cluster.sql(0, "INSERT INTO t SELECT generate_series(1, 1000)");
             cluster.kill(0);
             let began = now();
@@ -300,7 +300,7 @@ fn a_restart_between_detach_and_repoint_loses_no_connection_string() {
         drop(first);
         let second = Executor::new(&config, None).unwrap();
         assert_eq!(second.promote(NodeId(1), Epoch(2)).await, Outcome::Done);
-        assert_eq!(second.repoint(NodeId(2), NodeId(1), Epoch(2)).await, Outcome::Done);
+        assert_eq!(second.repoint(NodeId(2), NodeId(1), Epoch(2), TimelineId(2)).await, Outcome::Done);
         // Without REPLICATION no slot can be made: the standby streams without one.
         assert_eq!(cluster.sql(2, "SHOW primary_slot_name"), "");
         assert!(cluster.sql(2, "SHOW primary_conninfo").contains("password="));
@@ -310,7 +310,7 @@ fn a_restart_between_detach_and_repoint_loses_no_connection_string() {
         cluster.sql(2, "ALTER SYSTEM SET primary_conninfo = ''");
         cluster.sql(2, "SELECT pg_reload_conf()");
         let third = Executor::new(&config, None).unwrap();
-        let outcome = third.repoint(NodeId(2), NodeId(1), Epoch(2)).await;
+        let outcome = third.repoint(NodeId(2), NodeId(1), Epoch(2), TimelineId(2)).await;
         assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("no connection string")), "{outcome:?}");
     });
 }

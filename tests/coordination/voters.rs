@@ -99,6 +99,7 @@ impl Site for Servers {
             epoch: Epoch(2),
             primary: "pg1".to_owned(),
             timeline: TimelineId(1),
+            promoted: true,
         };
         Ground { empty: false, whole: false, first, other: "pg2".to_owned() }
     }

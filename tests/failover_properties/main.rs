@@ -113,6 +113,7 @@ fn play(watch: &mut Watch, op: Op) {
                 epoch: Epoch(epoch),
                 primary: name(node),
                 timeline: TimelineId(timeline),
+                promoted: true,
             });
             watch.recall(record);
             return;

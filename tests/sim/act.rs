@@ -61,8 +61,8 @@ impl World {
             Action::NameSync { id, node, names, epoch } => self.act(proxy, id, node, epoch, Deed::Names(names)),
             Action::FenceSql { id, node, epoch, on } => self.act(proxy, id, node, epoch, Deed::FenceSql { on }),
             Action::Reconnect { id, node, epoch } => self.act(proxy, id, node, epoch, Deed::Reconnect),
-            Action::Repoint { id, node, upstream, epoch } => {
-                let deed = Deed::Repoint { to: upstream.index(), epoch: epoch.0 };
+            Action::Repoint { id, node, upstream, epoch, timeline } => {
+                let deed = Deed::Repoint { to: upstream.index(), epoch: epoch.0, least: timeline.0 };
                 self.act(proxy, id, node, epoch, deed);
             }
         }

@@ -216,7 +216,8 @@ impl World {
 
     /// What the proxy knew when it planned: where each standby was at its last report.
     pub fn check_reads(&mut self, proxy: usize, plan: &Plan) {
-        let Some(primary) = plan.primary.map(|p| p.index()).filter(|_| !self.oracle.without_quorum) else { return };
+        let free = self.oracle.without_quorum || self.proxies[proxy].standing.kept;
+        let Some(primary) = plan.primary.map(|p| p.index()).filter(|_| !free) else { return };
         for (node, planned) in plan.nodes.iter().enumerate() {
             if planned.role != Role::Standby || !planned.readable {
                 continue;

@@ -528,7 +528,7 @@ impl World {
     fn remembered_without(&self, node: usize) -> bool {
         let newest = self.oracle.newest_epoch();
         let knows = |voter: &usize| match self.servers[*voter].row {
-            Some((_, epoch)) => epoch >= newest,
+            Some(row) => row.epoch >= newest,
             None => self.node_epoch(*voter) >= newest,
         };
         let voters = self.setup.voters();

@@ -31,11 +31,13 @@ pub enum Deed {
     Repoint {
         to: usize,
         epoch: u64,
+        least: u32,
     },
     Reconnect,
     Record {
         to: usize,
         epoch: u64,
+        least: u32,
     },
     /// `synchronous_standby_names`.
     Names(String),

@@ -39,6 +39,30 @@ struct Sender {
     acked: Tip,
 }
 
+/// What is written down of whom a voter follows: a node in `primary_conninfo`, a witness in its row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Follows {
+    pub to: Option<usize>,
+    pub epoch: u64,
+    /// The timeline that the primary of that epoch has at least.
+    pub least: u32,
+    /// Whom it followed before it was detached.
+    pub left: Option<usize>,
+}
+
+impl Follows {
+    /// To follow `to` from now on; what is known of the epoch is kept.
+    pub fn now(self, to: Option<usize>, epoch: u64, least: u32) -> Self {
+        let known = if self.epoch == epoch { self.least } else { 0 };
+        Self { to, epoch, least: least.max(known), left: None }
+    }
+
+    /// Nobody, and everything else is kept.
+    pub fn nobody(self) -> Self {
+        Self { to: None, left: self.to.or(self.left), ..self }
+    }
+}
+
 #[derive(Debug)]
 pub struct Node {
     /// Out of recovery.
@@ -52,8 +76,7 @@ pub struct Node {
     timeline: u32,
     /// What the control file says until then.
     control: (u32, Nanos),
-    /// Whom `primary_conninfo` names, and the epoch in it.
-    pub conninfo: (Option<usize>, u64),
+    pub conninfo: Follows,
     /// Changes with each change of `primary_conninfo`.
     wire: u32,
     /// Changes with each attempt to stream.
@@ -88,7 +111,7 @@ impl Node {
             history: Vec::new(),
             timeline: 1,
             control: (1, 0),
-            conninfo: ((index > 0).then_some(0), 0),
+            conninfo: Follows { to: (index > 0).then_some(0), ..Follows::default() },
             wire: 0,
             line: 0,
             receiver: None,
@@ -181,19 +204,20 @@ impl World {
         data.line
     }
 
-    pub fn set_conninfo(&mut self, node: usize, to: Option<usize>, epoch: u64) {
+    pub fn set_conninfo(&mut self, node: usize, conninfo: Follows) {
         let run = self.servers[node].run;
         let span = self.random.between(5 * MS, 30 * MS);
         let data = &mut self.nodes[node];
-        if data.conninfo == (to, epoch) {
+        if data.conninfo == conninfo {
             return;
         }
-        data.conninfo = (to, epoch);
+        data.conninfo = conninfo;
+        let Follows { to, epoch, least, .. } = conninfo;
         if to.is_some_and(|to| to != node) {
             data.still = None;
         }
         let wire = data.next_wire();
-        note!(self, "n{node} is to stream from {to:?}, epoch {epoch}");
+        note!(self, "n{node} is to stream from {to:?}, epoch {epoch}, timeline {least}");
         self.later(span, Event::Rewire { node, run, wire });
     }
 
@@ -212,7 +236,7 @@ impl World {
         if data.line != line || data.primary || data.receiver.is_some() || !self.servers[node].up {
             return;
         }
-        let from = data.conninfo.0.filter(|from| *from != node && data.promoting.is_none());
+        let from = data.conninfo.to.filter(|from| *from != node && data.promoting.is_none());
         let Some(from) = from else { return };
         self.datagram(node, from, Event::Attach { from, to: node, line });
         self.later(self.setup.retry, Event::ReceiverTry { node, line });
@@ -384,9 +408,10 @@ impl World {
             return self.acted(session, id, Outcome::Failed("not in recovery".to_owned()));
         }
         if self.bug != Some(Bug::NoFreeze) && !self.pending(node) {
-            // Voters keep the epoch of a string that leads nowhere.
-            let kept = if self.setup.store == Store::Voters { self.nodes[node].conninfo.1 } else { 0 };
-            self.set_conninfo(node, None, kept);
+            // Voters keep the marks of a string that leads nowhere.
+            let own = self.nodes[node].conninfo;
+            let marked = self.setup.store == Store::Voters && own.epoch > 0;
+            self.set_conninfo(node, if marked { own.nobody() } else { Follows::default() });
         }
         let run = self.servers[node].run;
         let span = self.random.between(35 * MS, 60 * MS);
@@ -410,7 +435,7 @@ impl World {
         self.acted(session, id, outcome);
     }
 
-    pub fn repoint_node(&mut self, node: usize, session: u32, id: ActionId, to: usize, epoch: u64) {
+    pub fn repoint_node(&mut self, node: usize, session: u32, id: ActionId, to: usize, (epoch, least): (u64, u32)) {
         if self.nodes[node].primary {
             return self.acted(session, id, Outcome::Failed("not in recovery".to_owned()));
         }
@@ -418,10 +443,11 @@ impl World {
         if voters && self.pending(node) {
             return self.acted(session, id, Outcome::Failed("it was chosen and may still be promoted".to_owned()));
         }
-        if voters && self.nodes[node].conninfo.1 > epoch {
+        if voters && self.nodes[node].conninfo.epoch > epoch {
             return self.acted(session, id, Outcome::Failed("a higher epoch is recorded there".to_owned()));
         }
-        self.set_conninfo(node, Some(to), epoch);
+        let own = self.nodes[node].conninfo;
+        self.set_conninfo(node, own.now(Some(to), epoch, least));
         let (run, until) = (self.servers[node].run, self.now + REPOINT_LIMIT);
         let want = Wanted { from: to, after: None };
         self.later(60 * MS, Event::Streaming { node, run, session, id, want, until });
@@ -430,7 +456,7 @@ impl World {
     /// The receiver connects anew to the same upstream.
     pub fn reconnect_node(&mut self, node: usize, session: u32, id: ActionId) {
         let data = &self.nodes[node];
-        let Some(from) = data.conninfo.0.filter(|_| data.receiver.is_some() && !data.primary) else {
+        let Some(from) = data.conninfo.to.filter(|_| data.receiver.is_some() && !data.primary) else {
             return self.acted(session, id, Outcome::Failed("not streaming".to_owned()));
         };
         let (run, line) = (self.servers[node].run, data.line);
@@ -542,14 +568,14 @@ impl World {
 
     /// What `pg_rewind` leaves: the source's data, and a standby of it.
     pub fn rewind(&mut self, node: usize, source: usize) {
-        let epoch = if self.random.chance(500) { self.nodes[source].conninfo.1 } else { 0 };
+        let copied = if self.random.chance(500) { self.nodes[source].conninfo } else { Follows::default() };
         let (tip, timeline) = (self.nodes[source].tip, self.nodes[source].timeline);
         let history = self.nodes[source].history.clone();
         let (names, read_only) = (self.nodes[source].written_names.clone(), self.nodes[source].read_only);
         let data = &mut self.nodes[node];
         (data.tip, data.replayed, data.timeline, data.control) = (tip, tip, timeline, (timeline, 0));
         (data.history, data.primary, data.diverged) = (history, false, false);
-        data.conninfo = (Some(source), epoch);
+        data.conninfo = Follows { to: Some(source), left: None, ..copied };
         data.still = None;
         // The configuration is copied with the rest.
         (data.written_names, data.read_only) = (names, read_only);

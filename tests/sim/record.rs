@@ -130,12 +130,12 @@ impl World {
         }
         let to = (0..self.setup.nodes).find(|n| node_name(*n) == record.primary)?;
         for voter in (0..self.setup.voters()).filter(|v| *v != to) {
-            self.write_vote(proxy, voter, to, record.epoch.0);
+            self.write_vote(proxy, voter, to, &record);
         }
         self.write_record(proxy, &record)
     }
 
-    fn write_vote(&mut self, proxy: usize, voter: usize, to: usize, epoch: u64) {
+    fn write_vote(&mut self, proxy: usize, voter: usize, to: usize, record: &Record) {
         let link = &self.proxies[proxy].links[voter];
         let held = link.open && (link.lock == Lock::Exclusive || self.bug == Some(Bug::Unlocked));
         let session = link.session.filter(|_| held);
@@ -143,7 +143,8 @@ impl World {
         recording.votes[voter] = session.map_or(Vote::Failed, Vote::Sent);
         let id = recording.id;
         if let Some(session) = session {
-            self.send(session, true, Msg::Act { id, deed: Deed::Record { to, epoch } });
+            let deed = Deed::Record { to, epoch: record.epoch.0, least: record.least_timeline().0 };
+            self.send(session, true, Msg::Act { id, deed });
         }
     }
 
@@ -157,7 +158,7 @@ impl World {
             return Some(Outcome::Done);
         }
         if votes[to] == Vote::None && done + 1 >= majority {
-            self.write_vote(proxy, to, to, record.epoch.0);
+            self.write_vote(proxy, to, to, record);
             return self.write_record(proxy, record);
         }
         if votes[to] == Vote::Done && done >= majority {

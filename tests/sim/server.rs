@@ -5,7 +5,7 @@
 
 use crate::bug::Bug;
 use crate::net::{Deed, Msg, Purpose, Side};
-use crate::node::SYSTEM;
+use crate::node::{Follows, SYSTEM};
 use crate::world::{Event, MS, Nanos, SEC, World, node_name, note};
 use pgregent::coordination::voters::core::{Lock, View};
 use pgregent::failover::action::ActionId;
@@ -32,12 +32,12 @@ pub struct Server {
     pub incarnation: i64,
     pub holders: Vec<Holder>,
     /// A witness's row.
-    pub row: Option<(Option<usize>, u64)>,
+    pub row: Option<Follows>,
 }
 
 impl Server {
     pub fn new(witness: bool) -> Self {
-        let row = witness.then_some((None, 0));
+        let row = witness.then(Follows::default);
         Self { up: true, starting: false, run: 0, incarnation: 1, holders: Vec::new(), row }
     }
 
@@ -126,19 +126,24 @@ impl World {
     fn view(&self, voter: usize, session: u32) -> View {
         let server = &self.servers[voter];
         let ordered = server.holders.iter().any(|h| h.session != session && h.order);
-        let (allegiance, epoch, timeline, system_id) = match server.row {
-            Some((to, epoch)) => (to, epoch, 0, None),
+        let (follows, timeline, system_id) = match server.row {
+            Some(row) => (row, 0, None),
             None => {
                 let node = &self.nodes[voter];
-                let to = if node.primary { Some(voter) } else { node.conninfo.0 };
-                (to, self.node_epoch(voter), self.shown_timeline(voter), Some(SYSTEM))
+                let epoch = self.node_epoch(voter);
+                let own =
+                    if node.primary { Follows { to: Some(voter), left: None, ..node.conninfo } } else { node.conninfo };
+                (Follows { epoch, ..own }, self.shown_timeline(voter), Some(SYSTEM))
             }
         };
+        let named = |node: usize| node_name(node).into();
         let ignored = self.bug == Some(Bug::IgnoreIncarnation);
         View {
-            allegiance: allegiance.map(|n| node_name(n).into()),
-            epoch: Epoch(epoch),
+            allegiance: follows.to.map(named),
+            epoch: Epoch(follows.epoch),
             timeline: TimelineId(timeline),
+            least_timeline: TimelineId(follows.least),
+            left: follows.left.map(named),
             system_id,
             incarnation: if ignored { 1 } else { server.incarnation },
             ordered,
@@ -149,13 +154,13 @@ impl World {
 
     /// A standby that names itself was chosen and may be promoted at any time.
     pub fn pending(&self, node: usize) -> bool {
-        let named = !self.nodes[node].primary && self.nodes[node].conninfo.0 == Some(node);
+        let named = !self.nodes[node].primary && self.nodes[node].conninfo.to == Some(node);
         named && self.bug != Some(Bug::ForgetPending)
     }
 
     pub fn node_epoch(&self, node: usize) -> u64 {
         let timeline = u64::from(self.shown_timeline(node));
-        if self.bug == Some(Bug::TimelineOnly) { timeline } else { self.nodes[node].conninfo.1.max(timeline) }
+        if self.bug == Some(Bug::TimelineOnly) { timeline } else { self.nodes[node].conninfo.epoch.max(timeline) }
     }
 
     fn serve_deed(&mut self, voter: usize, session: u32, id: ActionId, deed: Deed) {
@@ -177,13 +182,13 @@ impl World {
             return self.acted(session, id, Outcome::Failed("the lock is lost".to_owned()));
         }
         match deed {
-            Deed::Record { to, epoch } => {
-                let outcome = self.record_on(voter, to, epoch);
+            Deed::Record { to, epoch, least } => {
+                let outcome = self.record_on(voter, to, (epoch, least));
                 self.acted(session, id, outcome);
             }
             Deed::Detach => self.detach_node(voter, session, id),
             Deed::Promote { epoch } => self.promote_node(voter, session, id, epoch),
-            Deed::Repoint { to, epoch } => self.repoint_node(voter, session, id, to, epoch),
+            Deed::Repoint { to, epoch, least } => self.repoint_node(voter, session, id, to, (epoch, least)),
             Deed::Reconnect => self.reconnect_node(voter, session, id),
             Deed::Names(names) => self.name_sync(voter, session, id, &names),
             Deed::FenceSql { on } => self.fence_sql(voter, session, id, on),
@@ -197,31 +202,32 @@ impl World {
     }
 
     /// Writes down, durably, whom this voter follows.
-    fn record_on(&mut self, voter: usize, to: usize, epoch: u64) -> Outcome {
+    fn record_on(&mut self, voter: usize, to: usize, (epoch, least): (u64, u32)) -> Outcome {
         let newer = |has: u64| Outcome::Failed(format!("epoch {has} is recorded here"));
-        if let Some((_, has)) = self.servers[voter].row {
-            if has > epoch || (has == epoch && self.servers[voter].row.is_some_and(|row| row.0 != Some(to))) {
-                return newer(has);
+        let refuses = |own: Follows| own.epoch > epoch || (own.epoch == epoch && own.to != Some(to));
+        if let Some(row) = self.servers[voter].row {
+            if refuses(row) {
+                return newer(row.epoch);
             }
-            self.servers[voter].row = Some((Some(to), epoch));
+            self.servers[voter].row = Some(Follows { to: Some(to), epoch, least, left: None });
             return Outcome::Done;
         }
+        let own = self.nodes[voter].conninfo;
         if self.nodes[voter].primary {
             if voter != to {
                 return Outcome::Failed("it is out of recovery".to_owned());
             }
             // It follows itself anyway; the epoch is kept here for whoever is made from it.
-            self.nodes[voter].conninfo = (Some(to), epoch.max(self.nodes[voter].conninfo.1));
+            self.nodes[voter].conninfo = own.now(Some(to), epoch.max(own.epoch), least);
             return Outcome::Done;
         }
         if voter != to && self.pending(voter) {
             return Outcome::Failed("it was chosen and may still be promoted".to_owned());
         }
-        let (current, has) = self.nodes[voter].conninfo;
-        if has > epoch || (has == epoch && current != Some(to)) {
-            return newer(has);
+        if refuses(own) {
+            return newer(own.epoch);
         }
-        self.set_conninfo(voter, Some(to), epoch);
+        self.set_conninfo(voter, own.now(Some(to), epoch, least));
         Outcome::Done
     }
 

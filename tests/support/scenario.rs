@@ -71,6 +71,7 @@ pub fn parse_record(words: &[&str]) -> Option<Record> {
         epoch: Epoch(value(words, "epoch").unwrap().parse().unwrap()),
         primary: value(words, "primary").unwrap().to_owned(),
         timeline: TimelineId(value(words, "tli").unwrap().parse().unwrap()),
+        promoted: true,
     })
 }
 

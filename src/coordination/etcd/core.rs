@@ -491,6 +491,8 @@ impl Etcd {
             highest: self.highest,
             chosen: self.chosen.clone(),
             timeline: self.timeline,
+            // Nothing was acknowledged before the record said so.
+            least_timeline: TimelineId(0),
             // Here a promotion that takes effect late gets nobody's lease.
             pending: None,
             unmarked: Vec::new(),
@@ -556,7 +558,9 @@ impl Etcd {
     /// The lease that goes on while etcd does not answer.
     fn kept(&self, now: Time) -> Option<Lease> {
         let (primary, epoch) = self.last_lease.clone()?;
-        if !self.rules.keep_primary || self.claim != Claim::Route || self.heard(now) || epoch < self.highest {
+        // Every endpoint must have been asked in vain, and not only before this process was stopped for a while.
+        let silent = !self.heard(now) && self.failures >= self.rules.endpoints.len().max(2);
+        if !self.rules.keep_primary || self.claim != Claim::Route || !silent || epoch < self.highest {
             return None;
         }
         Some(Lease { primary, epoch, until: now + self.rules.ttl })

@@ -73,6 +73,10 @@ pub struct View {
     pub epoch: Epoch,
     /// Its timeline; 0 for a witness.
     pub timeline: TimelineId,
+    /// The timeline that the primary of that epoch has at least, as was recorded with it; 0: not known.
+    pub least_timeline: TimelineId,
+    /// A standby that was detached: the node that it followed.
+    pub left: Option<Arc<str>>,
     /// Its system; `None` for a witness.
     pub system_id: Option<SystemId>,
     /// Can be told to follow another node: in recovery, or a witness.
@@ -179,6 +183,10 @@ pub struct Voters {
     highest: Epoch,
     chosen: Option<Arc<str>>,
     timeline: TimelineId,
+    least_timeline: TimelineId,
+    /// Since when too few voters have answered lately, and when that was last looked at.
+    silent_since: Option<Time>,
+    looked_at: Time,
     /// The last lease had, for `keep_primary`.
     last_lease: Option<(Arc<str>, Epoch)>,
 }
@@ -199,6 +207,9 @@ impl Voters {
             highest: Epoch(0),
             chosen: None,
             timeline: TimelineId(0),
+            least_timeline: TimelineId(0),
+            silent_since: None,
+            looked_at: Time::ZERO,
             last_lease: None,
         }
     }
@@ -224,6 +235,7 @@ impl Voters {
             Input::Claim(claim) => self.want(claim, now),
             Input::Tick => {}
         }
+        self.note_silence(now);
         self.give_way(now);
         self.ask(now)
     }
@@ -257,17 +269,31 @@ impl Voters {
         }
         voter.sent_at = Some(sent_at);
         if view.epoch > self.highest {
-            (self.highest, self.chosen, self.timeline) = (view.epoch, view.allegiance.clone(), view.timeline);
-        } else if view.epoch == self.highest {
+            (self.highest, self.chosen) = (view.epoch, None);
+            (self.timeline, self.least_timeline) = (TimelineId(0), TimelineId(0));
+        }
+        if view.epoch == self.highest {
             self.timeline = self.timeline.max(view.timeline);
+            self.least_timeline = self.least_timeline.max(view.least_timeline);
             if self.chosen.is_none() {
-                self.chosen.clone_from(&view.allegiance);
+                self.chosen = view.allegiance.clone().or_else(|| view.left.clone());
             }
         }
         voter.view = Some(view);
         if let Some(lease) = self.lease(now) {
             self.last_lease = Some((lease.primary, lease.epoch));
         }
+    }
+
+    /// Notes since when too few voters answer, while this process ran: one that was stopped has asked nobody meanwhile.
+    fn note_silence(&mut self, now: Time) {
+        let ran = now.since(self.looked_at) < self.rules.span / 4;
+        self.looked_at = now;
+        // A question is asked every quarter of a span.
+        let lately = self.rules.span - self.rules.span / 4;
+        let answered = self.voters.iter().filter(|v| v.counts(lately, now)).count();
+        let since = self.silent_since.filter(|_| ran).unwrap_or(now);
+        self.silent_since = (answered < self.rules.majority()).then_some(since);
     }
 
     /// Two proxies may each have got some of the locks: whoever sees that lets go for a while.
@@ -332,6 +358,9 @@ impl Voters {
         let mut at: Vec<Time> =
             standing.lease.iter().map(|l| l.until).chain(standing.right.iter().map(|r| r.until)).collect();
         let span = self.rules.span;
+        if self.rules.keep_primary && self.claim == Claim::Route {
+            at.push(now + span / 8);
+        }
         for voter in &self.voters {
             at.extend(voter.sent_at.map(|sent| sent + span));
             if voter.lock == Lock::Exclusive {
@@ -365,8 +394,20 @@ impl Voters {
         let newest = |view: &View| view.epoch >= self.highest || view.allegiance == self.chosen;
         let mut pending = self.fresh(now).filter(|(_, view)| view.pending && newest(view));
         let pending = pending.next().and_then(|(_, view)| view.allegiance.clone());
-        let (highest, chosen, timeline) = (self.highest, self.chosen.clone(), self.timeline);
-        Standing { register, highest, chosen, timeline, pending, lease, unmarked, right, lack, ordered, kept }
+        Standing {
+            register,
+            highest: self.highest,
+            chosen: self.chosen.clone(),
+            timeline: self.timeline,
+            least_timeline: self.least_timeline,
+            pending,
+            lease,
+            unmarked,
+            right,
+            lack,
+            ordered,
+            kept,
+        }
     }
 
     /// Standbys of this lease's primary whose string lacks its epoch.
@@ -401,6 +442,8 @@ impl Voters {
             epoch: views.iter().map(|v| v.epoch).max()?,
             primary: primary.to_string(),
             timeline: views.iter().map(|v| v.timeline).max()?,
+            // Out of recovery a voter supports nobody but itself.
+            promoted: views.iter().any(|v| !v.follows),
         })
     }
 
@@ -459,6 +502,8 @@ impl Voters {
         if !self.rules.keep_primary || self.claim != Claim::Route || self.heard(now) {
             return None;
         }
+        // They must have been asked in vain.
+        self.silent_since.filter(|since| now.since(*since) >= self.rules.span / 4)?;
         let loyal =
             self.fresh(now).all(|(_, view)| view.allegiance.as_deref() == Some(&*primary) && view.epoch <= epoch);
         loyal.then(|| Lease { primary, epoch, until: now + self.rules.span })

@@ -19,7 +19,7 @@ use crate::config::{Config, QuorumLoss};
 use crate::failover::Policy;
 use crate::failover::event::{Outcome, Record};
 use crate::failover::standing::{Claim, Standing};
-use crate::ids::{Epoch, NodeId};
+use crate::ids::{Epoch, NodeId, TimelineId};
 use crate::monitor::Connector;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -42,8 +42,9 @@ const INPUTS_MAX: usize = 64;
 
 /// Writes a primary into a node, over the session that holds its lock.
 pub trait Chooser: Send + Sync {
-    /// Lets `node` follow `primary` (itself, where it is the one) in `epoch`, durably.
-    fn choose(&self, node: NodeId, primary: NodeId, epoch: Epoch) -> BoxFuture<'_, Outcome>;
+    /// Lets `node` follow `primary` (itself, where it is the one) in `epoch`, durably; the primary has or will have
+    /// `timeline` at least.
+    fn choose(&self, node: NodeId, primary: NodeId, epoch: Epoch, timeline: TimelineId) -> BoxFuture<'_, Outcome>;
 
     /// Keeps a connection string that was seen on a node, for a time when it has been emptied.
     fn seen(&self, node: NodeId, conninfo: String) -> BoxFuture<'_, ()>;
@@ -259,12 +260,12 @@ impl Shared {
     async fn write_one(&self, voter: usize, primary: usize, record: &Record) -> Outcome {
         let id = |index: usize| NodeId(u16::try_from(index).unwrap_or(u16::MAX));
         if voter < self.nodes {
-            return self.chooser.choose(id(voter), id(primary), record.epoch).await;
+            return self.chooser.choose(id(voter), id(primary), record.epoch, record.least_timeline()).await;
         }
         let Some(client) = self.sessions.lend(voter, Lock::Exclusive) else {
             return Outcome::Failed("its lock is not held".to_owned());
         };
-        let write = record_on_witness(&client, &self.common.cluster, &record.primary, record.epoch);
+        let write = record_on_witness(&client, &self.common.cluster, record);
         match tokio::time::timeout(self.common.span, write).await {
             Ok(Ok(())) => Outcome::Done,
             Ok(Err(error)) => Outcome::Failed(error.to_string()),

@@ -6,6 +6,7 @@
 
 use super::core::{Lock, View};
 use crate::failover::conninfo::ConnInfo;
+use crate::failover::event::Record;
 use crate::failover::policy::NodePolicy;
 use crate::ids::{Epoch, SystemId, TimelineId};
 use crate::monitor::{Connector, incarnation_sql, timeline_sql};
@@ -42,7 +43,7 @@ const NODE_SQL: &str = concat!(
 
 /// What a witness is asked. `$2`: the cluster.
 const WITNESS_SQL: &str = concat!(
-    "SELECT r.primary_name, r.epoch, (SELECT ",
+    "SELECT r.primary_name, r.epoch, r.timeline, (SELECT ",
     incarnation_sql!(),
     " FROM pg_stat_activity) AS incarnation, ",
     ordered_sql!(),
@@ -50,11 +51,12 @@ const WITNESS_SQL: &str = concat!(
 );
 
 const WITNESS_TABLE: &str = "CREATE TABLE IF NOT EXISTS public.pgregent_register \
- (cluster text PRIMARY KEY, primary_name text NOT NULL, epoch int8 NOT NULL)";
+ (cluster text PRIMARY KEY, primary_name text NOT NULL, epoch int8 NOT NULL, timeline int8 NOT NULL)";
 
 /// Epochs on a witness never fall.
-const WITNESS_RECORD: &str = "INSERT INTO public.pgregent_register (cluster, primary_name, epoch) VALUES ($1, $2, $3) \
- ON CONFLICT (cluster) DO UPDATE SET primary_name = excluded.primary_name, epoch = excluded.epoch \
+const WITNESS_RECORD: &str = "INSERT INTO public.pgregent_register (cluster, primary_name, epoch, timeline) \
+ VALUES ($1, $2, $3, $4) ON CONFLICT (cluster) DO UPDATE \
+ SET primary_name = excluded.primary_name, epoch = excluded.epoch, timeline = excluded.timeline \
  WHERE pgregent_register.epoch < excluded.epoch OR (pgregent_register.epoch = excluded.epoch \
         AND pgregent_register.primary_name = excluded.primary_name) RETURNING epoch";
 
@@ -204,6 +206,8 @@ impl Session {
         let timeline = row.try_get::<_, Option<i32>>("timeline")?.unwrap_or(0).cast_unsigned();
         // A string that cannot be read leads to nobody that is configured.
         let conninfo = conninfo.and_then(|text| ConnInfo::parse(text).ok()).unwrap_or_default();
+        let named =
+            |name: &str| common.nodes.iter().find(|node| &*node.name == name).map(|node| Arc::clone(&node.name));
         let leads_to = || {
             let (host, port) = conninfo.upstream()?;
             let address = format!("{host}:{port}").to_lowercase();
@@ -216,6 +220,8 @@ impl Session {
             allegiance,
             epoch: conninfo.epoch().max(Epoch(u64::from(timeline))),
             timeline: TimelineId(timeline),
+            least_timeline: conninfo.least_timeline(),
+            left: conninfo.left().filter(|_| recovering).and_then(named),
             system_id: Some(SystemId(row.try_get::<_, i64>("system_identifier")?.cast_unsigned())),
             incarnation: incarnation(row)?,
             ordered: row.try_get("ordered")?,
@@ -223,10 +229,14 @@ impl Session {
     }
 
     fn witness_view(&self, row: &Row) -> Result<View, VoterError> {
+        let least = row.try_get::<_, Option<i64>>("timeline")?.unwrap_or(0);
+        let least = u32::try_from(least).map_err(|_| VoterError::Answer("the timeline recorded there is none"))?;
         Ok(View {
             allegiance: row.try_get::<_, Option<String>>("primary_name")?.map(Into::into),
             epoch: Epoch(row.try_get::<_, Option<i64>>("epoch")?.unwrap_or(0).cast_unsigned()),
             timeline: TimelineId(0),
+            least_timeline: TimelineId(least),
+            left: None,
             system_id: None,
             follows: true,
             pending: false,
@@ -242,13 +252,9 @@ fn incarnation(row: &Row) -> Result<i64, VoterError> {
 }
 
 /// Records a primary on a witness, over the session that holds its lock.
-pub(super) async fn record_on_witness(
-    client: &Client,
-    cluster: &str,
-    primary: &str,
-    epoch: Epoch,
-) -> Result<(), VoterError> {
-    let rows = client.query(WITNESS_RECORD, &[&cluster, &primary, &epoch.0.cast_signed()]).await?;
+pub(super) async fn record_on_witness(client: &Client, cluster: &str, record: &Record) -> Result<(), VoterError> {
+    let (epoch, timeline) = (record.epoch.0.cast_signed(), i64::from(record.least_timeline().0));
+    let rows = client.query(WITNESS_RECORD, &[&cluster, &record.primary, &epoch, &timeline]).await?;
     if rows.is_empty() {
         Err(VoterError::Answer("another primary of this epoch, or a higher one, is recorded there"))
     } else {

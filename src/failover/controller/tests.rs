@@ -347,6 +347,7 @@ async fn the_permit_is_revoked_before_anything_else_stops() {
         epoch: EPOCH,
         primary: "a".to_owned(),
         timeline: crate::ids::TimelineId(1),
+        promoted: true,
     };
     rig.act(vec![Action::Record(ActionId(1), record)]).await;
     // The action has begun once another command is answered.

@@ -19,14 +19,14 @@ fn config() -> Config {
 async fn no_node_is_changed_by_a_session_that_does_not_hold_its_lock() {
     let config = config();
     let executor = Executor::new(&config, Some(lock_sessions(&config))).unwrap();
-    let (a, b, epoch) = (NodeId(0), NodeId(1), Epoch(1));
+    let (a, b, epoch, timeline) = (NodeId(0), NodeId(1), Epoch(1), TimelineId(1));
     // Nothing listens there: whoever tried a session of its own would say so.
     let ends = [
         ("detach", executor.detach(a, epoch).await),
         ("promote", executor.promote(a, epoch).await),
-        ("repoint", executor.repoint(a, b, epoch).await),
+        ("repoint", executor.repoint(a, b, epoch, timeline).await),
         ("reconnect", executor.reconnect(a, epoch).await),
-        ("choose", executor.choose(a, b, epoch).await),
+        ("choose", executor.choose(a, b, epoch, timeline).await),
         ("name_sync", executor.name_sync(a, "", epoch).await),
         ("fence_sql", executor.fence_sql(a, epoch, true).await),
         ("unfence_sql", executor.fence_sql(a, epoch, false).await),

@@ -152,7 +152,8 @@ impl Machine {
 
     pub(super) fn choose(&mut self, outage: Outage, candidate: NodeId, flush_lsn: Lsn) -> bool {
         let epoch = self.next_epoch();
-        let stored = self.timeline.and_then(|timeline| self.store(candidate, epoch, timeline));
+        let timeline = self.timeline.max(self.node(candidate).timeline);
+        let stored = timeline.and_then(|timeline| self.store(candidate, epoch, timeline, false));
         let Some(action) = stored else {
             self.attempt_failed(outage, "system and timeline are not known");
             return true;
@@ -216,7 +217,9 @@ impl Machine {
             self.retry_at = self.now;
             return true;
         }
+        let incarnation = node.report.as_ref().map_or(0, |r| r.incarnation);
         let id = self.action_id();
+        self.node_mut(candidate).promotion = Some((epoch, incarnation));
         self.actions.push(Action::Promote(id, candidate, epoch));
         self.shift(State::Promoting { outage, candidate, flush_lsn, action: id, since: self.now })
     }
@@ -260,7 +263,7 @@ impl Machine {
             return true;
         };
         let epoch = self.epoch;
-        let Some(action) = self.store(candidate, epoch, timeline) else { return false };
+        let Some(action) = self.store(candidate, epoch, timeline, true) else { return false };
         let name = self.name(candidate).clone();
         self.tell(Level::Info, "promoted", Some(candidate), format!("{name} was promoted to timeline {timeline}"));
         let node = self.node_mut(candidate);

@@ -166,7 +166,7 @@ impl Machine {
         let (epoch, since) = (self.next_epoch(), self.now);
         // With the right to it; what was decided before may be wrong by then.
         let may = self.has_right() && self.promoted_elsewhere(primary).is_none();
-        let action = if may { self.store(primary, epoch, timeline) } else { None };
+        let action = if may { self.store(primary, epoch, timeline, true) } else { None };
         if action.is_none() && (may || self.standing.is_none()) {
             return false;
         }
@@ -267,7 +267,7 @@ impl Machine {
             return true;
         };
         let epoch = self.next_epoch();
-        let action = self.store(primary, epoch, timeline);
+        let action = self.store(primary, epoch, timeline, true);
         action.is_some() && self.shift(State::Adopting { outage, primary, timeline, epoch, action, since })
     }
 
@@ -321,7 +321,7 @@ impl Machine {
     /// We asked for its promotion, gave that up, and another one has had writes since: that its timeline is newer says nothing.
     fn abandoned(&self, id: NodeId) -> bool {
         let recorded = self.record.as_ref().filter(|record| self.policy.by_name(&record.primary) != Some(id));
-        self.promoted.is_some_and(|(epoch, who)| who == id && recorded.is_some_and(|record| record.epoch > epoch))
+        self.node(id).promotion.is_some_and(|(epoch, _)| recorded.is_some_and(|record| record.epoch > epoch))
     }
 
     fn standing(&self, primary: Option<NodeId>, since: Time) -> Standing {

@@ -303,8 +303,9 @@ impl Machine {
     }
 
     /// Asks the store to keep the record; the answer comes to `record_done`.
-    fn store(&mut self, primary: NodeId, epoch: Epoch, timeline: TimelineId) -> Option<ActionId> {
-        let record = Record { system_id: self.system_id?, epoch, primary: self.name(primary).to_string(), timeline };
+    fn store(&mut self, primary: NodeId, epoch: Epoch, timeline: TimelineId, promoted: bool) -> Option<ActionId> {
+        let (system_id, primary) = (self.system_id?, self.name(primary).to_string());
+        let record = Record { system_id, epoch, primary, timeline, promoted };
         let id = self.action_id();
         self.epoch_tried = self.epoch_tried.max(epoch);
         self.recording = Some((id, record.clone()));

@@ -22,7 +22,17 @@ impl Machine {
         self.epoch_tried = self.epoch_tried.max(standing.highest);
         self.right_since = standing.right.as_ref().map(|_| self.right_since.unwrap_or(self.now));
         self.pending_since = standing.pending.as_ref().map(|_| self.pending_since.unwrap_or(self.now));
+        self.learn_timeline(&standing);
         self.standing = Some(standing);
+    }
+
+    /// The primary that this proxy has never seen may be on a newer timeline than was known when the record was recalled.
+    fn learn_timeline(&mut self, standing: &Standing) {
+        let Some(register) = standing.register.as_ref().filter(|_| !self.primary_seen) else { return };
+        let same = self.record.as_ref().is_some_and(|r| r.epoch == register.epoch && r.primary == register.primary);
+        if same && register.epoch == self.epoch && Some(register.timeline) > self.timeline {
+            (self.timeline, self.timeline_epoch, self.line) = (Some(register.timeline), register.epoch, None);
+        }
     }
 
     /// Whether writes may be routed to this primary in the present epoch.
@@ -150,9 +160,14 @@ impl Machine {
     /// node was promoted, as far as can be told, and what it acknowledged is on a timeline that this proxy never saw.
     pub(super) fn beyond(&self) -> Option<(NodeId, TimelineId)> {
         let standing = self.standing.as_ref()?;
-        let (named, _) = self.newest_named().filter(|(_, epoch)| *epoch > self.timeline_epoch)?;
-        let next = TimelineId(self.timeline?.0.saturating_add(1));
-        Some((named, next.max(standing.timeline)))
+        let ((named, epoch), known) = (self.newest_named()?, self.timeline?);
+        let seen = standing.timeline.max(standing.least_timeline);
+        if epoch > self.timeline_epoch {
+            return Some((named, seen.max(TimelineId(known.0.saturating_add(1)))));
+        }
+        // What was taken for its timeline may be that of a standby which never followed it.
+        let least = standing.least_timeline;
+        (epoch == standing.highest && least > known).then_some((named, least))
     }
 
     /// Whom the newest epoch names. Where it is known that the change to it went no further, whom an older record names.

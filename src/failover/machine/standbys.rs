@@ -134,7 +134,8 @@ impl Machine {
         repoints.under_way = Some(id);
         repoints.count += 1;
         let last = repoints.count == REPOINTS_MAX && !self.node(node).detached;
-        self.actions.push(Action::Repoint { id, node, upstream, epoch });
+        let timeline = self.timeline.unwrap_or_default();
+        self.actions.push(Action::Repoint { id, node, upstream, epoch, timeline });
         if last {
             let text = format!("{} does not stream although it was told to {REPOINTS_MAX} times", self.name(node));
             self.tell(Level::Error, "repoint_given_up", Some(node), text);

@@ -16,6 +16,8 @@ fn view(allegiance: &str, epoch: u64) -> View {
         allegiance: (!allegiance.is_empty()).then(|| allegiance.into()),
         epoch: Epoch(epoch),
         timeline: TimelineId(1),
+        least_timeline: TimelineId(0),
+        left: None,
         system_id: Some(SystemId(7)),
         follows: allegiance != "self",
         pending: false,
@@ -194,6 +196,11 @@ fn a_quorum_that_is_lost_may_be_survived_on_request() {
         for voter in [1, 2] {
             hand.step(Input::Closed { voter, session: 1 });
         }
+        // Those who are not heard must have been tried again in vain.
+        assert_eq!(hand.standing().lease, None);
+        for _ in 0..5 {
+            hand.pass(100);
+        }
         let standing = hand.standing();
         assert_eq!((standing.lease.is_some(), standing.kept), (keep, keep));
         // Somebody who answers follows another one: no.
@@ -202,6 +209,62 @@ fn a_quorum_that_is_lost_may_be_survived_on_request() {
         hand.step(Input::Closed { voter: 0, session: 1 });
         assert_eq!(hand.standing().lease, None);
     }
+}
+
+#[test]
+fn who_was_stopped_for_a_while_asks_before_it_goes_on_without_a_quorum() {
+    let mut hand = Hand::new(true);
+    hand.granted(Claim::Route, Lock::Shared);
+    hand.pass(600);
+    // Nobody has answered for ten seconds, because nobody was asked.
+    hand.pass(10_000);
+    assert_eq!(hand.standing().lease, None);
+    for _ in 0..4 {
+        hand.pass(100);
+        assert_eq!(hand.standing().lease, None);
+    }
+    hand.pass(100);
+    assert!(hand.standing().kept);
+    // Meanwhile they would have said this.
+    let mut hand = Hand::new(true);
+    hand.granted(Claim::Route, Lock::Shared);
+    hand.pass(600);
+    hand.pass(10_000);
+    for voter in [0, 1] {
+        hand.step(Input::Closed { voter, session: 1 });
+        hand.asked[voter] = None;
+        hand.step(Input::Opened { voter, session: 2 });
+        hand.answer(voter, Lock::Shared, view("b", 6));
+    }
+    let standing = hand.standing();
+    assert_eq!((standing.lease.map(|lease| lease.primary), standing.kept), (Some("b".into()), false));
+}
+
+#[test]
+fn what_is_written_beside_the_epoch_is_known_while_its_primary_is_down() {
+    let mut hand = Hand::new(false);
+    hand.pass(600);
+    // A detached standby leads nowhere; whom it followed, and on which timeline, it still says.
+    let detached = View { left: Some("b".into()), least_timeline: TimelineId(3), ..view("", 6) };
+    hand.answer(0, Lock::None, detached);
+    let standing = hand.standing();
+    assert_eq!((standing.highest, standing.chosen.as_deref()), (Epoch(6), Some("b")));
+    assert_eq!((standing.timeline, standing.least_timeline), (TimelineId(1), TimelineId(3)));
+    assert_eq!(standing.register.map(|r| (r.primary, r.epoch)), Some(("a".to_owned(), Epoch(5))));
+    // What was known of an older epoch says nothing of a newer one.
+    hand.answer(1, Lock::None, view("c", 7));
+    let standing = hand.standing();
+    assert_eq!((standing.chosen.as_deref(), standing.least_timeline), (Some("c"), TimelineId(0)));
+}
+
+#[test]
+fn a_record_says_whether_its_primary_is_out_of_recovery() {
+    let mut hand = Hand::new(false);
+    let promoted = |hand: &Hand| hand.standing().register.map(|register| register.promoted);
+    assert_eq!(promoted(&hand), Some(false));
+    hand.pass(600);
+    hand.answer(0, Lock::None, View { follows: false, ..view("a", 5) });
+    assert_eq!(promoted(&hand), Some(true));
 }
 
 #[test]
