@@ -121,12 +121,12 @@ pub enum Hold {
         /// The last primary's.
         last: TimelineId,
     },
-    /// A node accepts writes, and a standby is on a newer timeline: another node was primary after it.
+    /// A node accepts writes, and another node was primary after it.
     Outgrown {
         /// The node.
         node: Arc<str>,
-        /// The standby.
-        standby: Arc<str>,
+        /// A standby on a newer timeline; `None`: what the voters have written down says so.
+        standby: Option<Arc<str>>,
     },
     /// Follow mode: a node says that it is primary, and Patroni does not.
     PatroniDisagrees {
@@ -390,9 +390,11 @@ impl Hold {
     }
 }
 
-fn outgrown(f: &mut fmt::Formatter<'_>, node: &str, standby: &str) -> fmt::Result {
-    let later = format!("standby {standby} is on a newer timeline: another node was primary after it");
-    write!(f, "{node} accepts writes, but {later} (FAILOVER TO {node} takes it all the same)")
+fn outgrown(f: &mut fmt::Formatter<'_>, node: &str, standby: Option<&str>) -> fmt::Result {
+    let witness = standby.map(|standby| format!("standby {standby} is on a newer timeline"));
+    let witness = witness.unwrap_or_else(|| "the voters have a newer timeline written down".to_owned());
+    let all_the_same = format!("FAILOVER TO {node} takes it all the same");
+    write!(f, "{node} accepts writes, but {witness}: another node was primary after it ({all_the_same})")
 }
 
 impl fmt::Display for Hold {
@@ -430,7 +432,7 @@ impl fmt::Display for Hold {
                 write!(f, "{node} accepts writes on timeline {timeline} but was never promoted from it")
             }
             Self::OtherLine { node, timeline, last } => other_line(f, node, [timeline, last]),
-            Self::Outgrown { node, standby } => outgrown(f, node, standby),
+            Self::Outgrown { node, standby } => outgrown(f, node, standby.as_deref()),
             Self::PatroniDisagrees { node } => {
                 write!(f, "{node} accepts writes, but Patroni does not call it the leader")
             }

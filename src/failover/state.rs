@@ -189,6 +189,8 @@ pub enum State {
         action: Option<ActionId>,
         /// Since when.
         since: Time,
+        /// An operator named it: whatever other nodes say.
+        ordered: bool,
     },
     /// Another proxy recorded this primary; the node has not said yet that it is.
     Following {

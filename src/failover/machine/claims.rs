@@ -145,11 +145,11 @@ impl Machine {
     /// Records a primary that was found; it is published once the record is stored.
     pub(super) fn adopt(&mut self, primary: NodeId, outage: Option<Outage>) -> bool {
         let recorded = self.registered() == Some(primary);
-        (recorded || self.outgrown(primary).is_none()) && self.adopt_all_the_same(primary, outage)
+        (recorded || self.outgrown_hold(primary).is_none()) && self.begin_adoption(primary, outage, false)
     }
 
-    /// Whatever other nodes say.
-    pub(super) fn adopt_all_the_same(&mut self, primary: NodeId, outage: Option<Outage>) -> bool {
+    /// As [`Machine::adopt`]; `ordered`: whatever other nodes say.
+    pub(super) fn begin_adoption(&mut self, primary: NodeId, outage: Option<Outage>, ordered: bool) -> bool {
         let Some(timeline) = self.node(primary).report.as_ref().map(|r| r.timeline) else { return false };
         if self.now < self.store_retry_at {
             return false;
@@ -170,19 +170,18 @@ impl Machine {
         if action.is_none() && (may || self.standing.is_none()) {
             return false;
         }
-        self.shift(State::Adopting { outage, primary, timeline, epoch, action, since })
+        self.shift(State::Adopting { outage, primary, timeline, epoch, action, since, ordered })
     }
 
-    /// A standby on a newer timeline: another node was primary after this one, even where nobody remembers it.
-    pub(super) fn outgrown(&self, primary: NodeId) -> Option<NodeId> {
+    /// Another node was primary after this one, even where nobody remembers it: a standby is on a newer timeline, or a
+    /// timeline is written down that nobody can have meant who left this one.
+    pub(super) fn outgrown_hold(&self, primary: NodeId) -> Option<Hold> {
         let timeline = self.node(primary).report.as_ref().map(|r| r.timeline)?;
         let mut others = self.policy.ids().filter(|id| *id != primary && self.is_standby(*id));
-        others.find(|id| self.node(*id).timeline > Some(timeline))
-    }
-
-    pub(super) fn outgrown_hold(&self, primary: NodeId) -> Option<Hold> {
-        let standby = self.name(self.outgrown(primary)?).clone();
-        Some(Hold::Outgrown { node: self.name(primary).clone(), standby })
+        let standby = others.find(|id| self.node(*id).timeline > Some(timeline)).map(|id| self.name(id).clone());
+        // A change that went no further names the timeline after the one that it was to leave.
+        let written = self.standing.as_ref().is_some_and(|s| s.least_timeline.0 > timeline.0.saturating_add(1));
+        (standby.is_some() || written).then(|| Hold::Outgrown { node: self.name(primary).clone(), standby })
     }
 
     pub(super) fn adopted(&mut self, outage: Option<Outage>, primary: NodeId, timeline: TimelineId) {
@@ -223,7 +222,7 @@ impl Machine {
     }
 
     pub(super) fn judge_adopting(&mut self, outage: Option<Outage>, since: Time) -> bool {
-        let State::Adopting { primary, timeline, action, .. } = self.state else { return false };
+        let State::Adopting { primary, timeline, action, ordered, .. } = self.state else { return false };
         if !self.has_right() && self.registered() == Some(primary) {
             self.recording = None;
             self.adopted(outage, primary, timeline);
@@ -238,7 +237,7 @@ impl Machine {
             return late;
         }
         if self.has_right() {
-            return self.adopt_with_right(outage, primary, since);
+            return self.adopt_with_right(outage, primary, since, ordered);
         }
         // Nothing was asked of the store yet: what is decided anew now may begin at once.
         let why = if self.node(primary).health == Health::Down {
@@ -253,7 +252,7 @@ impl Machine {
     }
 
     /// The right is had: is it still this primary that is to be recorded?
-    fn adopt_with_right(&mut self, outage: Option<Outage>, primary: NodeId, since: Time) -> bool {
+    fn adopt_with_right(&mut self, outage: Option<Outage>, primary: NodeId, since: Time, ordered: bool) -> bool {
         if let Some(chosen) = self.pending().filter(|chosen| *chosen != primary) {
             return self.unfinished() == Some(chosen) && self.finish_change(chosen, Some(primary));
         }
@@ -266,9 +265,13 @@ impl Machine {
             self.adopt_given_up(outage, primary, "it went away");
             return true;
         };
+        if let Some(hold) = self.outgrown_hold(primary).filter(|_| !ordered) {
+            self.adopt_given_up(outage, primary, &hold.to_string());
+            return true;
+        }
         let epoch = self.next_epoch();
         let action = self.store(primary, epoch, timeline, true);
-        action.is_some() && self.shift(State::Adopting { outage, primary, timeline, epoch, action, since })
+        action.is_some() && self.shift(State::Adopting { outage, primary, timeline, epoch, action, since, ordered })
     }
 
     /// Another node claims to be primary: no writes until it is clear who is.

@@ -96,7 +96,7 @@ impl Machine {
             State::Contested { primary, .. } => primary.map(|_| self.outage(*primary, Cause::Commanded)),
             _ => None,
         };
-        if self.adopt_all_the_same(to, outage) {
+        if self.begin_adoption(to, outage, true) {
             Ok(true)
         } else {
             Err("the record could not be stored a moment ago".to_owned())
