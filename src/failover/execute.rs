@@ -81,7 +81,7 @@ enum ActError {
     Store(#[from] StoreError),
     #[error("its lock is not held by this proxy")]
     NoLock,
-    #[error("it was chosen before and may still be promoted")]
+    #[error("it was chosen before and may still be promoted: if that lasts, rewind or rebuild it")]
     Pending,
     #[error("it does not stream")]
     NotStreaming,

@@ -9,7 +9,7 @@ use super::ailment::Vitals;
 use super::machine::Reconnect;
 use super::policy::{HARD_OUTCOMES, Policy};
 use crate::clock::Time;
-use crate::ids::{Epoch, SystemId, TimelineId};
+use crate::ids::{SystemId, TimelineId};
 use crate::topology::{Ancestry, Health, NodeReport, Observation, PatroniWord, ProbeFailure, Sign};
 use std::time::Duration;
 
@@ -74,6 +74,15 @@ pub(super) struct Repoints {
     pub under_way: Option<ActionId>,
 }
 
+/// A promotion that we asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Promotion {
+    /// The life of the node that was asked.
+    pub incarnation: i64,
+    /// Another node was primary since.
+    pub passed_over: bool,
+}
+
 /// Whether a former primary was made read-only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum SqlFence {
@@ -130,8 +139,8 @@ pub(super) struct NodeState {
     pub unstreamed_since: Option<Time>,
     /// We asked it to stop streaming and have not seen it stream since.
     pub detached: bool,
-    /// The last promotion of it that we asked for, and the incarnation asked: it may take effect until that has ended.
-    pub promotion: Option<(Epoch, i64)>,
+    /// We asked for its promotion, and that may still take effect or has.
+    pub promotion: Option<Promotion>,
     /// When its promotion last failed.
     pub promote_failed_at: Option<Time>,
     /// When `before_promotion` last spoke against it.
@@ -234,7 +243,7 @@ impl NodeState {
             self.ancestry = report.ancestry.clone();
         }
         // A restart forgets that a promotion was asked for.
-        self.promotion = self.promotion.filter(|(_, asked)| !report.in_recovery || *asked == report.incarnation);
+        self.promotion = self.promotion.filter(|asked| !report.in_recovery || asked.incarnation == report.incarnation);
         self.count_claim(report, at);
         let streaming = !report.in_recovery || report.receiver.as_ref().is_some_and(|r| r.streaming);
         self.unstreamed_since = if streaming { None } else { self.unstreamed_since.or(Some(at)) };

@@ -536,10 +536,11 @@ impl World {
         self.setup.store != Store::Voters || !knows(&node) || without + voters / 2 + 1 > voters
     }
 
-    /// A careful person: rewinds what does not belong to the primary's line, once a primary takes writes.
+    /// A careful person: rewinds what does not belong to the primary's line, and who was chosen once and not promoted, when
+    /// a primary takes writes.
     pub fn person(&mut self) {
         self.later(2 * SEC, Event::Person);
-        let Some((_, primary, since)) = self.oracle.latest else { return };
+        let Some((epoch, primary, since)) = self.oracle.latest else { return };
         let stands = self.servers[primary].up && self.nodes[primary].primary && !self.hosts[primary].off;
         let routed =
             (0..self.proxies.len()).any(|p| self.permit_live(p).is_some_and(|permit| permit.primary == primary));
@@ -549,6 +550,8 @@ impl World {
         for node in (0..self.setup.nodes).filter(|n| *n != primary) {
             let data = &self.nodes[node];
             let stray = data.primary || data.diverged || !self.wal.same_line(data.tip, self.nodes[primary].tip);
+            // Proxies leave it alone: it may be promoted at any moment.
+            let stray = stray || (data.conninfo.to == Some(node) && data.conninfo.epoch < epoch);
             let idle = self.servers[node].up && self.hosts[node].stalled == 0 && data.promoting.is_none();
             if stray && idle && self.remembered_without(node) && self.random.chance(400) {
                 note!(self, "a person rewinds n{node} from n{primary}");

@@ -10,8 +10,9 @@ use crate::failover::action::{Action, ActionId, HookKind, Level};
 use crate::failover::candidate::{Bar, Candidate, veto};
 use crate::failover::event::Outcome;
 use crate::failover::hold::{Hold, Veto};
+use crate::failover::node_state::Promotion;
 use crate::failover::policy::{DETACH_SPAN, PROMOTE_PENALTY, RECORD_SPAN, RETRY_GAP, UNLEASED_SPAN, VETO_PENALTY};
-use crate::failover::state::{Detaching, Outage, Progress, State};
+use crate::failover::state::{Cause, Detaching, Order, Outage, Progress, State};
 use crate::ids::{Lsn, NodeId};
 use crate::topology::Health;
 
@@ -207,6 +208,7 @@ impl Machine {
             self.attempt_failed(outage, "the store did not answer");
             return true;
         }
+        let outage = self.bound_to(candidate, outage);
         if let Some(verdict) = self.change_unwanted(&outage) {
             return verdict;
         }
@@ -219,9 +221,20 @@ impl Machine {
         }
         let incarnation = node.report.as_ref().map_or(0, |r| r.incarnation);
         let id = self.action_id();
-        self.node_mut(candidate).promotion = Some((epoch, incarnation));
+        self.node_mut(candidate).promotion = Some(Promotion { incarnation, passed_over: false });
         self.actions.push(Action::Promote(id, candidate, epoch));
         self.shift(State::Promoting { outage, candidate, flush_lsn, action: id, since: self.now })
+    }
+
+    /// A voter that was recorded names itself: from then on it is promoted or nobody is, also where the old primary answers.
+    fn bound_to(&mut self, candidate: NodeId, outage: Outage) -> Outage {
+        let right = self.standing.as_ref().and_then(|standing| standing.right.as_ref());
+        let bound = right.is_some_and(|right| right.held.is_some());
+        let Some(old) = self.standing_old(&outage).filter(|_| bound) else { return outage };
+        let text = format!("{} answers again, but {} is chosen: going on", self.name(old), self.name(candidate));
+        self.tell(Level::Warn, "failover_resumed", Some(candidate), text);
+        self.cut(old);
+        Outage { cause: Cause::Unfinished, order: Some(Order { to: Some(candidate) }), ..outage }
     }
 
     pub(super) fn promote_done(&mut self, outcome: &Outcome) {

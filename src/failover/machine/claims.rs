@@ -35,8 +35,14 @@ impl Machine {
     fn claim_in(&self, id: NodeId, report: &NodeReport) -> Option<TimelineId> {
         let ours = self.system_id.is_none_or(|ours| ours == report.system_id);
         let recent = self.timeline.is_none_or(|known| report.timeline >= known);
-        let ours = ours && recent && self.left_line(id, report).is_none();
+        let ours = ours && recent && self.left_line(id, report).is_none() && !self.passed_over(id);
         (!report.in_recovery && ours).then_some(report.timeline)
+    }
+
+    /// We asked for its promotion, gave that up, and another one has had writes since: that it took effect, and that its
+    /// timeline is newer, says nothing.
+    pub(super) fn passed_over(&self, id: NodeId) -> bool {
+        self.node(id).promotion.is_some_and(|asked| asked.passed_over) && self.recorded_primary() != Some(id)
     }
 
     /// Nodes that claimed to be primary when they last answered, and are not known to be down.
@@ -129,6 +135,8 @@ impl Machine {
         }
         self.note_role(primary);
         self.node_mut(primary).former = false;
+        self.node_mut(primary).promotion = None;
+        self.nodes.iter_mut().filter_map(|node| node.promotion.as_mut()).for_each(|asked| asked.passed_over = true);
         self.shift(State::Stable { primary, flow: Flow::Open, vetoed: false });
         self.note_sync(primary);
         true
@@ -301,9 +309,7 @@ impl Machine {
             (Standing::Gone | Standing::InRecovery, []) => self.nobody_left(primary),
             (Standing::Claims | Standing::Unsure, []) => self.uncontested(primary),
             (Standing::InRecovery, [only]) => self.adopt_survivor(primary, *only),
-            (Standing::Gone, [only]) if self.newer(*only) && !self.abandoned(*only) => {
-                self.adopt_survivor(primary, *only)
-            }
+            (Standing::Gone, [only]) if self.newer(*only) => self.adopt_survivor(primary, *only),
             (Standing::Unsure, _) => {
                 if let Some(primary) = primary.filter(|_| !confirmed) {
                     self.want_probe(primary);
@@ -319,12 +325,6 @@ impl Machine {
                 self.shift(State::Contested { primary, since, confirmed: true })
             }
         }
-    }
-
-    /// We asked for its promotion, gave that up, and another one has had writes since: that its timeline is newer says nothing.
-    fn abandoned(&self, id: NodeId) -> bool {
-        let recorded = self.record.as_ref().filter(|record| self.policy.by_name(&record.primary) != Some(id));
-        self.node(id).promotion.is_some_and(|(epoch, _)| recorded.is_some_and(|record| record.epoch > epoch))
     }
 
     fn standing(&self, primary: Option<NodeId>, since: Time) -> Standing {

@@ -80,10 +80,12 @@ impl Machine {
         if matches!(self.state, State::Stable { primary, .. } if primary == to) {
             return Err(format!("{} is the primary already", self.name(to)));
         }
-        if undecided && self.node(to).live_report().is_some_and(|report| self.left_line(to, report).is_some()) {
+        let report = self.node(to).live_report().filter(|report| !report.in_recovery);
+        if undecided && report.is_some_and(|report| self.left_line(to, report).is_some() || self.passed_over(to)) {
             let text = format!("by an operator's order: what the last primary had is not all on {}", self.name(to));
             self.tell(Level::Warn, "loss_possible", Some(to), text);
             self.line = None;
+            self.node_mut(to).promotion = None;
         }
         if !undecided || self.claim(to).is_none() {
             return Ok(false);

@@ -144,7 +144,7 @@ impl Machine {
             self.node_mut(id).quarantine = after;
             if let Some(why) = after {
                 self.cut(id);
-                if matches!(why, Quarantine::SecondPrimary(_)) && !self.stood_by_now() {
+                if matches!(why, Quarantine::SecondPrimary(_)) && !self.stood_by_now() && !self.passed_over(id) {
                     continue; // told as split_brain
                 }
                 let text = format!("{}{}", self.quarantine_text(id, why), self.excess_text(id));
@@ -167,6 +167,9 @@ impl Machine {
         }
         if self.left_line(id, report).is_some() {
             return Some(Quarantine::OtherLine(report.timeline));
+        }
+        if self.passed_over(id) {
+            return Some(Quarantine::SecondPrimary(report.timeline));
         }
         // Before the machine has halted, a second claim may still turn out to be the successor.
         let leased = self.standing.is_some() && self.state.expected()[0].is_some_and(|p| self.may_route(p));
@@ -204,6 +207,11 @@ impl Machine {
             }
             Quarantine::SecondPrimary(has) if self.denied(id) => {
                 format!("{name} accepts writes on timeline {has} although Patroni does not call it the leader")
+            }
+            Quarantine::SecondPrimary(has) if self.passed_over(id) => {
+                let late = "its promotion took effect after it had been given up and another node was primary";
+                let cure = if Some(has) == self.timeline { "a new copy" } else { "pg_rewind" };
+                format!("{name} accepts writes on timeline {has}: {late}; it needs {cure}")
             }
             Quarantine::SecondPrimary(has) => {
                 format!("{name} accepts writes on timeline {has} although another node is primary")
