@@ -293,7 +293,8 @@ impl Machine {
 
     pub(super) fn judge_contested(&mut self, primary: Option<NodeId>, since: Time, confirmed: bool) -> bool {
         let rivals = self.rivals();
-        let highest = self.recorded_primary().filter(|p| self.sole_highest(*p, &self.claimants()));
+        let known = self.recorded_primary().or_else(|| self.newest_named().map(|(named, _)| named));
+        let highest = known.filter(|p| self.sole_highest(*p, &self.claimants()));
         if let Some(recorded) = highest.filter(|_| !rivals.is_empty()) {
             // It did not answer yet when this began, or it was not known yet who is recorded.
             let known = primary == Some(recorded);

@@ -171,7 +171,7 @@ impl Machine {
     }
 
     /// Whom the newest epoch names. Where it is known that the change to it went no further, whom an older record names.
-    fn newest_named(&self) -> Option<(NodeId, Epoch)> {
+    pub(super) fn newest_named(&self) -> Option<(NodeId, Epoch)> {
         let standing = self.standing.as_ref()?;
         let recorded = self.record.as_ref().and_then(|r| Some((self.policy.by_name(&r.primary)?, r.epoch)));
         let chosen = standing.chosen.as_ref().and_then(|name| self.policy.by_name(name));
