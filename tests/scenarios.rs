@@ -11,7 +11,7 @@
 //!         fencing=command fence_sql hooks=before_promotion,on_rejoin synchronous=1 degrade
 //!                                    (on one line; all settings optional)
 //! kept PRIMARY [SETTING]             before recall: what its commits waited for when this proxy last ran
-//! recall none | recall epoch=7 primary=a tli=3
+//! recall none | recall epoch=7 primary=a tli=3 [promoting] [given_up=b]
 //! running a lsn=0/500 tli=1 [shared] recalled as primary of epoch 1, everyone streams from it (no trace)
 //! probe NODE primary|standby [lsn= replay= tli= sys= inc= from=NODE|ADDRESS age= paused sent=-20ms pending= fenced read-only]
 //!       [history=1@0/500,2|asked|unknown]     its timeline's history; that of the last probe of the same life otherwise
@@ -217,6 +217,7 @@ impl Player {
             primary: words[1].to_owned(),
             timeline: TimelineId(value(words, "tli").unwrap().parse().unwrap()),
             promoted: true,
+            given_up: Vec::new(),
         };
         if words.contains(&"shared") {
             let lease =
@@ -256,7 +257,8 @@ impl Player {
             Action::Publish(plan) => self.show_plan(out, plan),
             Action::Record(id, r) => {
                 self.open.push((id, "record", None));
-                let _ = writeln!(out, "  record epoch={} primary={} tli={}", r.epoch, r.primary, r.timeline);
+                let given_up = if r.given_up.is_empty() { "" } else { &format!(" given_up={}", r.given_up.join(",")) };
+                let _ = writeln!(out, "  record epoch={} primary={} tli={}{given_up}", r.epoch, r.primary, r.timeline);
             }
             Action::Detach(id, node, epoch) => {
                 self.open.push((id, "detach", Some(node)));
@@ -501,6 +503,7 @@ impl Player {
                 primary: primary.to_owned(),
                 timeline: TimelineId(value(words, "tli").map_or(1, |v| v.parse().unwrap())),
                 promoted: true,
+                given_up: Vec::new(),
             }
         });
         let until = |key| value(words, key).map(|v| self.now + span(v));

@@ -65,6 +65,7 @@ pub fn sample(epoch: u64, primary: &str, timeline: u32) -> Record {
         primary: primary.to_owned(),
         timeline: TimelineId(timeline),
         promoted: true,
+        given_up: Vec::new(),
     }
 }
 

@@ -77,10 +77,27 @@ pub(super) struct Repoints {
 /// A promotion that we asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Promotion {
-    /// The life of the node that was asked.
-    pub incarnation: i64,
+    asked_at: Time,
+    /// The node's life after that, as far as it was seen.
+    incarnation: Option<i64>,
     /// Another node was primary since.
     pub passed_over: bool,
+}
+
+impl Promotion {
+    pub fn asked(now: Time) -> Self {
+        Self { asked_at: now, incarnation: None, passed_over: false }
+    }
+
+    /// What is left of it after this report: a node that has restarted in recovery has forgotten that it was asked. What was
+    /// known of it before may be older than its present life, and until the order is given up it may still arrive.
+    fn after(self, report: &NodeReport, policy: &Policy) -> Option<Self> {
+        if report.sent_at <= self.asked_at + policy.promote_timeout {
+            return Some(self);
+        }
+        let same = self.incarnation.is_none_or(|seen| seen == report.incarnation);
+        (same || !report.in_recovery).then_some(Self { incarnation: Some(report.incarnation), ..self })
+    }
 }
 
 /// Whether a former primary was made read-only.
@@ -242,8 +259,7 @@ impl NodeState {
         {
             self.ancestry = report.ancestry.clone();
         }
-        // A restart forgets that a promotion was asked for.
-        self.promotion = self.promotion.filter(|asked| !report.in_recovery || asked.incarnation == report.incarnation);
+        self.promotion = self.promotion.and_then(|asked| asked.after(report, policy));
         self.count_claim(report, at);
         let streaming = !report.in_recovery || report.receiver.as_ref().is_some_and(|r| r.streaming);
         self.unstreamed_since = if streaming { None } else { self.unstreamed_since.or(Some(at)) };

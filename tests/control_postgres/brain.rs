@@ -55,8 +55,14 @@ impl FirstStandby {
 
     fn record(&mut self, epoch: u64, primary: &str) -> Action {
         let system_id = self.reports.iter().flatten().map(|r| r.system_id).next().unwrap_or(SystemId(0));
-        let record =
-            Record { system_id, epoch: Epoch(epoch), primary: primary.into(), timeline: TimelineId(1), promoted: true };
+        let record = Record {
+            system_id,
+            epoch: Epoch(epoch),
+            primary: primary.into(),
+            timeline: TimelineId(1),
+            promoted: true,
+            given_up: Vec::new(),
+        };
         Action::Record(self.id(), record)
     }
 }

@@ -97,7 +97,9 @@ fn one_of_two_proxies_promotes_and_the_other_follows(setup: &Setup) {
         wait_for("reads on the other standby", LIMIT, || pair.node_status(proxy, other)["accepts_reads"] == true);
     }
     let conninfo = pair.node(other).psql("SHOW primary_conninfo").unwrap();
-    assert_eq!(conninfo.contains("pgregent.epoch="), setup.etcd.is_none(), "only voters read it: {conninfo}");
+    for mark in ["pgregent.epoch=", "pgregent.timeline=2"] {
+        assert_eq!(conninfo.contains(mark), setup.etcd.is_none(), "only voters read it: {conninfo}");
+    }
     // The old primary comes back as one: it is fenced (with voters over the session that holds its lock), by whichever
     // proxy sees it first.
     pair.node("pg1").start().unwrap();

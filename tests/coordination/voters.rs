@@ -11,6 +11,7 @@ use pgregent::config::Config;
 use pgregent::coordination::conformance::{self, Fault, Ground, Handle, Site};
 use pgregent::coordination::voters::{VotersStore, lock_sessions};
 use pgregent::demo::cluster::{AuthSource, Cluster, ClusterOptions, MONITOR_USER, Node, ProxyOptions};
+use pgregent::failover::conninfo::ConnInfo;
 use pgregent::failover::event::Record;
 use pgregent::failover::execute::Executor;
 use pgregent::ids::{Epoch, SystemId, TimelineId};
@@ -100,6 +101,7 @@ impl Site for Servers {
             primary: "pg1".to_owned(),
             timeline: TimelineId(1),
             promoted: true,
+            given_up: Vec::new(),
         };
         Ground { empty: false, whole: false, first, other: "pg2".to_owned() }
     }
@@ -127,5 +129,12 @@ async fn three_nodes_do_what_every_shared_store_must() {
 
 #[tokio::test]
 async fn two_nodes_and_a_witness_do_what_every_shared_store_must() {
-    conformance::check_shared(&Servers::start(1, true)).await.unwrap();
+    let servers = Servers::start(1, true);
+    conformance::check_shared(&servers).await.unwrap();
+    // What a proxy reads that starts while the newest primary is down.
+    let written = ConnInfo::parse(&servers.cluster.nodes()[1].psql("SHOW primary_conninfo").unwrap()).unwrap();
+    let (epoch, timeline) = (written.epoch(), written.least_timeline());
+    assert!(timeline >= TimelineId(1) && epoch > Epoch(2), "{written}");
+    let row = servers.witness.as_ref().unwrap().nodes()[0].psql("SELECT epoch, timeline FROM pgregent_register");
+    assert_eq!(row.unwrap(), format!("{epoch}|{timeline}"));
 }

@@ -114,6 +114,7 @@ fn play(watch: &mut Watch, op: Op) {
                 primary: name(node),
                 timeline: TimelineId(timeline),
                 promoted: true,
+                given_up: Vec::new(),
             });
             watch.recall(record);
             return;

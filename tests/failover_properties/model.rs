@@ -80,7 +80,14 @@ impl World {
     fn new() -> Self {
         let mut watch = Watch::new(FailoverMode::Automatic);
         let (epoch, timeline) = (Epoch(1), TimelineId(1));
-        watch.recall(Some(Record { system_id: SYSTEM, epoch, primary: name(0), timeline, promoted: true }));
+        watch.recall(Some(Record {
+            system_id: SYSTEM,
+            epoch,
+            primary: name(0),
+            timeline,
+            promoted: true,
+            given_up: Vec::new(),
+        }));
         let server = |i: u16| Server {
             up: true,
             frozen: false,

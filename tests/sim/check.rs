@@ -7,8 +7,8 @@
 //! I6: a candidate is promoted where it said that it stands still.
 //!
 //! What is not promised: I1 and I2 of what goes on without a quorum (`keep_primary`), I3 and I5 from then on; I3 of commits where
-//! `synchronous_degrade = "allow"`, of what a person gave up by an order (`loss_possible`, or one of two primaries named),
-//! and of a lone proxy that was restarted after a promotion that it had given up; I6 of a lone proxy.
+//! `synchronous_degrade = "allow"`, and of what a person gave up by an order (`loss_possible`, or one of two primaries named);
+//! I6 of a lone proxy.
 
 use crate::act::Permit;
 use crate::setup::Store;
@@ -163,9 +163,7 @@ impl World {
     /// Which believed writes the primary lacks, and whether it may: only by a promotion of a higher epoch than
     /// theirs, of a standby that had not got as far.
     fn check_history(&mut self, primary: usize, epoch: u64) {
-        // A proxy that is alone and was restarted does not know which promotion it had given up.
-        let forgot = self.setup.store == Store::Single && self.proxies[0].run > 1;
-        let chosen = self.oracle.risked.contains(&epoch) || forgot || self.oracle.without_quorum;
+        let chosen = self.oracle.risked.contains(&epoch) || self.oracle.without_quorum;
         let tip = self.nodes[primary].tip;
         for index in 0..self.oracle.writes.len() {
             let write = self.oracle.writes[index];

@@ -277,6 +277,12 @@ impl World {
         Names::new("sim", "sim", &format!("{proxy:04x}-{run:04x}"))
     }
 
+    /// What the register holds.
+    pub fn etcd_record_now(&self) -> Option<Record> {
+        let state = self.etcd.key(&Self::etcd_names(0, 0).state())?;
+        Some(serde_json::from_slice(&state.value).unwrap())
+    }
+
     pub fn etcd_driver(&self, proxy: usize) -> Driver {
         let endpoints = (0..self.setup.members()).map(|member| format!("e{member}").into()).collect();
         let ttl = pgregent_duration(self.setup.span);
@@ -293,6 +299,8 @@ impl World {
     pub fn etcd_claim(&mut self, proxy: usize, claim: Claim) {
         if let Some(driver) = &mut self.proxies[proxy].etcd {
             driver.rules.want(claim);
+            let ended = if claim.changes() { Default::default() } else { std::mem::take(&mut driver.records) };
+            ended.iter().for_each(|(id, ..)| self.fail(proxy, *id, "something else is claimed by now"));
         }
         self.etcd_go_on(proxy);
     }

@@ -12,7 +12,7 @@ use crate::setup::Store;
 use crate::wal::{Tip, Wal};
 use crate::world::{Event, MS, Nanos, SEC, Wanted, World, duration, node_name, note};
 use pgregent::failover::action::ActionId;
-use pgregent::failover::event::Outcome;
+use pgregent::failover::event::{Outcome, Record};
 use pgregent::failover::policy::RECONNECT_SPAN;
 use pgregent::ids::{Lsn, SystemId, TimelineId};
 use pgregent::topology::{NodeReport, ReadOnly, ReceiverView};
@@ -512,8 +512,22 @@ impl World {
         data.history.push((old, lsn));
         (data.timeline, data.control) = (new, (old, 0));
         let first = self.append(node);
+        // It may have been chosen again before an order of long ago takes effect.
+        let epoch = epoch.max(self.recorded_epoch(node));
         note!(self, "n{node} is promoted to timeline {new} at {lsn}, epoch {epoch}");
         self.promotion_done(first, epoch);
+    }
+
+    /// The epoch in which this node is recorded as primary now, if it is.
+    fn recorded_epoch(&self, node: usize) -> u64 {
+        let names = |record: &Record| record.primary == node_name(node);
+        match self.setup.store {
+            Store::Voters => {
+                Some(self.nodes[node].conninfo).filter(|own| own.to == Some(node)).map_or(0, |own| own.epoch)
+            }
+            Store::Etcd => self.etcd_record_now().filter(names).map_or(0, |record| record.epoch.0),
+            Store::Single => self.file.as_ref().filter(|record| names(record)).map_or(0, |record| record.epoch.0),
+        }
     }
 
     pub fn stop_node(&mut self, node: usize, orphans: bool) {

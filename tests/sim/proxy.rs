@@ -386,11 +386,12 @@ impl World {
         if let Some(kept) = self.proxies[proxy].kept.clone() {
             self.tell(proxy, Told::Promised(kept));
         }
-        self.tell(proxy, Told::Recalled(record));
+        // Here nodes may have answered already, and what is decided at once must not be decided as if nobody shared the store.
         if self.setup.store != Store::Single {
             let standing = self.proxies[proxy].standing.clone();
             self.tell(proxy, Told::Standing(standing));
         }
+        self.tell(proxy, Told::Recalled(record));
     }
 
     pub fn claim_of_store(&mut self, proxy: usize, claim: Claim) {

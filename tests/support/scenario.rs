@@ -71,7 +71,10 @@ pub fn parse_record(words: &[&str]) -> Option<Record> {
         epoch: Epoch(value(words, "epoch").unwrap().parse().unwrap()),
         primary: value(words, "primary").unwrap().to_owned(),
         timeline: TimelineId(value(words, "tli").unwrap().parse().unwrap()),
-        promoted: true,
+        promoted: !words.contains(&"promoting"),
+        given_up: value(words, "given_up")
+            .map(|names| names.split(',').map(str::to_owned).collect())
+            .unwrap_or_default(),
     })
 }
 

@@ -93,6 +93,7 @@ impl Pair<'_> {
         self.never("a right while another proxy has a lease, or a lease lost to a claim", bad).await?;
         let lack = standing(self.a).lack;
         expect(lack == Some(Lack::Taken), "the lack says that another proxy has it", lack)?;
+        self.record_let_go().await?;
 
         self.b.store().claim(Claim::Nothing);
         self.until("the right is had once the other has let go", || self.right(self.a).is_some()).await?;
@@ -106,6 +107,18 @@ impl Pair<'_> {
         let late = tokio::time::timeout(self.site.span(), self.a.store().record(self.second())).await;
         expect(!matches!(late, Ok(Ok(()))), "no record without the right", &late)?;
         self.both_route(first).await
+    }
+
+    /// A record that waits for the right ends with the claim, and is not written with a right that is had later.
+    async fn record_let_go(&self) -> Result<(), String> {
+        let waiting = tokio::time::timeout(PATIENCE, self.a.store().record(self.second()));
+        let let_go = async {
+            tokio::time::sleep(self.site.span() / 8).await;
+            self.a.store().claim(Claim::Nothing);
+        };
+        let (ended, ()) = tokio::join!(waiting, let_go);
+        self.a.store().claim(Claim::Change);
+        expect(matches!(ended, Ok(Err(_))), "a record that waits for the right ends with the claim", &ended)
     }
 
     /// An operator's order is seen by the others.

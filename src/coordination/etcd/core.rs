@@ -179,6 +179,7 @@ pub struct Etcd {
     highest: Epoch,
     chosen: Option<Arc<str>>,
     timeline: TimelineId,
+    least_timeline: TimelineId,
     record: Option<Record>,
     /// The last lease had, for `keep_primary`.
     last_lease: Option<(Arc<str>, Epoch)>,
@@ -204,6 +205,7 @@ impl Etcd {
             highest: Epoch(0),
             chosen: None,
             timeline: TimelineId(0),
+            least_timeline: TimelineId(0),
             record: None,
             last_lease: None,
         }
@@ -421,6 +423,7 @@ impl Etcd {
             && record.epoch >= self.highest
         {
             (self.highest, self.timeline) = (record.epoch, record.timeline);
+            self.least_timeline = record.least_timeline();
             self.chosen = Some(record.primary.as_str().into());
         }
     }
@@ -491,8 +494,7 @@ impl Etcd {
             highest: self.highest,
             chosen: self.chosen.clone(),
             timeline: self.timeline,
-            // Nothing was acknowledged before the record said so.
-            least_timeline: TimelineId(0),
+            least_timeline: self.least_timeline,
             // Here a promotion that takes effect late gets nobody's lease.
             pending: None,
             unmarked: Vec::new(),

@@ -267,6 +267,10 @@ impl Task {
                 Ok(()) = self.claims.changed() => {
                     let claim = *self.claims.borrow_and_update();
                     self.rules.want(claim);
+                    if !claim.changes() {
+                        // What was decided with the right is not written with a later one.
+                        self.records.drain(..).for_each(|(_, reply)| drop(reply.send(Err(StoreError::NotOurs))));
+                    }
                 }
                 done = finished(&mut under_way), if under_way.is_some() => {
                     under_way = None;

@@ -444,6 +444,8 @@ impl Voters {
             timeline: views.iter().map(|v| v.timeline).max()?,
             // Out of recovery a voter supports nobody but itself.
             promoted: views.iter().any(|v| !v.follows),
+            // A standby that names itself is promoted or nobody is.
+            given_up: Vec::new(),
         })
     }
 

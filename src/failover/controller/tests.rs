@@ -348,6 +348,7 @@ async fn the_permit_is_revoked_before_anything_else_stops() {
         primary: "a".to_owned(),
         timeline: crate::ids::TimelineId(1),
         promoted: true,
+        given_up: Vec::new(),
     };
     rig.act(vec![Action::Record(ActionId(1), record)]).await;
     // The action has begun once another command is answered.

@@ -174,7 +174,7 @@ impl Machine {
         }
         let old = self.standing_old(outage)?;
         if self.node(old).health == Health::Healthy {
-            self.recording = None;
+            self.give_up_record();
             return Some(self.shift(State::Lost { outage: *outage }));
         }
         self.want_probe(old);
@@ -186,7 +186,7 @@ impl Machine {
         if self.has_right() {
             return false;
         }
-        self.recording = None;
+        self.give_up_record();
         let text = format!("the right to change the primary was lost: {}", self.lack());
         self.attempt_failed(outage, &text);
         self.retry_at = self.now;
@@ -204,7 +204,7 @@ impl Machine {
             if self.now.since(since) < RECORD_SPAN {
                 return false;
             }
-            self.recording = None;
+            self.give_up_record();
             self.attempt_failed(outage, "the store did not answer");
             return true;
         }
@@ -219,9 +219,8 @@ impl Machine {
             self.retry_at = self.now;
             return true;
         }
-        let incarnation = node.report.as_ref().map_or(0, |r| r.incarnation);
         let id = self.action_id();
-        self.node_mut(candidate).promotion = Some(Promotion { incarnation, passed_over: false });
+        self.node_mut(candidate).promotion = Some(Promotion::asked(self.now));
         self.actions.push(Action::Promote(id, candidate, epoch));
         self.shift(State::Promoting { outage, candidate, flush_lsn, action: id, since: self.now })
     }
@@ -288,11 +287,13 @@ impl Machine {
 
     pub(super) fn judge_confirming(&mut self, since: Time) -> bool {
         let State::Confirming { primary, .. } = self.state else { return false };
-        if self.now.since(since) < RECORD_SPAN {
+        let lost = self.standing.is_some() && !self.has_right();
+        if self.now.since(since) < RECORD_SPAN && !lost {
             return false;
         }
-        self.recording = None;
-        let text = "the new timeline could not be recorded: the store did not answer".to_owned();
+        self.give_up_record();
+        let why = if lost { "the right was lost" } else { "the store did not answer" };
+        let text = format!("the new timeline could not be recorded: {why}");
         self.tell(Level::Error, "record_failed", Some(primary), text);
         self.settle();
         true

@@ -9,6 +9,7 @@ use super::Machine;
 use crate::clock::Time;
 use crate::failover::action::Level;
 use crate::failover::hold::Hold;
+use crate::failover::node_state::Promotion;
 use crate::failover::policy::{RECORD_SPAN, RETRY_GAP, START_GRACE, UNLEASED_SPAN};
 use crate::failover::state::{Cause, Flow, Outage, State};
 use crate::ids::{NodeId, SystemId, TimelineId};
@@ -43,6 +44,24 @@ impl Machine {
     /// timeline is newer, says nothing.
     pub(super) fn passed_over(&self, id: NodeId) -> bool {
         self.node(id).promotion.is_some_and(|asked| asked.passed_over) && self.recorded_primary() != Some(id)
+    }
+
+    /// Whose promotion may still take effect when another node is recorded as primary.
+    pub(super) fn given_up_for(&self, primary: NodeId) -> Vec<String> {
+        let named = self.record.as_ref().filter(|record| !record.promoted);
+        let named = named.and_then(|record| self.policy.by_name(&record.primary));
+        let given_up = |id: &NodeId| *id != primary && (named == Some(*id) || self.node(*id).promotion.is_some());
+        self.policy.ids().filter(given_up).map(|id| self.name(id).to_string()).collect()
+    }
+
+    /// Takes over what the record says of promotions that others asked for, or this proxy before it was started.
+    pub(super) fn note_given_up(&mut self) {
+        let names = self.record.as_ref().map(|record| record.given_up.as_slice()).unwrap_or_default();
+        let given_up: Vec<NodeId> = names.iter().filter_map(|name| self.policy.by_name(name)).collect();
+        for id in given_up {
+            let now = self.now;
+            self.node_mut(id).promotion.get_or_insert(Promotion::asked(now)).passed_over = true;
+        }
     }
 
     /// Nodes that claimed to be primary when they last answered, and are not known to be down.
@@ -232,17 +251,22 @@ impl Machine {
     pub(super) fn judge_adopting(&mut self, outage: Option<Outage>, since: Time) -> bool {
         let State::Adopting { primary, timeline, action, ordered, .. } = self.state else { return false };
         if !self.has_right() && self.registered() == Some(primary) {
-            self.recording = None;
+            self.give_up_record();
             self.adopted(outage, primary, timeline);
             return true;
         }
         let late = self.now.since(since) >= RECORD_SPAN;
         if action.is_some() {
-            if late {
-                self.recording = None;
+            let lost = self.standing.is_some() && !self.has_right();
+            if lost {
+                self.give_up_record();
+                let why = format!("the right was lost: {}", self.lack());
+                self.adopt_given_up(outage, primary, &why);
+            } else if late {
+                self.give_up_record();
                 self.adopt_failed(outage, primary, "the store did not answer");
             }
-            return late;
+            return late || lost;
         }
         if self.has_right() {
             return self.adopt_with_right(outage, primary, since, ordered);
@@ -287,7 +311,7 @@ impl Machine {
         if let Some(primary) = primary {
             self.cut(primary);
         }
-        self.recording = None;
+        self.give_up_record();
         self.shift(State::Contested { primary, since: self.now, confirmed: false })
     }
 

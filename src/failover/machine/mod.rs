@@ -83,6 +83,8 @@ pub struct Machine {
     record: Option<Record>,
     /// What each record action under way would store.
     recording: Option<(ActionId, Record)>,
+    /// Records given up that the store has not answered yet.
+    unanswered: Vec<ActionId>,
     /// Since it started, a node was believed to be primary.
     primary_seen: bool,
     /// The highest epoch that may have been stored.
@@ -151,6 +153,7 @@ impl Machine {
             recalled: false,
             record: None,
             recording: None,
+            unanswered: Vec::new(),
             epoch_tried: Epoch(0),
             epoch: Epoch(0),
             timeline: None,
@@ -231,6 +234,7 @@ impl Machine {
             self.system_id = Some(record.system_id);
         }
         self.record = record;
+        self.note_given_up();
         self.role_recalled();
     }
 
@@ -290,6 +294,7 @@ impl Machine {
         if self.recording.as_ref().is_some_and(|(wanted, _)| *wanted == id) {
             return self.record_done(outcome);
         }
+        self.unanswered.retain(|given_up| *given_up != id);
         match &self.state {
             State::Freezing { .. } => self.detach_done(id, &outcome),
             State::Preparing { action, .. } if *action == id => return self.step_done(id, outcome),
@@ -304,13 +309,21 @@ impl Machine {
 
     /// Asks the store to keep the record; the answer comes to `record_done`.
     fn store(&mut self, primary: NodeId, epoch: Epoch, timeline: TimelineId, promoted: bool) -> Option<ActionId> {
+        let given_up = self.given_up_for(primary);
         let (system_id, primary) = (self.system_id?, self.name(primary).to_string());
-        let record = Record { system_id, epoch, primary, timeline, promoted };
+        let record = Record { system_id, epoch, primary, timeline, promoted, given_up };
         let id = self.action_id();
         self.epoch_tried = self.epoch_tried.max(epoch);
         self.recording = Some((id, record.clone()));
         self.actions.push(Action::Record(id, record));
         Some(id)
+    }
+
+    /// Wants what was asked of the store no more. Where others share it, nothing is claimed until it has answered: what was
+    /// decided with the right must not be written once that was lost and had again.
+    fn give_up_record(&mut self) {
+        let given_up = self.recording.take().filter(|_| self.standing.is_some());
+        self.unanswered.extend(given_up.map(|(id, _)| id));
     }
 
     fn record_done(&mut self, outcome: Outcome) {
@@ -322,6 +335,7 @@ impl Machine {
         if failure.is_none() {
             self.epoch = self.epoch.max(record.epoch);
             self.record = Some(record);
+            self.note_given_up();
         }
         match self.state.clone() {
             State::Adopting { outage, primary, timeline, action, .. } if action == Some(id) => match failure {

@@ -47,7 +47,7 @@ impl Machine {
     /// Whether nodes may be changed and a primary be recorded.
     pub(super) fn has_right(&self) -> bool {
         let Some(standing) = &self.standing else { return true };
-        standing.right.as_ref().is_some_and(|right| right.until > self.now)
+        self.unanswered.is_empty() && standing.right.as_ref().is_some_and(|right| right.until > self.now)
     }
 
     /// Whom the register names in the present epoch.
@@ -69,12 +69,13 @@ impl Machine {
         self.epoch = self.epoch.max(register.epoch);
         self.epoch_tried = self.epoch_tried.max(register.epoch);
         self.system_id.get_or_insert(register.system_id);
-        self.recording = None;
+        self.give_up_record();
         // The line was that of the epoch before.
         self.line = None;
         let primary = self.policy.by_name(&register.primary);
         let text = format!("the register says: {} is primary of epoch {}", register.primary, register.epoch);
         self.record = Some(register);
+        self.note_given_up();
         self.tell(Level::Info, "register_followed", primary, text);
         let Some(primary) = primary else { return false };
         match &self.state {
@@ -287,10 +288,12 @@ impl Machine {
     /// Claims what the state needs; to be called once the plan is out.
     pub(super) fn claim_standing(&mut self) {
         let wanted = self.claim_wanted();
+        let wanted = if wanted.changes() && !self.unanswered.is_empty() { Claim::Nothing } else { wanted };
         if self.standing.is_some() && wanted != self.claimed {
             self.claimed = wanted;
             if let Some(standing) = &mut self.standing {
                 standing.let_go(wanted);
+                self.right_since = self.right_since.filter(|_| standing.right.is_some());
             }
             // Right after the plan, which closes writes, and before what needs the claim.
             let place = self.actions.iter().take_while(|a| matches!(a, Action::Publish(_))).count();
