@@ -48,8 +48,8 @@ pub struct Record {
     /// It is out of recovery: otherwise it is about to be promoted, and the timeline is the one that it leaves.
     #[serde(default = "promoted")]
     pub promoted: bool,
-    /// Other nodes whose promotion was asked for, or may have been, in an earlier epoch: that it takes effect late, on a newer
-    /// timeline, makes none of them the successor.
+    /// Other nodes whose promotion was asked for, or may have been, in an earlier epoch than that of a primary that took
+    /// writes: that it takes effect late, on a newer timeline, makes none of them the successor.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub given_up: Vec<String>,
 }

@@ -46,12 +46,25 @@ impl Machine {
         self.node(id).promotion.is_some_and(|asked| asked.passed_over) && self.recorded_primary() != Some(id)
     }
 
-    /// Whose promotion may still take effect when another node is recorded as primary.
-    pub(super) fn given_up_for(&self, primary: NodeId) -> Vec<String> {
-        let named = self.record.as_ref().filter(|record| !record.promoted);
-        let named = named.and_then(|record| self.policy.by_name(&record.primary));
-        let given_up = |id: &NodeId| *id != primary && (named == Some(*id) || self.node(*id).promotion.is_some());
-        self.policy.ids().filter(given_up).map(|id| self.name(id).to_string()).collect()
+    /// Whose promotion is void once another node is recorded as primary: of all that may still take effect if that is out of
+    /// recovery, otherwise of those that were passed over before.
+    pub(super) fn given_up_for(&mut self, primary: NodeId, promoted: bool) -> Vec<String> {
+        if let Some(named) = self.named_only().filter(|named| *named != primary) {
+            let now = self.now;
+            self.node_mut(named).promotion.get_or_insert(Promotion::asked(now));
+        }
+        let void = |id: &NodeId| self.node(*id).promotion.is_some_and(|asked| promoted || asked.passed_over);
+        let void = self.policy.ids().filter(|id| *id != primary && void(id));
+        void.map(|id| self.name(id).to_string()).collect()
+    }
+
+    /// Whom the record names, if it was to be promoted and has not been seen out of recovery since.
+    fn named_only(&self) -> Option<NodeId> {
+        let record = self.record.as_ref().filter(|record| !record.promoted)?;
+        let named = self.policy.by_name(&record.primary)?;
+        let report = self.node(named).report.as_ref();
+        let was = report.is_some_and(|report| !report.in_recovery && report.timeline > record.timeline);
+        (!was).then_some(named)
     }
 
     /// Takes over what the record says of promotions that others asked for, or this proxy before it was started.

@@ -309,7 +309,7 @@ impl Machine {
 
     /// Asks the store to keep the record; the answer comes to `record_done`.
     fn store(&mut self, primary: NodeId, epoch: Epoch, timeline: TimelineId, promoted: bool) -> Option<ActionId> {
-        let given_up = self.given_up_for(primary);
+        let given_up = self.given_up_for(primary, promoted);
         let (system_id, primary) = (self.system_id?, self.name(primary).to_string());
         let record = Record { system_id, epoch, primary, timeline, promoted, given_up };
         let id = self.action_id();
