@@ -27,7 +27,7 @@
 //! sync NODE [SETTING]                what its synchronous_standby_names is from its next probe on
 //! senders NODE [NAME..]              which standbys its pg_stat_replication shows from its next probe on
 //! cmd pause | cmd resume | cmd failover [NODE]
-//! standing [register=NODE@EPOCH tli=] [lease=2s] [right=2s] [lack=taken|split|pending|voters:x,y]
+//! standing [register=NODE@EPOCH tli= given_up=NODE] [lease=2s] [right=2s] [lack=taken|split|pending|voters:x,y]
 //!          [held=x,y] [highest=EPOCH] [chosen=NODE] [least=TLI] [pending=NODE] [unmarked=x,y] [ordered]
 //!                                    where this proxy stands with a store that several share
 //! wait 500ms                         time passes; the alarms that the machine set go off on the way
@@ -503,7 +503,7 @@ impl Player {
                 primary: primary.to_owned(),
                 timeline: TimelineId(value(words, "tli").map_or(1, |v| v.parse().unwrap())),
                 promoted: true,
-                given_up: Vec::new(),
+                given_up: value(words, "given_up").into_iter().map(str::to_owned).collect(),
             }
         });
         let until = |key| value(words, key).map(|v| self.now + span(v));

@@ -13,7 +13,7 @@ use crate::failover::event::Record;
 use crate::failover::policy::{FOLLOW_SPAN, FORSAKEN_SPAN, ORDER_SPAN, RETRY_GAP, UNLEASED_SPAN};
 use crate::failover::standing::{Claim, Lack, Standing};
 use crate::failover::state::{Cause, Flow, Order, Outage, State};
-use crate::ids::{Epoch, NodeId, TimelineId};
+use crate::ids::{Epoch, Lsn, NodeId, TimelineId};
 use crate::topology::Health;
 use std::sync::Arc;
 
@@ -72,6 +72,11 @@ impl Machine {
         self.give_up_record();
         // The line was that of the epoch before.
         self.line = None;
+        if register.promoted && register.epoch > self.timeline_epoch && Some(register.timeline) < self.timeline {
+            // The promotion that began this proxy's timeline made no primary: others went back to the one before.
+            (self.timeline, self.timeline_epoch, self.fork) = (Some(register.timeline), register.epoch, None);
+            self.highest = Lsn(0);
+        }
         let primary = self.policy.by_name(&register.primary);
         let text = format!("the register says: {} is primary of epoch {}", register.primary, register.epoch);
         self.record = Some(register);
