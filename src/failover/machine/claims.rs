@@ -40,7 +40,7 @@ impl Machine {
         (!report.in_recovery && ours).then_some(report.timeline)
     }
 
-    /// We asked for its promotion, gave that up, and another one has had writes since: that it took effect, and that its
+    /// Its promotion was asked for and given up, and another one has had writes since: that it took effect, and that its
     /// timeline is newer, says nothing.
     pub(super) fn passed_over(&self, id: NodeId) -> bool {
         self.node(id).promotion.is_some_and(|asked| asked.passed_over) && self.recorded_primary() != Some(id)

@@ -225,6 +225,14 @@ fn who_was_stopped_for_a_while_asks_before_it_goes_on_without_a_quorum() {
     }
     hand.pass(100);
     assert!(hand.standing().kept);
+    // The same where some of them were silent already when it was stopped.
+    let mut hand = Hand::new(true);
+    hand.granted(Claim::Route, Lock::Shared);
+    for _ in 0..4 {
+        hand.pass(400);
+    }
+    hand.pass(10_000);
+    assert_eq!(hand.standing().lease, None);
     // Meanwhile they would have said this.
     let mut hand = Hand::new(true);
     hand.granted(Claim::Route, Lock::Shared);
