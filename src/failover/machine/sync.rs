@@ -333,8 +333,12 @@ impl Machine {
             return Vouched::TooFew(Hold::SyncUnknown { missing: self.away(short, &ids).collect() });
         }
         let guessed = self.guessed_demand().or(unknown);
-        let known = guessed.as_ref().or(self.sync.present.as_ref());
-        let widened = known.map(|demand| self.with_unseen(demand));
+        // Whom the record names may never have been promoted: then what the one before promised is what counts.
+        let known = match (guessed, &self.sync.present) {
+            (Some(guessed), Some(promised)) => Some(guessed.and(promised)),
+            (guessed, promised) => guessed.or_else(|| promised.clone()),
+        };
+        let widened = known.as_ref().map(|demand| self.with_unseen(demand));
         let present = widened.as_ref();
         let demands: Vec<&Demand> = present.into_iter().chain(before).collect();
         let wanted = self.policy.means.synchronous;
