@@ -16,14 +16,14 @@ pub const CONNINFO_BYTES_MAX: usize = 16 * 1024;
 pub const CONNINFO_KEYWORDS_MAX: usize = 128;
 
 /// What precedes the epoch in `options`. One word: a blank within `options` would have to be escaped.
-const ASKED_OPTION: &str = "-cpgregent.asked=1";
+const ASKED_OPTION: &str = "-cpgregent.asked=";
 const EPOCH_OPTION: &str = "-cpgregent.epoch=";
 /// The timeline that the primary of that epoch has at least.
 const TIMELINE_OPTION: &str = "-cpgregent.timeline=";
 /// Whom a detached standby followed.
 const LEFT_OPTION: &str = "-cpgregent.left=";
 /// In the string of a node out of recovery, which uses none: its read-only default is ours.
-const FENCED_OPTION: &str = "-cpgregent.fenced=1";
+const FENCED_OPTION: &str = "-cpgregent.fenced=";
 
 /// A directory for sockets that no host has: libpq fails there at once, without asking the network.
 const NOWHERE: (&str, u16) = ("/pgregent/detached", 1);
@@ -149,10 +149,18 @@ impl ConnInfo {
 
     /// The same with this word in `options` as the last one, or without it.
     fn set_word(&mut self, option: &str, value: Option<&str>) {
+        if value.is_none() && self.word(option).is_none() {
+            // The other words are not ours, and neither are the blanks between them.
+            return;
+        }
         let words = self.value("options").unwrap_or_default().split_whitespace();
         let mut words: Vec<String> = words.filter(|word| !word.starts_with(option)).map(str::to_owned).collect();
         words.extend(value.map(|value| format!("{option}{value}")));
-        self.set_options(&words.join(" "));
+        if words.is_empty() {
+            self.pairs.retain(|(name, _)| name != "options");
+        } else {
+            self.set("options", &words.join(" "));
+        }
     }
 
     fn word(&self, option: &str) -> Option<&str> {
@@ -163,31 +171,16 @@ impl ConnInfo {
     /// The same with a word in `options` set or taken out, so that it differs and means the same.
     #[must_use]
     pub fn asked_again(mut self) -> Self {
-        let words: Vec<&str> = self.value("options").unwrap_or_default().split_whitespace().collect();
-        let others: Vec<&str> = words.iter().copied().filter(|word| *word != ASKED_OPTION).collect();
-        let mark = if others.len() == words.len() { vec![ASKED_OPTION] } else { Vec::new() };
-        let options = [others, mark].concat().join(" ");
-        self.set_options(&options);
+        let mark = if self.word(ASKED_OPTION).is_some() { None } else { Some("1") };
+        self.set_word(ASKED_OPTION, mark);
         self
     }
 
     /// The same with the mark of the SQL fence, or without it.
     #[must_use]
     pub fn fenced(mut self, on: bool) -> Self {
-        let words = self.value("options").unwrap_or_default().split_whitespace();
-        let others: Vec<&str> = words.filter(|word| *word != FENCED_OPTION).collect();
-        let mark = if on { vec![FENCED_OPTION] } else { Vec::new() };
-        let options = [others, mark].concat().join(" ");
-        self.set_options(&options);
+        self.set_word(FENCED_OPTION, on.then_some("1"));
         self
-    }
-
-    fn set_options(&mut self, options: &str) {
-        if options.is_empty() {
-            self.pairs.retain(|(name, _)| name != "options");
-        } else {
-            self.set("options", options);
-        }
     }
 
     /// The epoch written there; 0 where there is none.
@@ -314,6 +307,9 @@ mod tests {
         let back = format!("host=b port=5432 user=r options='{marks}'");
         assert_eq!(still.leading_to("b", 5432).to_string(), back);
         assert_eq!(own.leading_nowhere(None).left(), None);
+        // What is not ours is left as it is.
+        let blanks = read("options='-c a=b\\\\  -c geqo=off' host=a port=1");
+        assert_eq!(blanks.clone().leading_to("a", 1).fenced(false), blanks);
     }
 
     #[test]
